@@ -1,0 +1,213 @@
+//! Configuration, as `ondemand.toml` writes it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::name::DatasetRef;
+use crate::notation::{Size, Ttl};
+use crate::secret::Secret;
+
+/// Everything that can be configured. Every field has a default; unknown keys are errors.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// What runs databases.
+    pub orchestrator: OrchestratorKind,
+    /// What keeps data.
+    pub store: StoreKind,
+    /// The HTTP server.
+    pub http: HttpConfig,
+    /// Databases.
+    pub databases: DatabasesConfig,
+    /// PostgreSQL itself.
+    pub postgres: PostgresConfig,
+    /// The Docker Engine.
+    pub docker: DockerConfig,
+    /// The loop-file pool.
+    pub pool: PoolConfig,
+}
+
+/// What runs databases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OrchestratorKind {
+    /// Child processes of this host.
+    #[default]
+    Process,
+    /// Containers of one Docker Engine.
+    Docker,
+}
+
+/// What keeps data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreKind {
+    /// BTRFS where the data directory is on it; else a loop-file pool where one can be made; else copies.
+    #[default]
+    Auto,
+    /// BTRFS, or an error.
+    Btrfs,
+    /// Reflinks where the file system has them, else plain copies.
+    Copy,
+}
+
+/// The HTTP server.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct HttpConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What clients must send as `Authorization: Bearer TOKEN`.
+    pub token: Option<Secret>,
+    /// Whether it may listen beyond loopback without a token.
+    pub allow_anonymous: bool,
+    /// The largest request body that is not an upload.
+    pub max_body: Size,
+    /// The largest upload; unlimited where there is none.
+    pub max_upload: Option<Size>,
+}
+
+/// Databases.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DatabasesConfig {
+    /// The address their ports are opened on.
+    pub listen: IpAddr,
+    /// The host name that clients are told; `listen` where there is none.
+    pub host: Option<String>,
+    /// The first port they may have.
+    pub first_port: u16,
+    /// The last port they may have.
+    pub last_port: u16,
+    /// How many may live at a time; as many as there are ports where there is none.
+    pub max: Option<usize>,
+    /// How long one lives unless it is said.
+    pub default_ttl: Ttl,
+    /// How long one may live.
+    pub max_ttl: Ttl,
+    /// What is cloned unless it is said; the only dataset where there is none.
+    pub default_dataset: Option<DatasetRef>,
+    /// How long Postgres may take to answer.
+    pub ready_timeout: Ttl,
+    /// How often the janitor looks.
+    pub reap_interval: Ttl,
+    /// Postgres settings for all.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// PostgreSQL itself.
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PostgresConfig {
+    /// Where its programs are; looked for where there is none.
+    pub bin_dir: Option<PathBuf>,
+    /// The user it runs as when this process is root; `postgres` where there is none.
+    pub user: Option<String>,
+}
+
+/// The Docker Engine.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DockerConfig {
+    /// Its socket; `DOCKER_HOST`, or the usual place, where there is none.
+    pub host: Option<String>,
+    /// The image of Postgres; `{major}` stands for the major version.
+    pub image: String,
+    /// Where the image has Postgres's programs; `{major}` stands for the major version.
+    pub bin_dir: PathBuf,
+}
+
+/// The loop-file pool that is made where the data directory is not on BTRFS.
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PoolConfig {
+    /// Its size; nine tenths of what is free where there is none. The file is sparse.
+    pub size: Option<Size>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/ondemand"),
+            orchestrator: OrchestratorKind::default(),
+            store: StoreKind::default(),
+            http: HttpConfig::default(),
+            databases: DatabasesConfig::default(),
+            postgres: PostgresConfig::default(),
+            docker: DockerConfig::default(),
+            pool: PoolConfig::default(),
+        }
+    }
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            token: None,
+            allow_anonymous: false,
+            max_body: Size(1 << 20),
+            max_upload: None,
+        }
+    }
+}
+
+impl Default for DatabasesConfig {
+    #[expect(clippy::expect_used, reason = "these literals are within the limits")]
+    fn default() -> Self {
+        let ttl = |text: &str| text.parse().expect("a valid ttl");
+        Self {
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            host: None,
+            first_port: 5433,
+            last_port: 6432,
+            max: None,
+            default_ttl: ttl("1d"),
+            max_ttl: ttl("30d"),
+            default_dataset: None,
+            ready_timeout: ttl("60s"),
+            reap_interval: ttl("15s"),
+            settings: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for DockerConfig {
+    fn default() -> Self {
+        Self { host: None, image: "postgres:{major}".into(), bin_dir: PathBuf::from("/usr/lib/postgresql/{major}/bin") }
+    }
+}
+
+impl Config {
+    /// Parses `ondemand.toml`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`], with the line and what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text).map_err(|e| Error::invalid("configuration", e))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks what no single field shows.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`].
+    pub fn validate(&self) -> Result<()> {
+        let databases = &self.databases;
+        if databases.first_port == 0 || databases.first_port > databases.last_port {
+            return Err(Error::invalid(
+                "configuration",
+                "databases.first-port must be above 0 and not above databases.last-port",
+            ));
+        }
+        if databases.default_ttl > databases.max_ttl {
+            return Err(Error::invalid("configuration", "databases.default-ttl is above databases.max-ttl"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! The contracts of the traits as tests, for any implementation.

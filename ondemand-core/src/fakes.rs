@@ -1,0 +1,1 @@
+//! In-memory implementations of the traits, and wrappers that fail on purpose.

@@ -1,0 +1,38 @@
+//! Provisions Postgres databases on demand, from snapshots of a fat dataset.
+
+pub mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod databases;
+mod datasets;
+mod error;
+#[cfg(feature = "fakes")]
+pub mod fakes;
+mod janitor;
+pub mod label;
+mod name;
+mod notation;
+mod ondemand;
+pub mod orchestrator;
+pub mod postgres;
+pub mod progress;
+pub mod router;
+mod secret;
+pub mod snapshot;
+
+pub use config::Config;
+pub use databases::{CreateOptions, Database, DatabaseState, Databases, DatabasesOptions};
+pub use datasets::{Dataset, DatasetSnapshot, Datasets, DatasetsOptions, Format, ImportOptions, Source};
+pub use error::{BoxError, Code, Error, Kind, Result};
+pub use janitor::{Janitor, Report};
+pub use label::{Labels, Selector};
+pub use name::{
+    AttemptId, DatabaseId, DatabaseName, DatasetName, DatasetRef, Hostname, ServiceName, SnapshotName, StackName,
+    Version, VolumeName,
+};
+pub use notation::{Size, Ttl};
+pub use ondemand::Ondemand;
+pub use orchestrator::Orchestrator;
+pub use router::Router;
+pub use secret::Secret;
+pub use snapshot::SnapshotStore;
