@@ -1,1 +1,3 @@
 //! The contracts of the traits as tests, for any implementation.
+
+pub mod orchestrator;
