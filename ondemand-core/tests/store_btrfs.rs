@@ -1,8 +1,11 @@
 //! `Btrfs` on a real file system: loop-file pools that this program makes and removes. Needs root.
 #![cfg(feature = "btrfs")]
+#![expect(clippy::unwrap_used, reason = "what fails must fail the test")]
 
 #[path = "fixtures/pool.rs"]
 mod fixture;
+#[path = "fixtures/killed.rs"]
+mod killed;
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -285,4 +288,12 @@ async fn a_full_pool_is_out_of_space_and_can_be_emptied() {
             Err(other) => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_killed_process_leaves_nothing_unlisted() {
+    killed::work_if_to_be_killed(Btrfs::open).await;
+    let pool = TestPool::new(256).await;
+    let root = pool.path().join("store");
+    killed::kill_and_look("a_killed_process_leaves_nothing_unlisted", &root, Btrfs::open).await;
 }

@@ -33,7 +33,7 @@ fn kept(path: &Path) -> Kept {
         mode: metadata.mode(),
         owner: (metadata.uid(), metadata.gid()),
         modified: (metadata.mtime(), metadata.mtime_nsec()),
-        length: metadata.is_file().then(|| metadata.len()),
+        length: metadata.is_file().then_some(metadata.len()),
         link: fs::read_link(path).ok(),
     }
 }
