@@ -1,6 +1,6 @@
 //! The contract of [`SnapshotStore`] as tests.
 //!
-//! ```ignore
+//! ```text
 //! ondemand_core::store_conformance!(my_store, MyHarness::new().await);
 //! ```
 
