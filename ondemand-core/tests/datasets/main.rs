@@ -88,7 +88,7 @@ impl Setup {
         let volumes = self.store.volumes(&Selector::all().with(keys::KIND, "import")).await.unwrap();
         assert!(volumes.is_empty(), "{volumes:?}");
         let mut left = processes_in(&self.dir.path().join("run"));
-        left.extend(processes_in(&self.root));
+        left.extend(processes_in(&self.root).into_iter().filter(|process| !process.contains("/look-")));
         assert!(left.is_empty(), "{left:?}");
         let run = self.dir.path().join("run");
         assert_eq!(std::fs::read_dir(run).map_or(0, Iterator::count), 0, "socket directories are left");
@@ -124,10 +124,11 @@ fn processes_in(dir: &Path) -> Vec<String> {
             continue;
         }
         let cwd = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+        // Those of a server have titles for arguments, and are known by where they work.
         let command = String::from_utf8_lossy(&std::fs::read(entry.path().join("cmdline")).unwrap_or_default())
             .replace('\0', " ");
         if cwd.starts_with(dir) || command.contains(dir.to_str().unwrap()) {
-            found.push(format!("{pid}: {command}"));
+            found.push(format!("{pid} in {}: {}", cwd.display(), command.trim_end()));
         }
     }
     found
