@@ -18,7 +18,6 @@ use http_body_util::BodyExt;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Arms the body of a request: dropped before its end, it is drained.
-#[expect(clippy::unused_async, reason = "a middleware is async")]
 pub(crate) async fn arm(request: Request) -> Request {
     let (parts, body) = request.into_parts();
     if body.is_end_stream() {

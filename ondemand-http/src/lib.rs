@@ -92,14 +92,12 @@ async fn wait_until_ready(
 
 async fn catch_panic(request: Request, next: Next) -> Response {
     let what = format!("{} {}", request.method(), request.uri().path());
-    match std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await {
-        Ok(response) => response,
+    let answered = std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    answered.unwrap_or_else(|_| {
         // The panic's message was written to the log by the panic hook.
-        Err(_) => {
-            tracing::error!("{what}: the handler panicked");
-            Problem::internal().into_response()
-        }
-    }
+        tracing::error!("{what}: the handler panicked");
+        Problem::internal().into_response()
+    })
 }
 
 #[cfg(test)]

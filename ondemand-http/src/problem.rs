@@ -9,7 +9,8 @@ use crate::wire;
 /// An answer that says what went wrong.
 #[derive(Debug)]
 pub(crate) struct Problem {
-    body: wire::Problem,
+    /// Boxed, because it is the error of many results.
+    body: Box<wire::Problem>,
 }
 
 impl Problem {
@@ -35,7 +36,7 @@ impl Problem {
     /// Makes the problem of a defect of this program. What it was goes to the log alone.
     pub(crate) fn internal() -> Self {
         Self {
-            body: wire::Problem {
+            body: Box::new(wire::Problem {
                 r#type: type_of(Code::Backend),
                 title: title(Code::Backend).into(),
                 status: StatusCode::INTERNAL_SERVER_ERROR.as_u16(),
@@ -44,13 +45,13 @@ impl Problem {
                 hint: Some("the server's log says more".into()),
                 causes: Vec::new(),
                 log: Vec::new(),
-            },
+            }),
         }
     }
 
     /// Returns what is sent.
     pub(crate) fn into_body(self) -> wire::Problem {
-        self.body
+        *self.body
     }
 }
 
@@ -64,7 +65,7 @@ impl From<Error> for Problem {
             tracing::error!(code = code.as_str(), causes = causes.join(": "), "{error}");
         }
         Self {
-            body: wire::Problem {
+            body: Box::new(wire::Problem {
                 r#type: type_of(code),
                 title: title(code).into(),
                 status: status.as_u16(),
@@ -73,7 +74,7 @@ impl From<Error> for Problem {
                 hint: error.hint(),
                 causes,
                 log: error.log().to_vec(),
-            },
+            }),
         }
     }
 }

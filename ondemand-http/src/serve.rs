@@ -214,3 +214,6 @@ fn prepare(stream: &TcpStream) {
     let _ = sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15));
     let _ = sockopt::set_tcp_keepcnt(stream, 4);
 }
+
+#[cfg(test)]
+mod tests;
