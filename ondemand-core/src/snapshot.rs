@@ -11,6 +11,20 @@ use crate::error::Result;
 use crate::label::{Labels, Selector};
 use crate::name::{SnapshotName, VolumeName};
 
+#[cfg(feature = "btrfs")]
+mod btrfs;
+mod copy;
+mod directories;
+#[cfg(feature = "btrfs")]
+pub mod pool;
+mod probe;
+mod record;
+
+#[cfg(feature = "btrfs")]
+pub use btrfs::Btrfs;
+pub use copy::{Copy, CopyMethod};
+pub use probe::{FsKind, kind_of};
+
 /// Keeps immutable snapshots and writable volumes.
 ///
 /// # Contract

@@ -1,0 +1,203 @@
+//! Volumes as BTRFS subvolumes: a clone is one system call, whatever its size.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use libbtrfsutil::{CreateSnapshotOptions, DeleteSubvolumeOptions};
+
+use super::directories::{Cancel, Directories, Medium, prepare, store_over_directories};
+use super::{Snapshot, Usage, Volume, probe};
+use crate::error::{Error, Kind, Result};
+use crate::label::{Labels, Selector};
+use crate::name::{SnapshotName, VolumeName};
+
+const BACKEND: &str = "btrfs";
+/// The inode number of every subvolume's root.
+const SUBVOLUME_INODE: u64 = 256;
+
+/// Keeps volumes and snapshots as BTRFS subvolumes.
+///
+/// Each volume's own bytes are known where simple quotas are enabled, as they are in a pool made by [`pool::create`](super::pool::create).
+/// An ordinary user may use one in a directory of theirs; deleting is quick for them where the file system is mounted
+/// with `user_subvol_rm_allowed`, and file by file where it is not.
+///
+/// Subvolumes that somebody makes inside a volume are not part of its snapshots (BTRFS leaves an empty directory
+/// there), and are deleted with it.
+#[derive(Debug)]
+pub struct Btrfs {
+    directories: Directories,
+}
+
+impl Btrfs {
+    /// Opens the store at `path`, a directory on BTRFS, and makes it if need be. What a dead process left of snapshots is
+    /// deleted, so one process at a time may have a store open.
+    ///
+    /// # Errors
+    /// [`Unsupported`](Error::Unsupported) if the path is not on BTRFS.
+    pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let opened = tokio::task::spawn_blocking(move || {
+            let root = prepare(&path, BACKEND)?;
+            let medium = Subvolumes::at(&root)?;
+            Directories::open(root, Box::new(medium))
+        });
+        let directories = opened.await.map_err(|e| Error::backend(BACKEND, "opening a store", e))??;
+        Ok(Self { directories })
+    }
+}
+
+store_over_directories!(Btrfs);
+
+/// One file system's subvolumes.
+#[derive(Debug)]
+struct Subvolumes {
+    /// Where the kernel tells about the file system.
+    sysfs: PathBuf,
+}
+
+impl Subvolumes {
+    fn at(root: &Path) -> Result<Self> {
+        // The library that makes subvolumes panics on a NUL. No path that the system resolved has one; a name of ours neither.
+        if root.as_os_str().as_bytes().contains(&0) {
+            return Err(Error::invalid("path", "it holds a NUL character"));
+        }
+        if !probe::is_btrfs(root)? {
+            return Err(Error::Unsupported {
+                message: format!("{} is not on BTRFS", root.display()),
+                hint: "make a pool with `ondemand pool create`, or use the store `copy`".into(),
+            });
+        }
+        let info = File::open(root)
+            .and_then(|dir| Ok(btrfs_uapi::filesystem::filesystem_info(dir.as_fd())?))
+            .map_err(|e| Error::io(BACKEND, format!("asking for the file system of {}", root.display()), e))?;
+        Ok(Self { sysfs: Path::new("/sys/fs/btrfs").join(info.uuid.to_string()) })
+    }
+}
+
+impl Medium for Subvolumes {
+    fn backend(&self) -> &'static str {
+        BACKEND
+    }
+
+    fn make(&self, target: &Path) -> Result<()> {
+        libbtrfsutil::create_subvolume(target).map_err(|e| error("making a subvolume", target, &e))?;
+        fs::set_permissions(target, Permissions::from_mode(0o700))
+            .map_err(|e| Error::io(BACKEND, format!("setting the mode of {}", target.display()), e))
+    }
+
+    fn thaw(&self, source: &Path, target: &Path, _cancel: &Cancel) -> Result<()> {
+        CreateSnapshotOptions::new().create(source, target).map_err(|e| error("cloning to", target, &e))
+    }
+
+    fn freeze(&self, source: &Path, target: &Path, _cancel: &Cancel) -> Result<()> {
+        libbtrfsutil::sync(source).map_err(|e| error("writing to disk", source, &e))?;
+        CreateSnapshotOptions::new().readonly(true).create(source, target).map_err(|e| error("making", target, &e))
+    }
+
+    fn remove(&self, target: &Path) -> Result<()> {
+        if is_missing(target) {
+            return Ok(());
+        }
+        let first = match libbtrfsutil::delete_subvolume(target) {
+            Ok(()) => return Ok(()),
+            Err(_) if is_missing(target) => return Ok(()),
+            Err(e) => e,
+        };
+        tracing::debug!(path = %target.display(), error = %first, cause = %first.os_error(), "deleting more thoroughly");
+        // It holds subvolumes of its own…
+        if DeleteSubvolumeOptions::new().recursive(true).delete(target).is_ok() {
+            return Ok(());
+        }
+        // … or this user may not delete it as a subvolume, but may empty it.
+        empty_and_remove(target).map_err(|e| Error::io(BACKEND, format!("deleting {}", target.display()), e))
+    }
+
+    fn sync(&self, root: &Path) -> Result<()> {
+        libbtrfsutil::sync(root).map_err(|e| error("writing to disk", root, &e))
+    }
+
+    fn usage(&self, root: &Path) -> Result<Usage> {
+        let (total, used, free) = probe::space(root, BACKEND)?;
+        Ok(Usage {
+            method: "BTRFS snapshots".into(),
+            copy_on_write: true,
+            total,
+            used,
+            free,
+            unallocated: self.unallocated(),
+            ..Usage::default()
+        })
+    }
+
+    fn own_bytes(&self, path: &Path) -> Option<u64> {
+        self.bytes_of(self.number(path)?)
+    }
+
+    fn number(&self, path: &Path) -> Option<u64> {
+        libbtrfsutil::subvolume_id(path).ok()
+    }
+
+    fn bytes_of(&self, number: u64) -> Option<u64> {
+        read_number(&self.sysfs.join(format!("qgroups/0_{number}/exclusive")))
+    }
+}
+
+impl Subvolumes {
+    /// Returns what is assigned to neither data nor metadata.
+    fn unallocated(&self) -> Option<u64> {
+        let sum = |dir: &str, file: &str| -> Option<u64> {
+            let entries = fs::read_dir(self.sysfs.join(dir)).ok()?;
+            let numbers = entries.filter_map(|entry| Some(entry.ok()?.path().join(file)));
+            Some(numbers.filter(|file| file.is_file()).filter_map(|file| read_number(&file)).sum())
+        };
+        // Devices are counted in sectors of 512 bytes, whatever their real ones are.
+        Some((sum("devices", "size")? * 512).saturating_sub(sum("allocation", "disk_total")?))
+    }
+}
+
+fn read_number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn is_missing(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|e| e.kind() == ErrorKind::NotFound)
+}
+
+/// Removes a tree of directories and subvolumes, whatever it takes of what this user may do.
+fn empty_and_remove(path: &Path) -> io::Result<()> {
+    let metadata = path.symlink_metadata()?;
+    if !metadata.is_dir() {
+        return fs::remove_file(path);
+    }
+    let is_subvolume = metadata.ino() == SUBVOLUME_INODE && libbtrfsutil::is_subvolume(path).unwrap_or(false);
+    if is_subvolume && libbtrfsutil::subvolume_read_only(path).unwrap_or(false) {
+        libbtrfsutil::set_subvolume_read_only(path, false).map_err(|e| e.os_error())?;
+    }
+    if is_subvolume && libbtrfsutil::delete_subvolume(path).is_ok() {
+        return Ok(());
+    }
+    let owner_all = 0o700;
+    if metadata.permissions().mode() & owner_all != owner_all {
+        fs::set_permissions(path, Permissions::from_mode(owner_all))?;
+    }
+    for entry in fs::read_dir(path)? {
+        empty_and_remove(&entry?.path())?;
+    }
+    fs::remove_dir(path)
+}
+
+/// Translates an error of the library, whose text says what failed and whose number says why.
+fn error(operation: &str, path: &Path, source: &libbtrfsutil::Error) -> Error {
+    let cause = source.os_error();
+    match cause.kind() {
+        ErrorKind::AlreadyExists => {
+            Error::already_exists(Kind::Volume, path.file_name().unwrap_or(OsStr::new("")).display())
+        }
+        _ => Error::io(BACKEND, format!("{operation} {}", path.display()), cause),
+    }
+}

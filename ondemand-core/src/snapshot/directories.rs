@@ -1,0 +1,415 @@
+//! The order in which records and data come and go, the same whatever makes the data.
+//!
+//! Making: record (`complete: false`), data, record (`complete: true`). Deleting: record (`complete: false`), data, record gone. So whatever a
+//! process leaves when it dies has a record that says so, and what has no record was made by somebody else.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Debug;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+
+use super::record::{Record, Shelf};
+use super::{Snapshot, Usage, Volume};
+use crate::error::{Error, Kind, Result};
+use crate::label::{Labels, Selector};
+use crate::name::{SnapshotName, VolumeName};
+
+/// What makes, copies and removes the directories. Everything here blocks.
+pub(super) trait Medium: Debug + Send + Sync + 'static {
+    /// Returns the name that errors carry.
+    fn backend(&self) -> &'static str;
+    /// Makes an empty directory of mode 0700; [`Error::AlreadyExists`] if something is there.
+    fn make(&self, target: &Path) -> Result<()>;
+    /// Makes a writable copy of a snapshot.
+    fn thaw(&self, source: &Path, target: &Path, cancel: &Cancel) -> Result<()>;
+    /// Makes a snapshot of a volume that, when this returns, survives a power cut.
+    fn freeze(&self, source: &Path, target: &Path, cancel: &Cancel) -> Result<()>;
+    /// Removes a directory and what is in it, and what a broken-off copy to it left. Succeeds if there is nothing.
+    fn remove(&self, target: &Path) -> Result<()>;
+    /// Returns once everything below `root` survives a power cut.
+    fn sync(&self, root: &Path) -> Result<()>;
+    /// Returns how full the whole is, without volumes and snapshots.
+    fn usage(&self, root: &Path) -> Result<Usage>;
+    /// Returns what only this directory holds.
+    fn own_bytes(&self, path: &Path) -> Option<u64>;
+    /// Returns the number under which the file system counts what is first written here.
+    fn number(&self, _path: &Path) -> Option<u64> {
+        None
+    }
+    /// Returns what is counted under that number, also when its directory is gone.
+    fn bytes_of(&self, _number: u64) -> Option<u64> {
+        None
+    }
+}
+
+/// Tells a blocking operation that nobody waits for it any more.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Fails once the operation is given up.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Gives the operation up.
+    pub(super) fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+type Key = (Kind, String);
+
+/// A lock a name, so that an operation nobody waits for any more is over before the next one on its name begins.
+#[derive(Debug, Default)]
+struct Locks(Mutex<HashMap<Key, Weak<RwLock<()>>>>);
+
+impl Locks {
+    fn of(&self, kind: Kind, name: &str) -> Arc<RwLock<()>> {
+        // An insertion or removal is one step, so the map is whole even if a holder panicked.
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if locks.len() >= 256 {
+            locks.retain(|_, lock| lock.strong_count() > 0);
+        }
+        let key = (kind, name.to_owned());
+        if let Some(lock) = locks.get(&key).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::new(RwLock::new(()));
+        locks.insert(key, Arc::downgrade(&lock));
+        lock
+    }
+
+    async fn write(&self, kind: Kind, name: &str) -> OwnedRwLockWriteGuard<()> {
+        self.of(kind, name).write_owned().await
+    }
+
+    async fn read(&self, kind: Kind, name: &str) -> OwnedRwLockReadGuard<()> {
+        self.of(kind, name).read_owned().await
+    }
+}
+
+/// A store of directories with records beside them.
+///
+/// Where two names are locked, the volume is locked before the snapshot.
+#[derive(Debug)]
+pub(super) struct Directories(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    medium: Box<dyn Medium>,
+    volumes: Shelf,
+    snapshots: Shelf,
+    locks: Locks,
+}
+
+impl Directories {
+    /// Opens the store at `root`, which exists, and removes what a dead process left of snapshots. Blocks.
+    pub(super) fn open(root: PathBuf, medium: Box<dyn Medium>) -> Result<Self> {
+        let volumes = Shelf::open(root.join("volumes"), medium.backend())?;
+        let snapshots = Shelf::open(root.join("snapshots"), medium.backend())?;
+        let inner = Inner { root, medium, volumes, snapshots, locks: Locks::default() };
+        for (name, record) in inner.snapshots.list::<SnapshotName>()? {
+            if !record.complete || !inner.snapshots.data(name.as_str()).is_dir() {
+                inner.discard(&inner.snapshots, name.as_str())?;
+            }
+        }
+        Ok(Self(Arc::new(inner)))
+    }
+
+    pub(super) async fn create_volume(&self, name: &VolumeName, labels: &Labels) -> Result<Volume> {
+        self.refuse_taken(&self.0.volumes, Kind::Volume, name.as_str())?;
+        let lock = self.0.locks.write(Kind::Volume, name.as_str()).await;
+        let (name, record) = (name.clone(), Record::begun(labels, None));
+        self.blocking(move |inner, cancel| {
+            let _lock = lock;
+            let made = inner.build(Kind::Volume, name.as_str(), record, cancel, |data, _| inner.medium.make(data))?;
+            Ok(inner.volume(name, made))
+        })
+        .await
+    }
+
+    pub(super) async fn clone_snapshot(
+        &self,
+        snapshot: &SnapshotName,
+        name: &VolumeName,
+        labels: &Labels,
+    ) -> Result<Volume> {
+        self.refuse_taken(&self.0.volumes, Kind::Volume, name.as_str())?;
+        let lock = self.0.locks.write(Kind::Volume, name.as_str()).await;
+        let source_lock = self.0.locks.read(Kind::Snapshot, snapshot.as_str()).await;
+        let (snapshot, name, record) = (snapshot.clone(), name.clone(), Record::begun(labels, Some(snapshot.clone())));
+        self.blocking(move |inner, cancel| {
+            let _locks = (lock, source_lock);
+            let source = inner.snapshots.data(snapshot.as_str());
+            if !inner.snapshots.read(snapshot.as_str())?.is_some_and(|s| s.complete) || !source.is_dir() {
+                return Err(Error::not_found(Kind::Snapshot, &snapshot));
+            }
+            let made = inner.build(Kind::Volume, name.as_str(), record, cancel, |data, _| {
+                inner.medium.thaw(&source, data, cancel)
+            })?;
+            Ok(inner.volume(name, made))
+        })
+        .await
+    }
+
+    pub(super) async fn snapshot(&self, volume: &VolumeName, name: &SnapshotName, labels: &Labels) -> Result<Snapshot> {
+        self.refuse_taken(&self.0.snapshots, Kind::Snapshot, name.as_str())?;
+        let source_lock = self.0.locks.read(Kind::Volume, volume.as_str()).await;
+        let lock = self.0.locks.write(Kind::Snapshot, name.as_str()).await;
+        let (volume, name, record) = (volume.clone(), name.clone(), Record::begun(labels, None));
+        self.blocking(move |inner, cancel| {
+            let _locks = (source_lock, lock);
+            let source = inner.volumes.data(volume.as_str());
+            if !inner.volumes.read(volume.as_str())?.is_some_and(|v| v.complete) || !source.is_dir() {
+                return Err(Error::not_found(Kind::Volume, &volume));
+            }
+            let made = inner.build(Kind::Snapshot, name.as_str(), record, cancel, |data, record| {
+                record.origin = inner.medium.number(&source);
+                inner.medium.freeze(&source, data, cancel)
+            })?;
+            Ok(inner.snapshot(name, made))
+        })
+        .await
+    }
+
+    pub(super) async fn volumes(&self, selector: &Selector) -> Result<Vec<Volume>> {
+        let selector = selector.clone();
+        self.blocking(move |inner, _| {
+            let records = inner.volumes.list::<VolumeName>()?;
+            let chosen = records.into_iter().filter(|(_, record)| selector.matches(&record.labels));
+            Ok(chosen.map(|(name, record)| inner.volume(name, record)).collect())
+        })
+        .await
+    }
+
+    pub(super) async fn snapshots(&self, selector: &Selector) -> Result<Vec<Snapshot>> {
+        let selector = selector.clone();
+        self.blocking(move |inner, _| {
+            let records = inner.snapshots.list::<SnapshotName>()?;
+            let chosen = records.into_iter().filter(|(_, record)| record.complete && selector.matches(&record.labels));
+            let snapshots = chosen.map(|(name, record)| inner.snapshot(name, record));
+            Ok(snapshots.filter(|snapshot| snapshot.path.is_dir()).collect())
+        })
+        .await
+    }
+
+    pub(super) async fn set_volume_labels(&self, name: &VolumeName, labels: &Labels) -> Result<()> {
+        let lock = self.0.locks.write(Kind::Volume, name.as_str()).await;
+        let (name, labels) = (name.clone(), labels.clone());
+        self.blocking(move |inner, _| {
+            let _lock = lock;
+            let Some(record) = inner.volumes.read(name.as_str())? else {
+                return Err(Error::not_found(Kind::Volume, &name));
+            };
+            inner.volumes.replace(name.as_str(), &Record { labels, ..record }, false)
+        })
+        .await
+    }
+
+    pub(super) async fn sync(&self) -> Result<()> {
+        self.blocking(|inner, _| inner.medium.sync(&inner.root)).await
+    }
+
+    pub(super) async fn usage(&self) -> Result<Usage> {
+        self.blocking(|inner, _| inner.usage()).await
+    }
+
+    pub(super) async fn delete_volume(&self, name: &VolumeName) -> Result<()> {
+        let lock = self.0.locks.write(Kind::Volume, name.as_str()).await;
+        let name = name.clone();
+        self.blocking(move |inner, _| {
+            let _lock = lock;
+            inner.discard(&inner.volumes, name.as_str())
+        })
+        .await
+    }
+
+    pub(super) async fn delete_snapshot(&self, name: &SnapshotName) -> Result<()> {
+        let lock = self.0.locks.write(Kind::Snapshot, name.as_str()).await;
+        let name = name.clone();
+        self.blocking(move |inner, _| {
+            let _lock = lock;
+            inner.discard(&inner.snapshots, name.as_str())
+        })
+        .await
+    }
+
+    /// Answers at once what the lock would answer only when the first one is done: a copy takes its time.
+    fn refuse_taken(&self, shelf: &Shelf, kind: Kind, name: &str) -> Result<()> {
+        if shelf.exists(name)? { Err(Error::already_exists(kind, name)) } else { Ok(()) }
+    }
+
+    /// Runs blocking work. If the future is dropped the work is told to stop, keeps its locks, and undoes what it did.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner, &Cancel) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let cancel = Cancel::default();
+        let _guard = CancelOnDrop(cancel.clone());
+        let inner = Arc::clone(&self.0);
+        let backend = inner.medium.backend();
+        match tokio::task::spawn_blocking(move || work(&inner, &cancel)).await {
+            Ok(result) => result,
+            Err(e) if e.is_cancelled() => Err(Error::Cancelled),
+            Err(e) => Err(Error::backend(backend, "working on a store", e)),
+        }
+    }
+}
+
+impl Inner {
+    /// Makes one thing in the order that this module is about, and undoes it if it fails.
+    fn build(
+        &self,
+        kind: Kind,
+        name: &str,
+        mut record: Record,
+        cancel: &Cancel,
+        make: impl FnOnce(&Path, &mut Record) -> Result<()>,
+    ) -> Result<Record> {
+        let durable = kind == Kind::Snapshot;
+        let shelf = if durable { &self.snapshots } else { &self.volumes };
+        let data = shelf.data(name);
+        // Looked for first: a record written next to what is not ours would claim it, should we die here.
+        if data.symlink_metadata().is_ok() || !shelf.create(name, &record)? {
+            return Err(Error::already_exists(kind, name));
+        }
+        let outcome = make(&data, &mut record).and_then(|()| cancel.check()).and_then(|()| {
+            record.complete = true;
+            shelf.replace(name, &record, durable)
+        });
+        match outcome {
+            Ok(()) => Ok(record),
+            Err(error) => {
+                self.undo(shelf, name, &data, &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn undo(&self, shelf: &Shelf, name: &str, data: &Path, error: &Error) {
+        // Something was there after all: not ours.
+        let ours = !matches!(error, Error::AlreadyExists { .. });
+        let undone = if ours { self.medium.remove(data) } else { Ok(()) };
+        if let Err(error) = undone.and_then(|()| shelf.remove(name)) {
+            // The record stays and says that it is incomplete, so it can be deleted later.
+            tracing::warn!(path = %data.display(), error = error.to_string(), "could not undo a failed creation");
+        }
+    }
+
+    fn discard(&self, shelf: &Shelf, name: &str) -> Result<()> {
+        if !shelf.exists(name)? {
+            return Ok(());
+        }
+        // A record that cannot be read belongs to something of ours all the same.
+        if let Ok(Some(record)) = shelf.read(name)
+            && record.complete
+        {
+            match shelf.replace(name, &Record { complete: false, ..record }, false) {
+                // Deleting must work above all when the disk is full.
+                Ok(()) | Err(Error::OutOfSpace { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.medium.remove(&shelf.data(name))?;
+        shelf.remove(name)
+    }
+
+    fn volume(&self, name: VolumeName, record: Record) -> Volume {
+        let path = self.volumes.data(name.as_str());
+        let complete = record.complete && path.is_dir();
+        Volume { name, labels: record.labels, path, snapshot: record.snapshot, created: record.created, complete }
+    }
+
+    fn snapshot(&self, name: SnapshotName, record: Record) -> Snapshot {
+        let path = self.snapshots.data(name.as_str());
+        Snapshot { name, labels: record.labels, path, created: record.created }
+    }
+
+    fn usage(&self) -> Result<Usage> {
+        let mut usage = self.medium.usage(&self.root)?;
+        let mut living = HashSet::new();
+        for (name, _) in self.volumes.list::<VolumeName>()? {
+            let path = self.volumes.data(name.as_str());
+            living.extend(self.medium.number(&path));
+            usage.volumes.insert(name, self.medium.own_bytes(&path));
+        }
+        let mut snapshots = self.snapshots.list::<SnapshotName>()?;
+        snapshots.retain(|(_, record)| record.complete);
+        snapshots.sort_by_key(|(_, record)| record.created);
+        let mut counted = BTreeMap::new();
+        for (name, record) in snapshots {
+            let own = self.medium.own_bytes(&self.snapshots.data(name.as_str()));
+            // What a volume wrote before its snapshot was made is counted under the volume, and after its deletion under
+            // nothing that is listed. The oldest snapshot of it answers for it then.
+            let inherited = record.origin.filter(|origin| !living.contains(origin)).and_then(|origin| {
+                living.insert(origin);
+                self.medium.bytes_of(origin)
+            });
+            counted.insert(name, own.map(|own| own + inherited.unwrap_or(0)));
+        }
+        usage.snapshots = counted;
+        Ok(usage)
+    }
+}
+
+/// Makes the directory a store is to be opened at, and returns it as an absolute path.
+pub(super) fn prepare(root: &Path, backend: &'static str) -> Result<PathBuf> {
+    let error = |e| Error::io(backend, format!("opening the store at {}", root.display()), e);
+    fs::create_dir_all(root).map_err(error)?;
+    fs::canonicalize(root).map_err(error)
+}
+
+/// Implements [`SnapshotStore`](super::SnapshotStore) for a struct whose field `directories` does the work.
+macro_rules! store_over_directories {
+    ($store:ty) => {
+        #[async_trait::async_trait]
+        impl crate::snapshot::SnapshotStore for $store {
+            async fn create_volume(&self, name: &VolumeName, labels: &Labels) -> Result<Volume> {
+                self.directories.create_volume(name, labels).await
+            }
+            async fn clone_snapshot(&self, from: &SnapshotName, name: &VolumeName, labels: &Labels) -> Result<Volume> {
+                self.directories.clone_snapshot(from, name, labels).await
+            }
+            async fn snapshot(&self, volume: &VolumeName, name: &SnapshotName, labels: &Labels) -> Result<Snapshot> {
+                self.directories.snapshot(volume, name, labels).await
+            }
+            async fn volumes(&self, selector: &Selector) -> Result<Vec<Volume>> {
+                self.directories.volumes(selector).await
+            }
+            async fn snapshots(&self, selector: &Selector) -> Result<Vec<Snapshot>> {
+                self.directories.snapshots(selector).await
+            }
+            async fn set_volume_labels(&self, name: &VolumeName, labels: &Labels) -> Result<()> {
+                self.directories.set_volume_labels(name, labels).await
+            }
+            async fn sync(&self) -> Result<()> {
+                self.directories.sync().await
+            }
+            async fn usage(&self) -> Result<Usage> {
+                self.directories.usage().await
+            }
+            async fn delete_volume(&self, name: &VolumeName) -> Result<()> {
+                self.directories.delete_volume(name).await
+            }
+            async fn delete_snapshot(&self, name: &SnapshotName) -> Result<()> {
+                self.directories.delete_snapshot(name).await
+            }
+        }
+    };
+}
+
+pub(super) use store_over_directories;

@@ -1,0 +1,96 @@
+//! The programs and kernel parts that pools are made with.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::BACKEND;
+use crate::error::{Error, Result};
+use crate::snapshot::probe;
+
+/// What a pool is mounted with: what needs a copy needs no access times, an owner may delete their own subvolumes, and what is
+/// deleted gives its room back to the disk.
+const OPTIONS: &str = "loop,noatime,user_subvol_rm_allowed,discard=async";
+
+/// Tells whether pools can be made here, or else what is missing.
+///
+/// # Errors
+/// [`Unsupported`](Error::Unsupported), with what to install or to do.
+pub fn supported() -> Result<()> {
+    let missing = |message: &str, hint: &str| Err(Error::Unsupported { message: message.into(), hint: hint.into() });
+    if !rustix::process::geteuid().is_root() {
+        return missing("making and mounting a pool needs root", "run it as root, for instance with sudo");
+    }
+    if probe::program("mkfs.btrfs").is_none() {
+        return missing("mkfs.btrfs is not installed", "install it: apt-get install btrfs-progs");
+    }
+    if probe::program("mount").is_none() || probe::program("umount").is_none() {
+        return missing("mount and umount are not installed", "install them: apt-get install mount");
+    }
+    if !knows_btrfs() {
+        load("btrfs");
+        if !knows_btrfs() {
+            return missing("this kernel has no BTRFS", "use another kernel, or the store `copy`");
+        }
+    }
+    let loops = Path::new("/dev/loop-control");
+    if !loops.exists() {
+        load("loop");
+        if !loops.exists() {
+            return missing(
+                "there are no loop devices here",
+                "in a container, run it privileged with /dev, or use the store `copy`",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn knows_btrfs() -> bool {
+    let systems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    systems.lines().any(|line| line.split_whitespace().last() == Some("btrfs"))
+}
+
+/// Loads a kernel module if that can be done; what counts is whether it is there afterwards.
+fn load(module: &str) {
+    if let Some(modprobe) = probe::program("modprobe") {
+        let loaded = Command::new(modprobe).arg("-q").arg(module).output();
+        tracing::debug!(module, ?loaded, "loading a kernel module");
+    }
+}
+
+/// Mounts the file system in `image` at `path`; the loop device goes away with the mount.
+pub(super) fn mount_image(image: &Path, path: &Path) -> Result<()> {
+    let mount = probe::program("mount").unwrap_or_else(|| "mount".into());
+    run(&mount, &["-t", "btrfs", "-o", OPTIONS, "--"], &[image, path])
+}
+
+/// Unmounts what is mounted at `path`.
+pub(super) fn unmount(path: &Path) -> Result<()> {
+    use rustix::io::Errno;
+    match rustix::mount::unmount(path, rustix::mount::UnmountFlags::empty()) {
+        Ok(()) => Ok(()),
+        Err(Errno::BUSY) => Err(Error::Conflict {
+            message: format!("the pool at {} is in use", path.display()),
+            hint: "stop what works in it: databases, shells, the server".into(),
+        }),
+        Err(e) => Err(Error::io(BACKEND, format!("unmounting {}", path.display()), e.into())),
+    }
+}
+
+/// Runs a program to its end; what it says is the error's cause.
+pub(super) fn run(program: &Path, options: &[&str], paths: &[&Path]) -> Result<()> {
+    let operation = || format!("running {}", program.display());
+    let output = Command::new(program)
+        .args(options)
+        .args(paths)
+        .env("LC_ALL", "C")
+        .output()
+        .map_err(|e| Error::io(BACKEND, operation(), e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = if said.trim().is_empty() { output.status.to_string() } else { said.trim().to_owned() };
+    Err(Error::backend(BACKEND, operation(), said))
+}
