@@ -1,31 +1,96 @@
 //! Databases: private, writable Postgres servers on clones of a snapshot.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use time::OffsetDateTime;
 
 use crate::datasets::Datasets;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use crate::instance::Instance;
 use crate::name::{DatabaseId, DatabaseName, DatasetName, DatasetRef, Version};
 use crate::notation::Ttl;
-use crate::orchestrator::{LogLine, LogOptions, Orchestrator};
+use crate::orchestrator::{LogLine, LogOptions, Orchestrator, RunAs};
+use crate::postgres::Engine;
 use crate::secret::Secret;
 use crate::snapshot::SnapshotStore;
 
+mod create;
+mod inner;
+mod ports;
+mod reconcile;
+mod record;
+mod reset;
+mod server;
+
+use inner::Inner;
+
 /// Creates, resets, extends and deletes databases.
+///
+/// Cheap to clone: all clones are one.
+///
+/// ```no_run
+/// # async fn example() -> ondemand_core::Result<()> {
+/// use ondemand_core::*;
+///
+/// let ondemand = Ondemand::open(&Config::default()).await?;
+/// let database = ondemand.databases.create(CreateOptions::default()).await?;
+/// println!("{}", database.url());
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Databases {
-    _orchestrator: Arc<dyn Orchestrator>,
-    _store: Arc<dyn SnapshotStore>,
-    _datasets: Datasets,
+    inner: Arc<Inner>,
 }
 
 /// How databases are made.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct DatabasesOptions {}
+#[derive(Debug, Clone)]
+pub struct DatabasesOptions {
+    /// The address their ports are opened on.
+    pub listen: IpAddr,
+    /// The host name that clients are told.
+    pub host: String,
+    /// The ports they may have.
+    pub ports: RangeInclusive<u16>,
+    /// How many may live at a time.
+    pub max: usize,
+    /// How long one lives unless it is said.
+    pub default_ttl: Ttl,
+    /// How long one may live.
+    pub max_ttl: Ttl,
+    /// What is cloned unless it is said.
+    pub default_dataset: Option<DatasetRef>,
+    /// How long Postgres may take to answer.
+    pub ready_timeout: Duration,
+    /// Postgres settings for all.
+    pub settings: BTreeMap<String, String>,
+    /// Whom Postgres runs as.
+    pub user: RunAs,
+    /// Postgres's programs.
+    pub programs: Programs,
+    /// The directory of the configuration files that all servers share.
+    pub files: PathBuf,
+}
+
+/// Where Postgres's programs are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Programs {
+    /// On this host: a directory for each major version.
+    Host(BTreeMap<u32, PathBuf>),
+    /// In an image; `{major}` stands for the major version in both.
+    Image {
+        /// The image.
+        image: String,
+        /// The directory in it.
+        bin_dir: String,
+    },
+}
 
 /// What a new database is to be.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -40,6 +105,38 @@ pub struct CreateOptions {
     pub durable: bool,
     /// Postgres settings, as in `postgresql.conf`.
     pub settings: BTreeMap<String, String>,
+}
+
+impl CreateOptions {
+    /// Chooses what to clone.
+    pub fn with_dataset(mut self, dataset: impl Into<DatasetRef>) -> Self {
+        self.dataset = Some(dataset.into());
+        self
+    }
+
+    /// Chooses how long it lives.
+    pub fn with_ttl(mut self, ttl: Ttl) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Chooses a name.
+    pub fn with_name(mut self, name: DatabaseName) -> Self {
+        self.name = Some(name);
+        self
+    }
+
+    /// Chooses whether commits survive a power cut.
+    pub fn with_durable(mut self, durable: bool) -> Self {
+        self.durable = durable;
+        self
+    }
+
+    /// Adds a Postgres setting.
+    pub fn with_setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.insert(name.into(), value.into());
+        self
+    }
 }
 
 /// A running Postgres server on a volume of its own.
@@ -89,87 +186,177 @@ pub enum DatabaseState {
     Stopped,
 }
 
-impl Database {
-    /// Returns the connection URL with the password in it, as `psql` and every driver take it.
-    pub fn url(&self) -> String {
-        todo!()
+impl fmt::Display for DatabaseState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Running => "Running",
+            Self::Resetting => "Resetting",
+            Self::Starting => "Starting",
+            Self::Stopped => "Stopped",
+        })
     }
 }
 
+impl Database {
+    /// Returns the connection URL with the password in it, as `psql` and every driver take it.
+    pub fn url(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!(
+            "postgresql://{}:{}@{host}:{}/{}",
+            escape(&self.user),
+            escape(self.password.expose()),
+            self.port,
+            escape(&self.dbname)
+        )
+    }
+}
+
+/// Writes text so that it can stand in any part of a URL: all but RFC 3986's unreserved characters as `%XX`.
+fn escape(text: &str) -> String {
+    use fmt::Write;
+    text.bytes().fold(String::with_capacity(text.len()), |mut escaped, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+        escaped
+    })
+}
+
 impl Databases {
+    /// Puts databases together. [`Ondemand::open`](crate::Ondemand::open) does so for a whole data directory.
+    pub(crate) fn new(
+        instance: Instance,
+        orchestrator: Arc<dyn Orchestrator>,
+        store: Arc<dyn SnapshotStore>,
+        datasets: Datasets,
+        engine: Arc<dyn Engine>,
+        options: DatabasesOptions,
+    ) -> Self {
+        Self { inner: Arc::new(Inner::new(instance, orchestrator, store, datasets, engine, options)) }
+    }
+
     /// Creates a database, and returns once it answers.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound) for the dataset, [`AlreadyExists`](crate::Error::AlreadyExists) for the name,
-    /// [`InvalidInput`](crate::Error::InvalidInput) for a ttl or setting, [`QuotaExceeded`](crate::Error::QuotaExceeded) without a free port,
-    /// [`OutOfSpace`](crate::Error::OutOfSpace), [`NotReady`](crate::Error::NotReady) if Postgres does not start.
+    /// [`NotFound`](Error::NotFound) for the dataset, [`AlreadyExists`](Error::AlreadyExists) for the name,
+    /// [`InvalidInput`](Error::InvalidInput) for a ttl or setting, [`QuotaExceeded`](Error::QuotaExceeded) without a free port,
+    /// [`OutOfSpace`](Error::OutOfSpace), [`NotReady`](Error::NotReady) if Postgres does not start.
     ///
     /// # Cancel safety
     /// Dropped, what was made so far is deleted in the background.
-    pub async fn create(&self, _options: CreateOptions) -> Result<Database> {
-        todo!()
+    pub async fn create(&self, options: CreateOptions) -> Result<Database> {
+        create::create(&self.inner, options).await
     }
 
     /// Returns a database.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound).
-    pub async fn get(&self, _id: &DatabaseId) -> Result<Database> {
-        todo!()
+    /// [`NotFound`](Error::NotFound).
+    pub async fn get(&self, id: &DatabaseId) -> Result<Database> {
+        self.inner.get(id).await
     }
 
     /// Returns the id that `text` stands for: an id, its first digits (four at least) if only one has them, or a name (with or
     /// without the leading slash of the wire format).
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound); [`InvalidInput`](crate::Error::InvalidInput) if several ids begin so.
-    pub async fn find(&self, _text: &str) -> Result<DatabaseId> {
-        todo!()
+    /// [`NotFound`](Error::NotFound); [`InvalidInput`](Error::InvalidInput) if several ids begin so.
+    pub fn find(&self, text: &str) -> Result<DatabaseId> {
+        let name = text.strip_prefix('/').unwrap_or(text);
+        let known = self.inner.names();
+        if let Some((id, _)) = known.iter().find(|(id, known)| id.as_str() == text || known.as_str() == name) {
+            return Ok(id.clone());
+        }
+        let mut begin_so = known.iter().map(|(id, _)| id).filter(|id| text.len() >= 4 && id.as_str().starts_with(text));
+        match (begin_so.next(), begin_so.next()) {
+            (Some(id), None) => Ok(id.clone()),
+            (Some(_), Some(_)) => Err(Error::invalid("database id", format!("several begin with {text}"))),
+            (None, _) => Err(Error::not_found(Kind::Database, text)),
+        }
     }
 
     /// Returns all databases, the oldest first.
+    ///
+    /// # Errors
+    /// [`Backend`](Error::Backend) if the orchestrator cannot be asked what runs.
     pub async fn list(&self) -> Result<Vec<Database>> {
-        todo!()
+        self.inner.list().await
     }
 
     /// Deletes a database. Returns when its process, volume and port are gone.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound).
+    /// [`NotFound`](Error::NotFound).
     ///
     /// # Cancel safety
     /// Dropped, it goes on in the background.
-    pub async fn delete(&self, _id: &DatabaseId) -> Result<()> {
-        todo!()
+    pub async fn delete(&self, id: &DatabaseId) -> Result<()> {
+        self.inner.delete(id).await
     }
 
     /// Takes a database back to its snapshot: same address, same password, same expiry.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound) for the database or its snapshot; [`Conflict`](crate::Error::Conflict) while it is being reset or deleted.
+    /// [`NotFound`](Error::NotFound) for the database or its snapshot; [`Conflict`](Error::Conflict) while it is being reset or deleted.
     ///
     /// # Cancel safety
     /// Dropped, it goes on in the background.
-    pub async fn reset(&self, _id: &DatabaseId) -> Result<Database> {
-        todo!()
+    pub async fn reset(&self, id: &DatabaseId) -> Result<Database> {
+        reset::reset(&self.inner, id).await
     }
 
     /// Makes a database live `ttl` from now.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound); [`InvalidInput`](crate::Error::InvalidInput) above the configured maximum.
+    /// [`NotFound`](Error::NotFound); [`InvalidInput`](Error::InvalidInput) above the configured maximum;
+    /// [`Conflict`](Error::Conflict) while it is being reset or deleted.
     ///
     /// # Cancel safety
     /// The expiry is the old one or the new one.
-    pub async fn extend(&self, _id: &DatabaseId, _ttl: Ttl) -> Result<Database> {
-        todo!()
+    pub async fn extend(&self, id: &DatabaseId, ttl: Ttl) -> Result<Database> {
+        self.inner.extend(id, ttl).await
     }
 
     /// Returns what the server wrote to its log.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound).
-    pub async fn logs(&self, _id: &DatabaseId, _options: LogOptions) -> Result<BoxStream<'static, Result<LogLine>>> {
-        todo!()
+    /// [`NotFound`](Error::NotFound).
+    pub fn logs(&self, id: &DatabaseId, options: LogOptions) -> Result<BoxStream<'static, Result<LogLine>>> {
+        self.inner.logs(id, options)
+    }
+
+    /// Makes what runs match what the volumes say; see [`Janitor::run_once`](crate::Janitor::run_once).
+    pub(crate) async fn reconcile(&self, report: &mut crate::janitor::Report) -> Result<()> {
+        reconcile::reconcile(&self.inner, report).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_escapes_what_a_url_must() {
+        let database = Database {
+            id: DatabaseId::new("a".repeat(64)).unwrap(),
+            name: "x".parse().unwrap(),
+            dataset: "x".parse().unwrap(),
+            version: "1".parse().unwrap(),
+            host: "::1".into(),
+            port: 5433,
+            user: "postgres".into(),
+            password: Secret::new("p/w"),
+            dbname: "my shop".into(),
+            created: OffsetDateTime::UNIX_EPOCH,
+            expires: OffsetDateTime::UNIX_EPOCH,
+            durable: false,
+            settings: BTreeMap::new(),
+            state: DatabaseState::Running,
+        };
+        assert_eq!(database.url(), "postgresql://postgres:p%2Fw@[::1]:5433/my%20shop");
+        assert!(!format!("{database:?}").contains("p/w"), "Debug shows no password");
     }
 }

@@ -135,6 +135,11 @@ impl Datasets {
         todo!()
     }
 
+    /// Removes what dead attempts left; returns its names.
+    pub(crate) async fn reconcile(&self) -> Result<Vec<String>> {
+        todo!()
+    }
+
     /// Deletes a dataset, or one version of it.
     ///
     /// # Errors

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use crate::databases::Databases;
+use crate::datasets::Datasets;
 use crate::error::Result;
 
 /// Reconciles and reaps.
 #[derive(Debug, Clone)]
-pub struct Janitor {}
+pub struct Janitor {
+    databases: Databases,
+    datasets: Datasets,
+}
 
 /// What a round did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -24,16 +29,37 @@ pub struct Report {
 }
 
 impl Janitor {
+    /// Makes a janitor for databases and datasets.
+    pub(crate) fn new(databases: Databases, datasets: Datasets) -> Self {
+        Self { databases, datasets }
+    }
+
     /// Does one round: finishes half-done deletions, removes what dead attempts left, starts what should run, reaps what has expired.
+    ///
+    /// # Errors
+    /// [`Backend`](crate::Error::Backend) if the store or the orchestrator cannot be asked what there is. What fails for a single thing is in the
+    /// report.
     ///
     /// # Cancel safety
     /// Every step can be repeated by the next round.
     pub async fn run_once(&self) -> Result<Report> {
-        todo!()
+        let mut report = Report::default();
+        report.removed.extend(self.datasets.reconcile().await?);
+        self.databases.reconcile(&mut report).await?;
+        Ok(report)
     }
 
     /// Does a round now and then, until the future is dropped.
-    pub async fn run(&self, _interval: Duration) {
-        todo!()
+    pub async fn run(&self, interval: Duration) {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match self.run_once().await {
+                Ok(report) if report == Report::default() => {}
+                Ok(report) => tracing::info!(?report, "the janitor did its round"),
+                Err(error) => tracing::warn!(%error, "the janitor could not do its round; it will try again"),
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ mod datasets;
 mod error;
 #[cfg(feature = "fakes")]
 pub mod fakes;
+mod instance;
 mod janitor;
 pub mod label;
 mod name;
@@ -21,7 +22,7 @@ mod secret;
 pub mod snapshot;
 
 pub use config::Config;
-pub use databases::{CreateOptions, Database, DatabaseState, Databases, DatabasesOptions};
+pub use databases::{CreateOptions, Database, DatabaseState, Databases, DatabasesOptions, Programs};
 pub use datasets::{Dataset, DatasetSnapshot, Datasets, DatasetsOptions, Format, ImportOptions, Source};
 pub use error::{BoxError, Code, Error, Kind, Result};
 pub use janitor::{Janitor, Report};

@@ -15,6 +15,12 @@ use crate::error::Result;
 use crate::label::{Labels, Selector};
 use crate::name::{AttemptId, ServiceName, StackName};
 
+mod process;
+mod record;
+mod spec;
+
+pub use process::{Process, ProcessOptions};
+
 /// Runs stacks: named sets of programs with their mounts, ports and labels.
 ///
 /// # Contract

@@ -1,0 +1,163 @@
+//! Making a database.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+use tokio::sync::oneshot;
+
+use super::inner::{Attempt, Inner};
+use super::ports::Lease;
+use super::record::{Record, State};
+use super::server::port_was_taken;
+use super::{CreateOptions, Database, DatabaseState};
+use crate::datasets::DatasetSnapshot;
+use crate::error::{Error, Kind, Result};
+use crate::name::{DatabaseId, DatabaseName};
+use crate::postgres;
+use crate::secret::Secret;
+
+/// How many ports are tried when strangers take them between the look and the start.
+const PORTS_TRIED: usize = 5;
+
+/// Makes a database in a task of its own, so that a caller that goes away leaves nothing half made.
+pub(super) async fn create(inner: &Arc<Inner>, options: CreateOptions) -> Result<Database> {
+    let (mut tell, told) = oneshot::channel();
+    let inner = Arc::clone(inner);
+    tokio::spawn(async move {
+        let result = Creation::run(&inner, options, &mut tell).await;
+        if let Err(Ok(unwanted)) = tell.send(result)
+            && let Err(error) = inner.delete(&unwanted.id).await
+        {
+            tracing::warn!(id = %unwanted.id, %error, "a database that nobody waited for could not be deleted; the janitor will");
+        }
+    });
+    told.await.map_err(|e| Error::backend("task", "creating a database", e))?
+}
+
+/// What the name of a database begins with that was given none; its port follows.
+const DEFAULT_NAME: &str = "pgondemand_";
+
+type Caller = oneshot::Sender<Result<Database>>;
+
+struct Creation<'a> {
+    inner: &'a Arc<Inner>,
+    caller: &'a mut Caller,
+    lease: Lease,
+    record: Record,
+}
+
+impl Creation<'_> {
+    async fn run(inner: &Arc<Inner>, options: CreateOptions, caller: &mut Caller) -> Result<Database> {
+        let limits = &inner.options;
+        if let Some(name) = options.name.as_ref().filter(|name| name.as_str().starts_with(DEFAULT_NAME)) {
+            return Err(Error::InvalidName {
+                kind: Kind::Database,
+                name: name.to_string(),
+                reason: format!("names that start with {DEFAULT_NAME} are those of databases nobody has named"),
+            });
+        }
+        postgres::check_settings(&options.settings)?;
+        let expires = inner.expiry(options.ttl.unwrap_or(limits.default_ttl))?;
+        let attempt = inner.begin_create(options.name.as_ref())?;
+        let reference = options.dataset.as_ref().or(limits.default_dataset.as_ref());
+        let snapshot = inner.datasets.resolve(reference).await?;
+        let lease = take_port(inner)?;
+        let record = plan(options, &snapshot, &attempt, expires, lease.port())?;
+        // Labels that the store would refuse are found before anything is made.
+        record.labels(&inner.instance.id)?;
+        let mut creation = Creation { inner, caller, lease, record };
+        match creation.make().await {
+            Ok(()) => {
+                let Creation { lease, record, .. } = creation;
+                inner.announce(record.clone(), Some(lease));
+                Ok(inner.describe(record, DatabaseState::Running))
+            }
+            Err(error) => {
+                if let Err(undo) = inner.discard(&creation.record).await {
+                    tracing::warn!(id = %creation.record.id, error = %undo, "a failed create could not be undone; the janitor will");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn make(&mut self) -> Result<()> {
+        let inner = self.inner;
+        let password = verifier(inner.instance.password(&self.record.id));
+        let labels = self.record.labels(&inner.instance.id)?;
+        let volume = inner.store.clone_snapshot(&self.record.snapshot(), &self.record.volume(), &labels).await?;
+        self.still_wanted()?;
+        self.start(&volume.path).await?;
+        let verifier = password.await.map_err(|e| Error::backend("task", "hashing a password", e))?;
+        inner.engine.set_password(&inner.endpoint(&self.record), &verifier).await?;
+        self.still_wanted()?;
+        self.record.state = State::Announced;
+        inner.write(&self.record).await
+    }
+
+    /// Starts the server, on another port where a stranger has taken the one that was found free.
+    async fn start(&mut self, data: &std::path::Path) -> Result<()> {
+        for tried in 1.. {
+            let started = tokio::select! {
+                started = self.inner.start(&self.record, data) => started,
+                () = self.caller.closed() => Err(Error::Cancelled),
+            };
+            match started {
+                Err(error) if port_was_taken(&error) && tried < PORTS_TRIED => {
+                    tracing::info!(port = self.record.port, "a stranger has taken the port; trying the next");
+                    self.inner.remove_stack(&self.record).await?;
+                    let named_by_port = self.record.name == default_name(self.record.port)?;
+                    self.lease = take_port(self.inner)?;
+                    self.record.port = self.lease.port();
+                    if named_by_port {
+                        self.record.name = default_name(self.record.port)?;
+                    }
+                }
+                other => return other,
+            }
+        }
+        unreachable!("the loop returns at the last port")
+    }
+
+    fn still_wanted(&self) -> Result<()> {
+        if self.caller.is_closed() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+fn plan(
+    options: CreateOptions,
+    snapshot: &DatasetSnapshot,
+    attempt: &Attempt,
+    expires: OffsetDateTime,
+    port: u16,
+) -> Result<Record> {
+    Ok(Record {
+        id: DatabaseId::random()?,
+        name: options.name.map_or_else(|| default_name(port), Ok)?,
+        dataset: snapshot.dataset.clone(),
+        version: snapshot.version.clone(),
+        postgres: snapshot.postgres,
+        dbname: snapshot.dbname.clone(),
+        port,
+        created: OffsetDateTime::now_utc(),
+        expires,
+        durable: options.durable,
+        settings: options.settings,
+        generation: 0,
+        state: State::Pending,
+        attempt: attempt.id.clone(),
+    })
+}
+
+fn default_name(port: u16) -> Result<DatabaseName> {
+    DatabaseName::new(format!("{DEFAULT_NAME}{port}"))
+}
+
+fn take_port(inner: &Inner) -> Result<Lease> {
+    inner.ports.take(|port| inner.engine.is_free((inner.options.listen, port).into()))
+}
+
+/// Hashes a password on another thread, while the server starts.
+pub(super) fn verifier(password: Secret) -> tokio::task::JoinHandle<String> {
+    tokio::task::spawn_blocking(move || postgres_protocol::password::scram_sha_256(password.expose().as_bytes()))
+}

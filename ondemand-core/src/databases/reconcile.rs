@@ -1,0 +1,231 @@
+//! Making what runs match what the volumes say.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use time::OffsetDateTime;
+
+use super::DatabaseState;
+use super::inner::{Inner, detached};
+use super::record::{Record, State, stack_of};
+use crate::error::{Error, Result};
+use crate::janitor::Report;
+use crate::label::keys;
+use crate::name::{AttemptId, DatabaseId};
+use crate::orchestrator::Stack;
+use crate::snapshot::Volume;
+
+/// How many servers are started at a time, such as after a reboot.
+const STARTS_AT_A_TIME: usize = 4;
+
+/// Does one round. What is being made or changed by an attempt under way is left alone; what fails is reported and tried again by the
+/// next round.
+pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result<()> {
+    let before = inner.records();
+    let volumes = inner.store.volumes(&inner.selector()).await?;
+    let mut found: BTreeMap<DatabaseId, Record> = BTreeMap::new();
+    let mut dead = Vec::new();
+    for volume in &volumes {
+        match judge(inner, volume) {
+            Verdict::LeaveAlone => {}
+            Verdict::Unknown(reason) => report.unknown.push(format!("volume {}: {reason}", volume.name)),
+            Verdict::Dead => dead.push(volume.clone()),
+            Verdict::Announced(record) => {
+                // Two announced volumes of one database are a reset that was cut off after its commit: the higher generation is the
+                // database, and the lower one goes.
+                let superseded = match found.get(&record.id) {
+                    Some(other) if other.generation > record.generation => Some(*record),
+                    _ => found.insert(record.id.clone(), *record),
+                };
+                if let Some(record) = superseded {
+                    dead.extend(volumes.iter().find(|volume| volume.name == record.volume()).cloned());
+                }
+            }
+        }
+    }
+    adopt(inner, &before, &found, &volumes);
+    remove_strays(inner, &found, report).await?;
+    for volume in dead {
+        remove_dead(inner, &volume, report).await;
+    }
+    let ids: Vec<_> = inner.records().into_iter().map(|record| record.id).collect();
+    let mut rounds = futures_util::stream::iter(ids)
+        .map(|id| {
+            let inner = Arc::clone(inner);
+            async move {
+                let worker = id.clone();
+                let done = detached(async move { settle(&inner, &worker).await }).await;
+                (id, done)
+            }
+        })
+        .buffer_unordered(STARTS_AT_A_TIME);
+    while let Some((id, done)) = rounds.next().await {
+        match done {
+            Ok(Settled::Well) => {}
+            Ok(Settled::Reaped) => report.reaped.push(id.to_string()),
+            Ok(Settled::Restarted) => report.restarted.push(id.to_string()),
+            Err(error) => {
+                tracing::warn!(%id, %error, "a database needs care and could not be given it; it will be tried again");
+                report.failed.push(format!("database {id}: {error}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+enum Verdict {
+    /// An attempt under way made it.
+    LeaveAlone,
+    /// It carries our labels and cannot be read.
+    Unknown(String),
+    /// A dead attempt left it, or its deletion was cut off.
+    Dead,
+    /// It is a database's.
+    Announced(Box<Record>),
+}
+
+fn judge(inner: &Inner, volume: &Volume) -> Verdict {
+    let attempt = volume.labels.get(keys::ATTEMPT).and_then(|text| text.parse::<AttemptId>().ok());
+    if attempt.is_some_and(|attempt| inner.is_live(&attempt)) {
+        return Verdict::LeaveAlone;
+    }
+    if !volume.complete {
+        return Verdict::Dead;
+    }
+    match Record::read(volume) {
+        // The labels were read a moment ago: an attempt that has announced its database since, is known by it.
+        Ok(record) if inner.record(&record.id).is_ok_and(|known| known.attempt == record.attempt) => {
+            Verdict::Announced(Box::new(record))
+        }
+        Ok(record) if record.state == State::Pending => Verdict::Dead,
+        // A deletion under way is of a database that is known; this one was cut off when an earlier process ended.
+        Ok(record) if record.state == State::Deleting => Verdict::Dead,
+        Ok(record) => Verdict::Announced(Box::new(record)),
+        Err(error) => Verdict::Unknown(error.to_string()),
+    }
+}
+
+/// Makes known what was found, and forgets what was known before the volumes were listed and is not among them.
+fn adopt(inner: &Arc<Inner>, before: &[Record], found: &BTreeMap<DatabaseId, Record>, volumes: &[Volume]) {
+    for record in found.values() {
+        if inner.record(&record.id).is_err() {
+            inner.announce(record.clone(), inner.ports.adopt(record.port));
+        }
+    }
+    for record in before {
+        let there = volumes.iter().any(|volume| volume.name == record.volume());
+        let unchanged = || inner.record(&record.id).is_ok_and(|now| now.volume() == record.volume());
+        // Where the gate is taken, somebody is deleting or resetting it.
+        if !there && unchanged() && inner.try_gate(&record.id).is_ok() {
+            tracing::warn!(id = %record.id, "the volume of a database was removed by somebody else; forgetting the database");
+            inner.forget(&record.id);
+        }
+    }
+}
+
+/// Removes stacks of this instance that belong to no database.
+async fn remove_strays(inner: &Inner, found: &BTreeMap<DatabaseId, Record>, report: &mut Report) -> Result<()> {
+    for stack in inner.orchestrator.list(&inner.selector()).await? {
+        if inner.is_live(&stack.attempt) {
+            continue;
+        }
+        let owner = stack.labels.get(keys::ID).and_then(|id| id.parse::<DatabaseId>().ok());
+        let wanted = owner.as_ref().is_some_and(|id| found.contains_key(id) || inner.record(id).is_ok());
+        if wanted {
+            continue;
+        }
+        remove_stray(inner, &stack, owner.as_ref(), report).await;
+    }
+    Ok(())
+}
+
+async fn remove_stray(inner: &Inner, stack: &Stack, owner: Option<&DatabaseId>, report: &mut Report) {
+    match inner.orchestrator.remove(&stack.id).await {
+        Ok(()) => report.removed.push(format!("stack {}", stack.name)),
+        Err(error) => {
+            tracing::warn!(stack = %stack.name, %error, "a stack that belongs to no database could not be removed");
+            report.failed.push(format!("stack {}: {error}", stack.name));
+        }
+    }
+    if let Some(id) = owner
+        && let Err(error) = inner.remove_run_dir(id)
+    {
+        tracing::warn!(%id, %error, "the sockets of a removed database stay");
+    }
+}
+
+/// Removes a volume that a dead attempt left, with the stack on it.
+async fn remove_dead(inner: &Inner, volume: &Volume, report: &mut Report) {
+    let removed = match Record::read(volume) {
+        Ok(record) => inner.discard(&record).await,
+        // Without readable labels no stack can have been deployed on it.
+        Err(_) => inner.store.delete_volume(&volume.name).await,
+    };
+    match removed {
+        Ok(()) => report.removed.push(format!("volume {}", volume.name)),
+        Err(error) => {
+            tracing::warn!(volume = %volume.name, %error, "what a dead attempt left could not be removed");
+            report.failed.push(format!("volume {}: {error}", volume.name));
+        }
+    }
+}
+
+enum Settled {
+    Well,
+    Reaped,
+    Restarted,
+}
+
+/// Gives one database what it needs: its end, or its server.
+async fn settle(inner: &Arc<Inner>, id: &DatabaseId) -> Result<Settled> {
+    // Whoever holds the gate is giving it what it needs.
+    let Ok(gate) = inner.try_gate(id) else { return Ok(Settled::Well) };
+    let record = inner.record(id)?;
+    if record.state == State::Deleting {
+        inner.delete_held(id).await?;
+        return Ok(Settled::Well);
+    }
+    if record.expires <= OffsetDateTime::now_utc() {
+        inner.delete_held(id).await?;
+        return Ok(Settled::Reaped);
+    }
+    if !inner.has_port(id) {
+        let lease = inner.ports.adopt(record.port).ok_or_else(|| Error::Conflict {
+            message: format!("port {} belongs to another database", record.port),
+            hint: "delete one of the two".into(),
+        })?;
+        inner.set_lease(id, lease);
+    }
+    match inner.orchestrator.get(&record.stack()).await {
+        Ok(stack) if stack.attempt == record.attempt && stack.is_running() => return Ok(Settled::Well),
+        Ok(_) | Err(Error::NotFound { .. }) => {}
+        Err(e) => return Err(e),
+    }
+    gate.show(DatabaseState::Starting);
+    Ok(if inner.ensure_runs(&record).await? { Settled::Restarted } else { Settled::Well })
+}
+
+impl Inner {
+    /// Makes sure that a database's server runs on its volume. Tells whether it had to be started.
+    pub(super) async fn ensure_runs(&self, record: &Record) -> Result<bool> {
+        match self.orchestrator.get(&stack_of(&record.id)).await {
+            Ok(stack) if stack.attempt == record.attempt && stack.is_running() => return Ok(false),
+            Ok(stack) if stack.attempt == record.attempt => {
+                self.restart(record).await?;
+                return Ok(true);
+            }
+            // A reset that was cut off before its commit has left its stack under the database's name.
+            Ok(stack) => self.orchestrator.remove(&stack.id).await?,
+            Err(Error::NotFound { .. }) => {}
+            Err(e) => return Err(e),
+        }
+        let volumes = self.store.volumes(&self.selector().with(keys::ID, record.id.as_str())).await?;
+        let volume = volumes
+            .into_iter()
+            .find(|volume| volume.name == record.volume())
+            .ok_or_else(|| Error::not_found(crate::error::Kind::Volume, record.volume()))?;
+        self.start(record, &volume.path).await?;
+        Ok(true)
+    }
+}

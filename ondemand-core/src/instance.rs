@@ -1,0 +1,228 @@
+//! The identity of a data directory: its lock, its key, and where its sockets are.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use sha2::Sha256;
+
+use crate::error::{Error, Result};
+use crate::name::{DatabaseId, hex, random};
+use crate::orchestrator::RunAs;
+use crate::secret::Secret;
+
+/// A data directory that this process, and no other, has open.
+#[derive(Debug, Clone)]
+pub(crate) struct Instance {
+    /// Marks what belongs to this data directory: eight hexadecimal digits.
+    pub(crate) id: String,
+    /// A short directory for sockets, whose paths may have 107 bytes at most.
+    pub(crate) runtime_dir: PathBuf,
+    key: Arc<Key>,
+    /// Held for as long as anything works on the data directory; the system releases it however this process ends.
+    _lock: Arc<File>,
+}
+
+impl Instance {
+    /// Opens a data directory, and makes it if need be.
+    pub(crate) fn open(data_dir: &Path) -> Result<Self> {
+        let failed = |what: &str, e| Error::io("data directory", format!("{what} {}", data_dir.display()), e);
+        if !data_dir.is_absolute() {
+            return Err(Error::invalid("data directory", format!("{} is not an absolute path", data_dir.display())));
+        }
+        // Others may pass through, not look: Postgres runs as another user, with its data below.
+        DirBuilder::new().recursive(true).mode(0o711).create(data_dir).map_err(|e| failed("making", e))?;
+        let lock = lock(data_dir)?;
+        let key = Key::load_or_make(&data_dir.join("instance.key"))?;
+        let id = hex(&key.mac(b"instance id")[..4]);
+        let runtime_dir = runtime_dir(&id)?;
+        Ok(Self { id, runtime_dir, key: Arc::new(key), _lock: Arc::new(lock) })
+    }
+
+    /// Returns the password of a database. It is derived, so it is stored nowhere.
+    pub(crate) fn password(&self, id: &DatabaseId) -> Secret {
+        let mac = self.key.mac(format!("password of {id}").as_bytes());
+        // 24 bytes are 192 bits, in 32 characters that need no escaping in a URL.
+        Secret::new(URL_SAFE_NO_PAD.encode(&mac[..24]))
+    }
+}
+
+/// Takes the lock of a data directory.
+fn lock(data_dir: &Path) -> Result<File> {
+    let path = data_dir.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| Error::io("data directory", format!("opening {}", path.display()), e))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(Error::Conflict {
+            message: format!("another process has the data directory {} open", data_dir.display()),
+            hint: "talk to that server by its URL, stop it, or choose another data directory".into(),
+        }),
+        Err(e) => Err(Error::io("data directory", format!("locking {}", path.display()), e.into())),
+    }
+}
+
+/// Makes the directory for sockets: below `/run` for root, else below `/tmp`, where nobody else may have made it before.
+fn runtime_dir(id: &str) -> Result<PathBuf> {
+    let uid = rustix::process::geteuid();
+    let path = if uid.is_root() {
+        PathBuf::from(format!("/run/ondemand-{id}"))
+    } else {
+        PathBuf::from(format!("/tmp/ondemand-{}-{id}", uid.as_raw()))
+    };
+    let failed = |e| Error::io("runtime directory", format!("making {}", path.display()), e);
+    match DirBuilder::new().mode(0o711).create(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(e)),
+        _ => {}
+    }
+    let metadata = path.symlink_metadata().map_err(failed)?;
+    if !metadata.is_dir() || metadata.uid() != uid.as_raw() {
+        return Err(Error::Conflict {
+            message: format!("{} is not a directory of this user", path.display()),
+            hint: "remove it; it may be a trap".into(),
+        });
+    }
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o711)).map_err(failed)?;
+    Ok(path)
+}
+
+/// The secret that passwords are derived from.
+struct Key([u8; 32]);
+
+impl Key {
+    fn load_or_make(path: &Path) -> Result<Self> {
+        let failed = |what: &str, e| Error::io("instance key", format!("{what} {}", path.display()), e);
+        match File::open(path) {
+            Ok(file) => {
+                let mut bytes = Vec::with_capacity(33);
+                file.take(33).read_to_end(&mut bytes).map_err(|e| failed("reading", e))?;
+                let key = <[u8; 32]>::try_from(bytes).map_err(|bytes| {
+                    let found = format!("{} has {} bytes instead of 32", path.display(), bytes.len());
+                    Error::backend("instance key", "reading the key that passwords are derived from", found)
+                })?;
+                Ok(Self(key))
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let mut key = [0; 32];
+                random(&mut key)?;
+                // Written beside and renamed, so that a crash leaves no half key; flushed, as no password can be told without it.
+                let temporary = path.with_extension("new");
+                let mut file = OpenOptions::new()
+                    .create(true)
+                    .truncate(true)
+                    .write(true)
+                    .mode(0o600)
+                    .open(&temporary)
+                    .map_err(|e| failed("making", e))?;
+                file.write_all(&key).and_then(|()| file.sync_all()).map_err(|e| failed("writing", e))?;
+                std::fs::rename(&temporary, path).map_err(|e| failed("naming", e))?;
+                Ok(Self(key))
+            }
+            Err(e) => Err(failed("opening", e)),
+        }
+    }
+
+    /// Returns HMAC-SHA-256 of a message.
+    fn mac(&self, message: &[u8]) -> [u8; 32] {
+        #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key");
+        mac.update(message);
+        mac.finalize().into_bytes().into()
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(****)")
+    }
+}
+
+/// Checks that a user can pass through every directory above `path`, as Postgres must to reach its data.
+pub(crate) fn check_reachable(path: &Path, user: RunAs) -> Result<()> {
+    for directory in path.ancestors().skip(1) {
+        let metadata = directory
+            .metadata()
+            .map_err(|e| Error::io("data directory", format!("looking at {}", directory.display()), e))?;
+        let shift = if metadata.uid() == user.uid {
+            6
+        } else if metadata.gid() == user.gid {
+            3
+        } else {
+            0
+        };
+        if user.uid != 0 && metadata.mode() >> shift & 1 == 0 {
+            return Err(Error::Unsupported {
+                message: format!(
+                    "the user that runs Postgres (uid {}) cannot reach {}: {} is closed to it",
+                    user.uid,
+                    path.display(),
+                    directory.display()
+                ),
+                hint: format!("choose another data directory, or allow passing: chmod o+x {}", directory.display()),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Instance::open(dir.path()).unwrap();
+        let error = Instance::open(dir.path()).unwrap_err();
+        assert!(matches!(error, Error::Conflict { .. }), "{error}");
+        let (id, runtime_dir) = (first.id.clone(), first.runtime_dir.clone());
+        drop(first);
+        assert_eq!(Instance::open(dir.path()).unwrap().id, id, "the identity outlives the process");
+        std::fs::remove_dir(runtime_dir).unwrap();
+    }
+
+    #[test]
+    fn passwords_differ_and_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::open(dir.path()).unwrap();
+        let (a, b) = (DatabaseId::random().unwrap(), DatabaseId::random().unwrap());
+        let password = instance.password(&a);
+        assert_ne!(password, instance.password(&b));
+        assert_eq!(password.expose().len(), 32);
+        let runtime_dir = instance.runtime_dir.clone();
+        drop(instance);
+        assert_eq!(Instance::open(dir.path()).unwrap().password(&a), password);
+        assert_eq!(dir.path().join("instance.key").metadata().unwrap().mode() & 0o777, 0o600);
+        std::fs::remove_dir(runtime_dir).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_key_is_an_error_not_a_new_key() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("instance.key"), b"short").unwrap();
+        assert!(Instance::open(dir.path()).is_err());
+        assert_eq!(std::fs::read(dir.path().join("instance.key")).unwrap(), b"short");
+    }
+
+    #[test]
+    fn a_closed_directory_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        let error = check_reachable(&dir.path().join("volumes"), RunAs { uid: 4321, gid: 4321 }).unwrap_err();
+        assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+        check_reachable(&dir.path().join("volumes"), RunAs { uid: 4321, gid: 4321 }).unwrap();
+    }
+}

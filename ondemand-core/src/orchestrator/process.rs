@@ -1,0 +1,150 @@
+//! Programs as child processes of this host: detached, and adopted again after a restart.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+
+use super::record::{Records, make_private_dir};
+use super::spec::deploy_or_undo;
+use super::{LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec};
+use crate::error::{Error, Kind, Result};
+use crate::label::{Labels, Selector};
+use crate::name::StackName;
+
+mod identity;
+mod logs;
+mod spawn;
+mod state;
+mod tree;
+
+use state::{Record, Shared};
+
+/// What errors call this orchestrator.
+const BACKEND: &str = "process";
+
+/// Where a [`Process`] keeps what it must remember.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessOptions {
+    /// The directory of its records, one file a stack; made if need be. Whoever opens the same directory later adopts the stacks.
+    pub state_dir: PathBuf,
+    /// The directory of its logs, one file a service; made if need be.
+    pub log_dir: PathBuf,
+    /// The installation it belongs to. The variable `ONDEMAND_STACK` carries it, with the stack's id, into all processes.
+    pub instance: String,
+}
+
+/// Runs services as processes of this host.
+///
+/// They are detached: they outlive this process, and another `Process` over the same directories adopts them. Each starts with an
+/// environment of its own (`PATH` and `LANG` of this process, and what the specification says), in a process group of its own, and
+/// writes to a log file of its own. A process is started so that it never runs unrecorded, whenever this one is killed; and it is
+/// known by number, start time and boot, so that no other process that gets its number later is taken for it.
+///
+/// # What it does not do
+/// - It isolates nothing: a program sees the host as it is. `read_only` mounts are accepted, but only the file system's permissions
+///   keep a program from writing to them.
+/// - [`LogOptions::since`] is unsupported: lines carry no time. [`LogOptions::tail`] is counted for each service.
+/// - A process that leaves its group and whose parents have all ended is out of reach, unless it was seen as a descendant while they
+///   lived.
+/// - The exit status of an adopted process is unknown: only its parent learns it.
+#[derive(Debug, Clone)]
+pub struct Process {
+    shared: Arc<Shared>,
+}
+
+impl Process {
+    /// Opens the directories, and makes them if need be. Starts and ends nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the kernel has no pidfds (Linux before 5.3).
+    pub fn new(options: ProcessOptions) -> Result<Self> {
+        let probe: Result<OwnedFd, _> =
+            rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
+        probe.map_err(|e| Error::Unsupported {
+            message: format!("this kernel offers no handle on processes (pidfd_open: {e})"),
+            hint: "use Linux 5.3 or newer, or the Docker orchestrator".into(),
+        })?;
+        let boot = identity::boot_id().map_err(|e| Error::io(BACKEND, "reading the boot id", e))?;
+        make_private_dir(&options.log_dir, BACKEND)?;
+        let records = Records::open(options.state_dir, BACKEND)?;
+        Ok(Self { shared: Arc::new(Shared::new(records, options.log_dir, options.instance, boot)) })
+    }
+}
+
+#[async_trait]
+impl Orchestrator for Process {
+    async fn deploy(&self, stack: &StackSpec) -> Result<Stack> {
+        stack.check()?;
+        let programs = stack.services.iter().map(spawn::check).collect::<Result<Vec<_>>>()?;
+        let shared = Arc::clone(&self.shared);
+        let undoing = Arc::clone(&self.shared);
+        let stack = stack.clone();
+        deploy_or_undo(BACKEND, async move { shared.deploy(stack, programs).await }, move |id| async move {
+            undoing.remove(&id).await
+        })
+        .await
+    }
+
+    async fn get(&self, name: &StackName) -> Result<Stack> {
+        Ok(self.shared.stack(&self.shared.record(name)?))
+    }
+
+    async fn list(&self, selector: &Selector) -> Result<Vec<Stack>> {
+        let mut records = self.shared.records.list()?;
+        records.retain(|record| selector.matches(&record.spec.labels));
+        Ok(records.iter().map(|record| self.shared.stack(record)).collect())
+    }
+
+    async fn set_labels(&self, name: &StackName, labels: &Labels) -> Result<()> {
+        let set = |record: &mut Record| {
+            record.spec.labels.clone_from(labels);
+            Some(())
+        };
+        self.shared.records.update(name, set)?.ok_or_else(|| Error::not_found(Kind::Stack, name))
+    }
+
+    async fn set_running(&self, name: &StackName, running: bool) -> Result<()> {
+        if running { self.shared.wake(name).await } else { self.shared.sleep(name).await }
+    }
+
+    async fn remove(&self, id: &StackId) -> Result<()> {
+        self.shared.remove(id).await
+    }
+
+    async fn wait_stopped(&self, name: &StackName) -> Result<Stack> {
+        let shared = &self.shared;
+        let id = shared.record(name)?.id;
+        loop {
+            let changed = shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let record = shared.record(name)?;
+            if record.removing || record.id != id {
+                return Err(Error::not_found(Kind::Stack, name));
+            }
+            let stack = shared.stack(&record);
+            if !stack.services.iter().all(state::is_up) {
+                return Ok(stack);
+            }
+            let mut waits: Vec<BoxFuture<'_, std::io::Result<()>>> = vec![Box::pin(async {
+                changed.await;
+                Ok(())
+            })];
+            for started in record.processes.iter().flatten() {
+                waits.push(Box::pin(shared.ended(&started.identity)));
+            }
+            let (ended, ..) = futures_util::future::select_all(waits).await;
+            ended.map_err(|e| Error::io(BACKEND, format!("waiting for stack {name}"), e))?;
+        }
+    }
+
+    fn logs(&self, name: &StackName, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {
+        let shared = Arc::clone(&self.shared);
+        let name = name.clone();
+        stream::once(async move { shared.logs(&name, &options) }).try_flatten().boxed()
+    }
+}

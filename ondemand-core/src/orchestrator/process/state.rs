@@ -1,0 +1,440 @@
+//! What is remembered about stacks, and what is done to them, one thing at a time.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use futures_util::future::{join_all, try_join_all};
+use futures_util::stream::{self, BoxStream, StreamExt};
+use rustix::process::Signal;
+use time::OffsetDateTime;
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
+
+use super::identity::{Handle, Identity};
+use super::logs::{LogFile, lines};
+use super::spawn::{self, Held};
+use super::tree::Root;
+use super::{BACKEND, LogLine, LogOptions};
+use crate::error::{Error, Kind, Result};
+use crate::name::{ServiceName, StackName};
+use crate::orchestrator::record::Records;
+use crate::orchestrator::{Service, ServiceSpec, ServiceState, Stack, StackId, StackSpec, StopSignal};
+
+/// What is remembered about a stack.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(super) struct Record {
+    pub(super) id: StackId,
+    /// The specification, with the labels as they are now.
+    pub(super) spec: StackSpec,
+    #[serde(with = "time::serde::rfc3339")]
+    created: OffsetDateTime,
+    /// Whether it was put to sleep.
+    asleep: bool,
+    /// Whether its removal was begun.
+    pub(super) removing: bool,
+    /// The process of each service, in the order of the specification; `None` if it was never started.
+    pub(super) processes: Vec<Option<Started>>,
+}
+
+/// A process that was started.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(super) struct Started {
+    pub(super) identity: Identity,
+    /// How it ended, if that was seen.
+    exit: Option<Exit>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
+struct Exit {
+    status: Option<i32>,
+}
+
+/// What all handles on one `Process`, and the tasks it started, have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) records: Records<Record>,
+    log_dir: PathBuf,
+    instance: String,
+    boot: String,
+    /// The processes whose parent this process is, and how they ended.
+    children: Mutex<HashMap<Identity, watch::Receiver<Option<Exit>>>>,
+    /// What is being started, and so has perhaps no process yet.
+    starting: Mutex<HashSet<StackId>>,
+    /// Serialises what is done to one stack.
+    names: Mutex<HashMap<StackName, Weak<tokio::sync::Mutex<()>>>>,
+    /// Told when a stack was started, put to sleep or removed.
+    pub(super) changed: Notify,
+}
+
+/// Takes a lock. What is behind it is changed in single steps, so a panic of its holder leaves nothing half done.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells whether a service runs or is about to.
+pub(super) fn is_up(service: &Service) -> bool {
+    matches!(service.state, ServiceState::Running | ServiceState::Starting)
+}
+
+fn signal(stop: StopSignal) -> Signal {
+    match stop {
+        StopSignal::Term => Signal::TERM,
+        StopSignal::Int => Signal::INT,
+        StopSignal::Quit => Signal::QUIT,
+    }
+}
+
+impl Shared {
+    pub(super) fn new(records: Records<Record>, log_dir: PathBuf, instance: String, boot: String) -> Self {
+        Self {
+            records,
+            log_dir,
+            instance,
+            boot,
+            children: Mutex::default(),
+            starting: Mutex::default(),
+            names: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Reads the record of a stack.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub(super) fn record(&self, name: &StackName) -> Result<Record> {
+        self.records.read(name)?.ok_or_else(|| Error::not_found(Kind::Stack, name))
+    }
+
+    /// Returns a stack as it is now.
+    pub(super) fn stack(&self, record: &Record) -> Stack {
+        let services = record.spec.services.iter().enumerate();
+        Stack {
+            id: record.id.clone(),
+            name: record.spec.name.clone(),
+            attempt: record.spec.attempt.clone(),
+            labels: record.spec.labels.clone(),
+            created: record.created,
+            services: services.map(|(at, service)| self.service(record, at, &service.name)).collect(),
+        }
+    }
+
+    fn service(&self, record: &Record, at: usize, name: &ServiceName) -> Service {
+        let started = record.processes.get(at).and_then(Option::as_ref);
+        let starting = locked(&self.starting).contains(&record.id);
+        let exit = started.map_or(Some(Exit { status: None }), |started| self.exit(started));
+        let state = match exit {
+            None if starting => ServiceState::Starting,
+            None => ServiceState::Running,
+            Some(_) if starting && started.is_none() => ServiceState::Starting,
+            Some(_) if record.asleep => ServiceState::Asleep,
+            Some(exit) => ServiceState::Exited { status: exit.status },
+        };
+        let pid = started.filter(|_| exit.is_none()).map(|started| started.identity.pid);
+        Service { name: name.clone(), state, pid }
+    }
+
+    /// Tells how a process ended; `None` if it runs.
+    fn exit(&self, started: &Started) -> Option<Exit> {
+        if started.exit.is_some() {
+            return started.exit;
+        }
+        if let Some(child) = self.child(&started.identity) {
+            let exit = *child.borrow();
+            // Without its sender the task that waits has died with its runtime, and nothing is known.
+            if exit.is_some() || child.has_changed().is_ok() {
+                return exit;
+            }
+        }
+        (!started.identity.is_alive(&self.boot)).then_some(Exit { status: None })
+    }
+
+    fn child(&self, identity: &Identity) -> Option<watch::Receiver<Option<Exit>>> {
+        locked(&self.children).get(identity).cloned()
+    }
+
+    /// Waits until a process has ended and, if it is this one's child, was reaped.
+    pub(super) fn ended(&self, identity: &Identity) -> impl Future<Output = io::Result<()>> + Send + use<> {
+        let child = self.child(identity);
+        let (identity, boot) = (identity.clone(), self.boot.clone());
+        async move {
+            if let Some(mut child) = child
+                && child.wait_for(Option::is_some).await.is_ok()
+            {
+                return Ok(());
+            }
+            match Handle::open(&identity, &boot)? {
+                Some(handle) => handle.ended().await,
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// Waits for one's turn to do something to a stack.
+    async fn turn(&self, name: &StackName) -> OwnedMutexGuard<()> {
+        let turns = {
+            let mut names = locked(&self.names);
+            if let Some(turns) = names.get(name).and_then(Weak::upgrade) {
+                turns
+            } else {
+                names.retain(|_, turns| turns.strong_count() > 0);
+                let turns = Arc::default();
+                names.insert(name.clone(), Arc::downgrade(&turns));
+                turns
+            }
+        };
+        turns.lock_owned().await
+    }
+
+    /// Claims the name, starts all services and releases them. Undoes all if one cannot be started.
+    pub(super) async fn deploy(self: Arc<Self>, spec: StackSpec, programs: Vec<PathBuf>) -> Result<Stack> {
+        let name = spec.name.clone();
+        let _turn = self.turn(&name).await;
+        let record = Record {
+            id: spec.id(),
+            processes: vec![None; spec.services.len()],
+            spec,
+            created: OffsetDateTime::now_utc(),
+            asleep: false,
+            removing: false,
+        };
+        let starting = Starting::new(&self, &record.id);
+        self.records.create(&name, &record)?;
+        let result = match self.delete_logs(&record) {
+            Ok(()) => self.start(&record, programs.into_iter().enumerate().collect()).await,
+            Err(e) => Err(e),
+        };
+        drop(starting);
+        match result {
+            Ok(record) => Ok(self.stack(&record)),
+            Err(error) => {
+                if let Err(undo) = self.end_and_forget(&record).await {
+                    tracing::warn!(stack = %name, error = %undo, "what a failed deployment left could not be removed");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts the services at these places of the specification, and returns the record that says so.
+    async fn start(self: &Arc<Self>, record: &Record, programs: Vec<(usize, PathBuf)>) -> Result<Record> {
+        let (id, name) = (&record.id, &record.spec.name);
+        let marker = format!("{}/{id}", self.instance);
+        let mut held = Vec::with_capacity(programs.len());
+        for (at, program) in programs {
+            let service = &record.spec.services[at];
+            let log = self.log_path(name, service);
+            match Held::spawn(service, &program, &log, &self.boot, &marker) {
+                Ok(process) => held.push((at, process)),
+                Err(error) => {
+                    // None was released, so each ends as soon as its pipe is closed.
+                    join_all(held.into_iter().map(|(_, process)| process.discard())).await;
+                    return Err(error);
+                }
+            }
+        }
+        let recorded = self.records.update(name, |record| {
+            if record.id != *id || record.removing {
+                return None;
+            }
+            record.asleep = false;
+            for (at, process) in &held {
+                record.processes[*at] = Some(Started { identity: process.identity.clone(), exit: None });
+            }
+            Some(record.clone())
+        });
+        let recorded = match recorded {
+            Ok(Some(recorded)) => recorded,
+            unrecorded => {
+                join_all(held.into_iter().map(|(_, process)| process.discard())).await;
+                return Err(unrecorded.err().unwrap_or_else(|| being_removed(name)));
+            }
+        };
+        let mut released = Ok(());
+        for (_, mut process) in held {
+            let pipe = process.take_pipe();
+            self.reap(name, id, process);
+            if released.is_ok() {
+                released = spawn::release(pipe).await;
+            }
+        }
+        released.map(|()| recorded)
+    }
+
+    /// Waits, in the background, for a child to end, and notes how it did.
+    fn reap(self: &Arc<Self>, name: &StackName, id: &StackId, mut process: Held) {
+        let (tell, told) = watch::channel(None);
+        locked(&self.children).insert(process.identity.clone(), told);
+        let (shared, name, id) = (Arc::clone(self), name.clone(), id.clone());
+        tokio::spawn(async move {
+            let exit = Exit { status: process.wait().await };
+            let noted = shared.records.update(&name, |record| {
+                let mut started = record.processes.iter_mut().flatten();
+                let started = started.find(|started| started.identity == process.identity && record.id == id)?;
+                started.exit = Some(exit);
+                Some(())
+            });
+            if let Err(error) = noted {
+                tracing::warn!(stack = %name, %error, "the end of a process could not be recorded");
+            }
+            tell.send_replace(Some(exit));
+        });
+    }
+
+    /// Ends a stack's processes and keeps its definition.
+    pub(super) async fn sleep(&self, name: &StackName) -> Result<()> {
+        let _turn = self.turn(name).await;
+        let fall_asleep = |record: &mut Record| {
+            record.asleep = true;
+            Some(record.clone())
+        };
+        let record = self.records.update(name, fall_asleep)?;
+        let record = record.ok_or_else(|| Error::not_found(Kind::Stack, name))?;
+        self.end(&record).await?;
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Starts whatever of a stack does not run.
+    pub(super) async fn wake(self: &Arc<Self>, name: &StackName) -> Result<()> {
+        let _turn = self.turn(name).await;
+        let record = self.record(name)?;
+        if record.removing {
+            return Err(being_removed(name));
+        }
+        let mut programs = Vec::new();
+        for (at, service) in record.spec.services.iter().enumerate() {
+            let started = record.processes.get(at).and_then(Option::as_ref);
+            if started.is_some_and(|started| self.exit(started).is_none()) {
+                continue;
+            }
+            programs.push((at, spawn::check(service)?));
+            // What came from the process that ended may have survived it.
+            self.end_service(&record, at).await?;
+        }
+        let _starting = Starting::new(self, &record.id);
+        self.start(&record, programs).await?;
+        Ok(())
+    }
+
+    /// Ends a stack and forgets it.
+    pub(super) async fn remove(&self, id: &StackId) -> Result<()> {
+        let Some((name, _)) = id.parts() else { return Ok(()) };
+        let _turn = self.turn(&name).await;
+        let begin = |record: &mut Record| {
+            record.removing |= record.id == *id;
+            (record.id == *id).then(|| record.clone())
+        };
+        match self.records.update(&name, begin)? {
+            Some(record) => self.end_and_forget(&record).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn end_and_forget(&self, record: &Record) -> Result<()> {
+        // As it is now: the attempt to start it may have recorded processes.
+        let record = self.records.read(&record.spec.name)?.filter(|now| now.id == record.id).unwrap_or(record.clone());
+        self.end(&record).await?;
+        self.delete_logs(&record)?;
+        // Last: until then, it is found by its record.
+        self.records.delete(&record.spec.name, |now| now.id == record.id)?;
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn end(&self, record: &Record) -> Result<()> {
+        try_join_all((0..record.processes.len()).map(|at| self.end_service(record, at))).await.map(drop)
+    }
+
+    async fn end_service(&self, record: &Record, at: usize) -> Result<()> {
+        let (Some(service), Some(Some(started))) = (record.spec.services.get(at), record.processes.get(at)) else {
+            return Ok(());
+        };
+        let marker = format!("{}={}/{}", spawn::MARKER, self.instance, record.id);
+        let root = Root { main: &started.identity, boot: &self.boot, marker: &marker };
+        let failed =
+            |e| Error::io(BACKEND, format!("ending service {} of stack {}", service.name, record.spec.name), e);
+        root.end(signal(service.stop_signal), service.stop_grace).await.map_err(failed)?;
+        self.ended(&started.identity).await.map_err(failed)?;
+        locked(&self.children).remove(&started.identity);
+        Ok(())
+    }
+
+    fn log_path(&self, name: &StackName, service: &ServiceSpec) -> PathBuf {
+        self.log_dir.join(format!("{name}.{}.log", service.name))
+    }
+
+    fn delete_logs(&self, record: &Record) -> Result<()> {
+        for service in &record.spec.services {
+            let path = self.log_path(&record.spec.name, service);
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io(BACKEND, format!("deleting {}", path.display()), e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the lines of a stack's log files: one after the other, or as they come if they are followed.
+    pub(super) fn logs(
+        self: &Arc<Self>,
+        name: &StackName,
+        options: &LogOptions,
+    ) -> Result<BoxStream<'static, Result<LogLine>>> {
+        let record = self.record(name)?;
+        if options.since.is_some() {
+            return Err(Error::Unsupported {
+                message: "the log lines of plain processes carry no time".into(),
+                hint: "ask for the last lines with `tail` instead, or use the Docker orchestrator".into(),
+            });
+        }
+        let chosen = |service: &&ServiceSpec| options.service.as_ref().is_none_or(|name| *name == service.name);
+        let services: Vec<&ServiceSpec> = record.spec.services.iter().filter(chosen).collect();
+        if let (true, Some(service)) = (services.is_empty(), &options.service) {
+            return Err(Error::not_found(Kind::Service, service));
+        }
+        let files = services.into_iter().map(|service| {
+            let log = LogFile { service: service.name.clone(), path: self.log_path(name, service) };
+            let (shared, name, id) = (Arc::clone(self), name.clone(), record.id.clone());
+            let follow = options.follow.then(|| {
+                Box::new(move || matches!(shared.records.read(&name), Ok(Some(now)) if now.id == id))
+                    as super::logs::IsThere
+            });
+            lines(log, options.tail, follow)
+        });
+        let files: Vec<_> = files.collect();
+        Ok(if options.follow { stream::select_all(files).boxed() } else { stream::iter(files).flatten().boxed() })
+    }
+}
+
+fn being_removed(name: &StackName) -> Error {
+    Error::Conflict {
+        message: format!("stack {name} is being removed"),
+        hint: "wait until it is gone, or remove it again if the removal was interrupted".into(),
+    }
+}
+
+/// Marks a stack as being started until it is dropped.
+struct Starting<'a> {
+    shared: &'a Shared,
+    id: StackId,
+}
+
+impl<'a> Starting<'a> {
+    fn new(shared: &'a Shared, id: &StackId) -> Self {
+        locked(&shared.starting).insert(id.clone());
+        Self { shared, id: id.clone() }
+    }
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        locked(&self.shared.starting).remove(&self.id);
+        self.shared.changed.notify_waiters();
+    }
+}

@@ -1,0 +1,166 @@
+//! Ending a process and all that came from it.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, test_kill_process_group};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::identity::{Handle, Identity, Stat};
+
+/// How long killed processes may take to be gone; longer than any disk needs to answer one that waits for it.
+const KILLED_WITHIN: Duration = Duration::from_secs(30);
+
+/// The root of what is to end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Root<'a> {
+    /// The process itself, the leader of its group.
+    pub(super) main: &'a Identity,
+    /// This boot.
+    pub(super) boot: &'a str,
+    /// The line of the environment that marks all of the stack.
+    pub(super) marker: &'a str,
+}
+
+impl Root<'_> {
+    /// Asks the process to end, kills it if it hasn't after `grace`, and then kills whatever came from it and survived: its
+    /// descendants, wherever they went, and the members of its group. Returns when all are gone.
+    pub(super) async fn end(self, signal: Signal, grace: Duration) -> io::Result<()> {
+        let mut known = Vec::new();
+        let mut session = None;
+        if let Some(main) = Handle::open(self.main, self.boot)? {
+            session = Some(main.stat.session);
+            // Before the signal: the children of a process that has ended are nobody's.
+            known = self.descendants(&main)?;
+            main.signal(signal)?;
+            if let Ok(ended) = timeout(grace, main.ended()).await {
+                ended?;
+            } else {
+                for found in self.descendants(&main)? {
+                    if !known.contains(&found) {
+                        known.push(found);
+                    }
+                }
+                main.signal(Signal::KILL)?;
+                timeout(KILLED_WITHIN, main.ended()).await.map_err(|_| does_not_end(self.main.pid))??;
+            }
+        }
+        self.kill_survivors(known, session).await
+    }
+
+    async fn kill_survivors(self, mut known: Vec<Identity>, session: Option<u32>) -> io::Result<()> {
+        let deadline = Instant::now() + KILLED_WITHIN;
+        loop {
+            let mut alive = Vec::new();
+            let mut found = Vec::new();
+            for identity in &known {
+                if let Some(handle) = Handle::open(identity, self.boot)? {
+                    found.extend(self.descendants(&handle)?);
+                    alive.push(handle);
+                }
+            }
+            found.extend(self.group_members(session)?);
+            for identity in found {
+                if !known.contains(&identity) {
+                    if let Some(handle) = Handle::open(&identity, self.boot)? {
+                        alive.push(handle);
+                    }
+                    known.push(identity);
+                }
+            }
+            if alive.is_empty() {
+                return Ok(());
+            }
+            for handle in &alive {
+                handle.signal(Signal::KILL)?;
+            }
+            for handle in &alive {
+                let ended = timeout_at(deadline, handle.ended()).await;
+                ended.map_err(|_| does_not_end(handle.identity.pid))??;
+            }
+            // Again: one of them may have had a child while it was killed.
+        }
+    }
+
+    /// Returns the descendants of a process that is alive.
+    fn descendants(self, ancestor: &Handle) -> io::Result<Vec<Identity>> {
+        let mut found: Vec<Identity> = Vec::new();
+        let mut parents = vec![ancestor.identity.clone()];
+        let mut by_parent = None;
+        while let Some(parent) = parents.pop() {
+            let pids = match children(parent.pid) {
+                Some(pids) => pids,
+                None => by_parent.get_or_insert_with(scan_by_parent).get(&parent.pid).cloned().unwrap_or_default(),
+            };
+            let mut read = Vec::new();
+            for pid in pids {
+                // The parent is read with the start time: a number given again meanwhile has another parent.
+                if let Some(stat) = Stat::read(pid).filter(|stat| stat.parent == parent.pid) {
+                    read.push(Identity { pid, start: stat.start, boot: self.boot.to_owned() });
+                }
+            }
+            // Only now is it certain that these are its children, and not those of a later owner of its number.
+            if Handle::open(&parent, self.boot)?.is_some() {
+                read.retain(|child| !found.contains(child));
+                parents.extend(read.iter().cloned());
+                found.append(&mut read);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns the members of the process group that its leader left behind.
+    fn group_members(self, session: Option<u32>) -> io::Result<Vec<Identity>> {
+        let main = self.main;
+        let Some(group) = i32::try_from(main.pid).ok().and_then(Pid::from_raw) else { return Ok(Vec::new()) };
+        if main.boot != self.boot || test_kill_process_group(group) == Err(rustix::io::Errno::SRCH) {
+            return Ok(Vec::new());
+        }
+        if Stat::read(main.pid).is_some_and(|stat| stat.start != main.start) {
+            // The number has a new owner, so the group is the owner's: a number is not given again while its group has members.
+            return Ok(Vec::new());
+        }
+        let members = pids()?.into_iter().filter_map(|pid| Stat::read(pid).map(|stat| (pid, stat)));
+        Ok(members
+            .filter(|(_, stat)| stat.group == main.pid && stat.start >= main.start && !stat.has_ended())
+            // The group's number alone does not prove that it is the same group.
+            .filter(|(pid, stat)| session == Some(stat.session) || has_marker(*pid, self.marker))
+            .map(|(pid, stat)| Identity { pid, start: stat.start, boot: self.boot.to_owned() })
+            .collect())
+    }
+}
+
+fn does_not_end(pid: u32) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("process {pid} was killed and has not ended"))
+}
+
+/// Reads the children that the kernel lists; `None` if it is built without such lists, or there is no such process.
+fn children(pid: u32) -> Option<Vec<u32>> {
+    let mut pids = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        let list = std::fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
+        pids.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    Some(pids)
+}
+
+fn scan_by_parent() -> HashMap<u32, Vec<u32>> {
+    let mut by_parent: HashMap<u32, Vec<u32>> = HashMap::new();
+    for pid in pids().unwrap_or_default() {
+        if let Some(stat) = Stat::read(pid) {
+            by_parent.entry(stat.parent).or_default().push(pid);
+        }
+    }
+    by_parent
+}
+
+fn pids() -> io::Result<Vec<u32>> {
+    let names = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter_map(|name| name.parse().ok()).collect())
+}
+
+fn has_marker(pid: u32, marker: &str) -> bool {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|&byte| byte == 0).any(|line| line == marker.as_bytes())
+}

@@ -1,0 +1,313 @@
+//! One small JSON file a stack: what an orchestrator must remember and its engine cannot.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::marker::PhantomData;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Kind, Result};
+use crate::name::StackName;
+
+/// The file whose lock is held by whoever writes; names cannot start with a dot, so no record has this name.
+const LOCK: &str = ".lock";
+/// What a record is called while it is written.
+const TEMPORARY: &str = ".tmp";
+
+/// A directory of records, one a stack, as `<stack>.json`.
+///
+/// A record is there as a whole or not at all, whenever the writer is killed. Writers exclude each other by a file lock, held for
+/// the microseconds that a small file takes, so that two handles over one directory lose none of each other's changes.
+/// Nothing is flushed to disk: the programs that records speak of do not survive a power cut either.
+#[derive(Debug)]
+pub(crate) struct Records<T> {
+    dir: PathBuf,
+    backend: &'static str,
+    record: PhantomData<fn() -> T>,
+}
+
+impl<T: Serialize + DeserializeOwned> Records<T> {
+    /// Opens a directory, makes it if need be, and removes what killed writers left in it.
+    pub(crate) fn open(dir: PathBuf, backend: &'static str) -> Result<Self> {
+        make_private_dir(&dir, backend)?;
+        let records = Self { dir, backend, record: PhantomData };
+        let _lock = records.lock()?;
+        for name in records.file_names()? {
+            if name.starts_with('.') && name.ends_with(TEMPORARY) {
+                records.unlink(&records.dir.join(&name))?;
+            }
+        }
+        Ok(records)
+    }
+
+    /// Writes the first record of a name.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] if the name is taken.
+    pub(crate) fn create(&self, name: &StackName, record: &T) -> Result<()> {
+        let _lock = self.lock()?;
+        let path = self.path(name);
+        self.drop_empty(&path)?;
+        let temporary = self.write(name, record)?;
+        let linked = fs::hard_link(&temporary, &path);
+        self.unlink(&temporary)?;
+        linked.map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => Error::already_exists(Kind::Stack, name),
+            _ => self.failed("creating", &path, e),
+        })
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] that names the file, if it is no record.
+    pub(crate) fn read(&self, name: &StackName) -> Result<Option<T>> {
+        self.read_path(&self.path(name))
+    }
+
+    /// Changes a record, and returns what `change` returned; `None` if there is no such record, or `change` returned `None` and
+    /// so left it as it is.
+    pub(crate) fn update<R>(&self, name: &StackName, change: impl FnOnce(&mut T) -> Option<R>) -> Result<Option<R>> {
+        let _lock = self.lock()?;
+        let path = self.path(name);
+        let Some(mut record) = self.read_path(&path)? else { return Ok(None) };
+        let Some(result) = change(&mut record) else { return Ok(None) };
+        let temporary = self.write(name, &record)?;
+        if let Err(e) = fs::rename(&temporary, &path) {
+            self.unlink(&temporary)?;
+            return Err(self.failed("replacing", &path, e));
+        }
+        Ok(Some(result))
+    }
+
+    /// Deletes a record if it is the one that is meant. Succeeds if there is none.
+    pub(crate) fn delete(&self, name: &StackName, is_meant: impl FnOnce(&T) -> bool) -> Result<()> {
+        let _lock = self.lock()?;
+        let path = self.path(name);
+        match self.read_path(&path)? {
+            Some(record) if is_meant(&record) => self.unlink(&path),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads all records in the order of their names. What cannot be read is logged, and the others are returned.
+    pub(crate) fn list(&self) -> Result<Vec<T>> {
+        let mut names: Vec<StackName> = self
+            .file_names()?
+            .into_iter()
+            .filter_map(|file| file.strip_suffix(".json").and_then(|name| StackName::new(name).ok()))
+            .collect();
+        names.sort();
+        let mut records = Vec::with_capacity(names.len());
+        for name in names {
+            match self.read(&name) {
+                Ok(record) => records.extend(record),
+                Err(error) => {
+                    let source = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(%error, source, "skipped a record that cannot be read");
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    fn path(&self, name: &StackName) -> PathBuf {
+        self.dir.join(format!("{name}.json"))
+    }
+
+    fn read_path(&self, path: &Path) -> Result<Option<T>> {
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(self.failed("reading", path, e)),
+        };
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let parsed = serde_json::from_slice(&bytes);
+        parsed.map(Some).map_err(|e| Error::backend(self.backend, format!("parsing the record {}", path.display()), e))
+    }
+
+    /// Removes a record without content. Only a power cut leaves such a one, and it ended whatever the record spoke of.
+    fn drop_empty(&self, path: &Path) -> Result<()> {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.len() == 0 => self.unlink(path),
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, name: &StackName, record: &T) -> Result<PathBuf> {
+        let path = self.dir.join(format!(".{name}{TEMPORARY}"));
+        let bytes = serde_json::to_vec(record)
+            .map_err(|e| Error::backend(self.backend, format!("writing the record of {name}"), e))?;
+        // The lock is held, so a file of this name is what a killed writer left. It may be a second link to the record itself:
+        // it must go, not be written to.
+        self.unlink(&path)?;
+        let written = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(&bytes));
+        if let Err(e) = written {
+            self.unlink(&path)?;
+            return Err(self.failed("writing", &path, e));
+        }
+        Ok(path)
+    }
+
+    fn unlink(&self, path: &Path) -> Result<()> {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.failed("deleting", path, e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> Result<File> {
+        let path = self.dir.join(LOCK);
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|file| file.lock().map(|()| file))
+            .map_err(|e| self.failed("locking", &path, e))
+    }
+
+    fn file_names(&self) -> Result<Vec<String>> {
+        let failed = |e| self.failed("listing", &self.dir, e);
+        fs::read_dir(&self.dir)
+            .map_err(failed)?
+            // Names that are not UTF-8 are not ours.
+            .filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose())
+            .collect::<io::Result<_>>()
+            .map_err(failed)
+    }
+
+    fn failed(&self, verb: &str, path: &Path, source: io::Error) -> Error {
+        Error::io(self.backend, format!("{verb} {}", path.display()), source)
+    }
+}
+
+/// Makes a directory that only this user may enter, unless it is there.
+pub(crate) fn make_private_dir(dir: &Path, backend: &'static str) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| Error::io(backend, format!("making the directory {}", dir.display()), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn name(text: &str) -> StackName {
+        StackName::new(text).expect("a stack name")
+    }
+
+    fn records(dir: &Path) -> Records<Vec<u32>> {
+        Records::open(dir.to_owned(), "test").expect("a directory of records")
+    }
+
+    #[test]
+    fn a_record_is_created_once_changed_and_deleted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let records = records(dir.path());
+        let a = name("a");
+        assert_eq!(records.read(&a).expect("readable"), None);
+        records.create(&a, &vec![1]).expect("a new record");
+        let again = records.create(&a, &vec![2]).expect_err("the name is taken");
+        assert!(matches!(again, Error::AlreadyExists { kind: Kind::Stack, .. }), "{again:?}");
+        let mode = fs::metadata(dir.path().join("a.json")).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        let kept: Option<()> = records.update(&a, |_| None).expect("readable");
+        assert_eq!((kept, records.read(&a).expect("readable")), (None, Some(vec![1])));
+        let changed = records.update(&a, |record| Some(record.push(2))).expect("writable");
+        assert_eq!((changed, records.read(&a).expect("readable")), (Some(()), Some(vec![1, 2])));
+
+        records.delete(&a, |record| record.is_empty()).expect("nothing to do");
+        assert_eq!(records.list().expect("a list"), [vec![1, 2]]);
+        records.delete(&a, |_| true).expect("deleted");
+        records.delete(&a, |_| true).expect("deleting is idempotent");
+        assert_eq!(records.list().expect("a list"), Vec::<Vec<u32>>::new());
+    }
+
+    #[test]
+    fn of_many_creators_one_wins() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let records = Arc::new(records(dir.path()));
+        let racers: Vec<_> = (0..16)
+            .map(|n| {
+                let records = Arc::clone(&records);
+                std::thread::spawn(move || records.create(&name("a"), &vec![n]).is_ok().then_some(n))
+            })
+            .collect();
+        let winners: Vec<u32> = racers.into_iter().filter_map(|racer| racer.join().expect("no panic")).collect();
+        assert_eq!(winners.len(), 1, "{winners:?}");
+        assert_eq!(records.read(&name("a")).expect("readable"), Some(winners));
+    }
+
+    #[test]
+    fn no_change_is_lost_between_two_handles() {
+        let dir = tempfile::tempdir().expect("a directory");
+        records(dir.path()).create(&name("a"), &vec![]).expect("a new record");
+        let writers: Vec<_> = (0..4)
+            .map(|n| {
+                let records = records(dir.path());
+                std::thread::spawn(move || {
+                    for _ in 0..50 {
+                        records.update(&name("a"), |record| Some(record.push(n))).expect("writable");
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().expect("no panic");
+        }
+        assert_eq!(records(dir.path()).read(&name("a")).expect("readable").map(|r| r.len()), Some(200));
+    }
+
+    #[test]
+    fn garbage_is_named_and_hides_no_other_record() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let records = records(dir.path());
+        records.create(&name("good"), &vec![1]).expect("a new record");
+        fs::write(dir.path().join("bad.json"), "{").expect("written");
+        fs::write(dir.path().join("NOT A NAME.json"), "{").expect("written");
+        assert_eq!(records.list().expect("a list"), [vec![1]]);
+        let error = records.read(&name("bad")).expect_err("garbage");
+        assert!(error.to_string().contains("bad.json"), "{error}");
+        records.create(&name("bad"), &vec![2]).expect_err("garbage still holds the name");
+    }
+
+    #[test]
+    fn what_killed_writers_and_power_cuts_leave_is_cleaned() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join(".a.tmp"), "[1").expect("written");
+        fs::write(dir.path().join("a.json"), "").expect("written");
+        let records = records(dir.path());
+        assert!(!dir.path().join(".a.tmp").exists());
+        assert_eq!(records.list().expect("a list"), Vec::<Vec<u32>>::new());
+        records.create(&name("a"), &vec![1]).expect("an empty record holds no name");
+        assert_eq!(records.read(&name("a")).expect("readable"), Some(vec![1]));
+    }
+
+    #[test]
+    fn a_writer_killed_between_link_and_unlink_harms_no_record() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let records = records(dir.path());
+        records.create(&name("a"), &vec![1]).expect("a new record");
+        fs::hard_link(dir.path().join("a.json"), dir.path().join(".a.tmp")).expect("linked");
+        records.create(&name("a"), &vec![2]).expect_err("the name is taken");
+        assert_eq!(records.read(&name("a")).expect("readable"), Some(vec![1]));
+    }
+}
