@@ -339,7 +339,7 @@ fn first_content(path: &Path) -> Result<Option<String>> {
         if name != "volumes" && name != "snapshots" {
             return Ok(Some(name.display().to_string()));
         }
-        for inner in fs::read_dir(path.join(&name)).map_err(error)? {
+        if let Some(inner) = fs::read_dir(path.join(&name)).map_err(error)?.next() {
             let inner = inner.map_err(error)?.file_name();
             return Ok(Some(format!("{}/{}", name.display(), inner.display())));
         }

@@ -1,0 +1,29 @@
+# Every target installs what it needs by itself: Debian packages by name, with sudo where it isn't root.
+
+.DEFAULT_GOAL := help
+.PHONY: help build test demo lint fmt fuzz deny clean-cache
+
+help: ## Shows this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Builds the program, target/release/ondemand
+	@tests/setup/packages.sh build
+	cargo build --locked --release --package ondemand-cli
+
+test: ## Checks everything: lints, documentation, and all tests against real engines
+	@tests/run.sh
+
+demo: ## Shows it all on 1 GB of sample data; KEEP=1 leaves it running
+	@KEEP="$(KEEP)" SIZE="$(SIZE)" tests/demo.sh
+
+lint: ## Checks formatting, lints, documentation and scripts
+	@tests/lint.sh
+
+fmt: ## Formats the code
+	cargo fmt --all
+
+fuzz: ## Runs each fuzz target for a minute; FUZZ_SECONDS=600 for ten, FUZZ_TARGETS=names for one of them
+	@FUZZ_SECONDS="$(FUZZ_SECONDS)" FUZZ_TARGETS="$(FUZZ_TARGETS)" fuzz/run.sh
+
+deny: ## Checks the licences, sources and known vulnerabilities of what this depends on
+	@tests/deny.sh

@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# Runs a command that needs a Docker Engine and may make mounts, processes and network devices; then checks that it left none.
+#
+#   tests/setup/with-engine.sh CACHE COMMAND…
+#
+# As root. The command gets an engine of its own with the image of Postgres (ONDEMAND_TEST_DOCKER_HOST, ONDEMAND_TEST_IMAGE), and a
+# temporary directory of its own (TMPDIR). The exit status is the command's; or 1 if it left something, which is named and then removed.
+# All is taken back however this ends; after a SIGKILL, by the next run.
+#
+# What only traps call looks unreachable to shellcheck:
+# shellcheck disable=SC2317
+set -euo pipefail
+
+here=$(dirname "$(realpath -- "$0")")
+
+say() { echo "with-engine: $*" >&2; }
+
+# Prints when the process started, in clock ticks since boot: with its pid, that tells processes apart.
+started() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20; }
+
+mounts_of() { awk -v dir="$1/" 'index($5, dir) == 1 {print $5}' /proc/self/mountinfo | sort -r; }
+
+loops_of() { losetup --list --noheadings --raw --output NAME,BACK-FILE | awk -v dir="$1/" 'index($2, dir) == 1 {print $1}'; }
+
+# Prints the pids of the live processes that belong to a run: they have its id in their environment, or work in the directory or name it.
+processes_of() {
+    local run=$1 dir=$2 process pid
+    for process in /proc/[0-9]*; do
+        pid=${process#/proc/}
+        # This script, and the subshell that runs this, name the directory too.
+        if [ "$pid" = "$$" ] || [ "$pid" = "$BASHPID" ]; then continue; fi
+        if [[ "$(readlink "$process/cwd" 2>/dev/null)" == "$dir/"* ]] ||
+            grep -qzF -e "$dir/" "$process/cmdline" 2>/dev/null ||
+            grep -qzxF -e "ONDEMAND_TEST_RUN=$run" "$process/environ" 2>/dev/null; then
+            if grep -q '^State:[[:space:]]*[^ZX]' "$process/status" 2>/dev/null; then echo "$pid"; fi
+        fi
+    done
+}
+
+# Prints what cannot be told apart by a directory: network namespaces, bridges (but the tests' engines'), and the servers' directories.
+shared() {
+    local path
+    for path in /run/netns/* /sys/class/net/*/bridge /run/ondemand-* /tmp/ondemand-[0-9]*; do
+        case "$path" in
+            *'*'* | /sys/class/net/odt-*) ;;
+            /sys/class/net/*) echo "bridge $(basename "$(dirname "$path")")" ;;
+            /run/netns/*) echo "network namespace $(basename "$path")" ;;
+            *) echo "directory $path" ;;
+        esac
+    done | sort
+}
+
+# Prints what the command left outside its engine, a line each.
+leftovers() {
+    local pid
+    for pid in $(processes_of "$(basename "$state")" "$state/tmp"); do
+        echo "process $pid: $(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | cut -c 1-200)"
+    done
+    mounts_of "$state/tmp" | sed 's/^/mount /'
+    loops_of "$state/tmp" | sed 's/^/loop device /'
+    comm -13 "$state/shared" <(shared)
+    find "$state/tmp" -mindepth 1 -maxdepth 1 -printf 'file %p\n'
+}
+
+# Prints what the command left in its engine, a line each.
+leftovers_in_engine() {
+    local docker=(docker --host "$ONDEMAND_TEST_DOCKER_HOST")
+    "${docker[@]}" ps --all --format 'container {{.ID}} {{.Names}} ({{.Status}})'
+    "${docker[@]}" volume ls --format 'docker volume {{.Name}}'
+    "${docker[@]}" network ls --filter type=custom --format 'docker network {{.Name}}'
+    # Ended here and now, or the engine gives each ten seconds to end.
+    "${docker[@]}" ps --quiet | xargs --no-run-if-empty "${docker[@]}" kill >/dev/null
+}
+
+# Removes all that is left of a run.
+sweep() {
+    local run=$1 deadline=$((SECONDS + 10)) left mount loop pid
+    "$here/docker.sh" stop "$run/docker" || true
+    while left=$(processes_of "$(basename "$run")" "$run") && [ -n "$left" ] && [ "$SECONDS" -lt "$deadline" ]; do
+        for pid in $left; do kill -KILL "$pid" 2>/dev/null || true; done
+        sleep 0.1
+    done
+    while IFS= read -r mount; do umount -- "$mount" || umount --lazy -- "$mount" || true; done < <(mounts_of "$run")
+    while IFS= read -r loop; do losetup --detach "$loop" || true; done < <(loops_of "$run")
+    rm -rf --one-file-system -- "$run"
+}
+
+# Sweeps up after runs that were killed before they could.
+sweep_stale() {
+    local run pid start
+    for run in "$base"/ondemand-test.*; do
+        if [ ! -d "$run" ] || [ -L "$run" ] || [ "$(stat --format %u "$run")" -ne 0 ]; then continue; fi
+        read -r pid start 2>/dev/null <"$run/owner" || continue
+        if [ "$(started "$pid")" = "$start" ]; then continue; fi
+        say "removing what is left of a run that was killed: $run"
+        sweep "$run"
+    done
+}
+
+finish() {
+    local status=$? left=
+    trap - EXIT
+    trap '' INT TERM HUP
+    if [ -n "$command" ]; then
+        if [ -n "${ONDEMAND_TEST_DOCKER_HOST:-}" ]; then left=$(leftovers_in_engine 2>&1); fi
+        # A process that was told to end may need a moment.
+        local deadline=$((SECONDS + 5))
+        while [ -n "$(leftovers)" ] && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.2; done
+        left=$(printf '%s\n%s' "$left" "$(leftovers)" | sed '/^$/d')
+    fi
+    sweep "$state"
+    if [ -n "$left" ]; then
+        say "error: this was left behind:"
+        echo "$left" >&2
+        if [ "$status" -eq 0 ]; then status=1; fi
+    fi
+    exit "$status"
+}
+
+# Passes a signal on to the command, and goes on waiting for it.
+interrupt() {
+    interrupted=$1
+    if [ -n "$command" ]; then kill -TERM "$command" 2>/dev/null || true; else exit "$interrupted"; fi
+}
+
+main() {
+    if [ $# -lt 2 ]; then
+        echo "usage: tests/setup/with-engine.sh CACHE COMMAND…" >&2
+        exit 2
+    fi
+    if [ "$(id -u)" -ne 0 ]; then
+        say "error: a Docker Engine is started by root"
+        exit 1
+    fi
+    local cache=$1 variables variable status=0
+    shift
+    command=
+    interrupted=0
+    base=${TMPDIR:-/var/tmp}
+    sweep_stale
+    state=$(mktemp -d "$base/ondemand-test.XXXXXX")
+    trap finish EXIT
+    trap 'interrupt 130' INT
+    trap 'interrupt 143' TERM HUP
+    echo "$$ $(started $$)" >"$state/owner"
+    # Postgres runs as a user of its own, and must come through to its data.
+    chmod 711 "$state"
+    mkdir -m 1777 "$state/tmp"
+    shared >"$state/shared"
+
+    "$here/image.sh" build "$cache" >/dev/null
+    variables=$("$here/docker.sh" start "$state/docker")
+    while IFS= read -r variable; do export "${variable?}"; done <<<"$variables"
+    "$here/image.sh" load "$cache" "$ONDEMAND_TEST_DOCKER_HOST"
+
+    env TMPDIR="$state/tmp" ONDEMAND_TEST_RUN="$(basename "$state")" "$@" </dev/null &
+    command=$!
+    wait "$command" || status=$?
+    while kill -0 "$command" 2>/dev/null; do
+        status=0
+        wait "$command" || status=$?
+    done
+    if [ "$interrupted" -ne 0 ]; then status=$interrupted; fi
+    exit "$status"
+}
+
+main "$@"
