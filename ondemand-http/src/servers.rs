@@ -52,7 +52,7 @@ async fn list(State(state): State<AppState>) -> Result<Response, Problem> {
     params(("id" = String, Path, description = "Its id, the id's first digits, or its name.")),
     responses((status = 200, description = "The server.", body = Server), Problems))]
 async fn get(State(state): State<AppState>, Segment(id): Segment) -> Result<Response, Problem> {
-    let id = state.databases().find(&id).await?;
+    let id = state.databases().find(&id)?;
     let database = state.databases().get(&id).await?;
     Ok(reply(StatusCode::OK, &Server::with_password(&database)))
 }
@@ -68,7 +68,7 @@ async fn patch(
     Json(wanted): Json<PatchServer>,
 ) -> Result<Response, Problem> {
     let ttl = wanted.ttl(SystemTime::now())?;
-    let id = state.databases().find(&id).await?;
+    let id = state.databases().find(&id)?;
     let database = state.databases().extend(&id, ttl).await?;
     Ok(reply(StatusCode::OK, &Server::with_password(&database)))
 }
@@ -78,7 +78,7 @@ async fn patch(
     params(("id" = String, Path, description = "Its id, the id's first digits, or its name.")),
     responses((status = 200, description = "It is gone.", body = ServerId), Problems))]
 async fn delete(State(state): State<AppState>, Segment(id): Segment) -> Result<Response, Problem> {
-    let id = state.databases().find(&id).await?;
+    let id = state.databases().find(&id)?;
     state.databases().delete(&id).await?;
     Ok(reply(StatusCode::OK, &ServerId { id: id.to_string() }))
 }
@@ -88,7 +88,7 @@ async fn delete(State(state): State<AppState>, Segment(id): Segment) -> Result<R
     params(("id" = String, Path, description = "Its id, the id's first digits, or its name.")),
     responses((status = 200, description = "It runs again.", body = Server), Problems))]
 async fn reset(State(state): State<AppState>, Segment(id): Segment) -> Result<Response, Problem> {
-    let id = state.databases().find(&id).await?;
+    let id = state.databases().find(&id)?;
     let database = state.databases().reset(&id).await?;
     Ok(reply(StatusCode::OK, &Server::with_password(&database)))
 }
@@ -109,8 +109,8 @@ async fn logs(
     let options =
         LogOptions { tail: parameters.one("tail")?, follow: parameters.switch("follow")?, ..LogOptions::default() };
     parameters.finish()?;
-    let id = state.databases().find(&id).await?;
-    let mut lines = state.databases().logs(&id, options).await?;
+    let id = state.databases().find(&id)?;
+    let mut lines = state.databases().logs(&id, options)?;
     // What fails at once is still answered with a status; what fails later can only end the stream.
     let first = match lines.next().now_or_never() {
         Some(Some(Err(error))) => return Err(error.into()),
