@@ -26,7 +26,7 @@ impl Client {
             .map_err(|e| e.to_string())
             .and_then(|url| if url.cannot_be_a_base() || !url.has_host() { Err("no host".into()) } else { Ok(url) })
             .map_err(|e| {
-                Failure::new(format!("{:?} is not the URL of a server: {e}", global.url))
+                Failure::new(format!("--url or ONDEMAND_URL is not the URL of a server: {e}"))
                     .with_hint("write it as http://HOST:PORT")
                     .with_exit(2)
             })?;
@@ -68,7 +68,7 @@ impl Client {
         Err(match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => problem.into(),
             // Something between here and the server, or no server of ours.
-            Err(_) => Failure::new(format!("{} answers {status}", self.base))
+            Err(_) => Failure::new(format!("{} answers {status}", self.name()))
                 .with_hint("check that --url or ONDEMAND_URL names an ondemand server"),
         })
     }
@@ -78,7 +78,7 @@ impl Client {
         let response = self.send(request).await?;
         let body = response.bytes().await.map_err(|e| self.unanswered(e))?;
         serde_json::from_slice(&body).map_err(|e| {
-            Failure::caused(format!("the answer of {} is not understood", self.base), &e)
+            Failure::caused(format!("the answer of {} is not understood", self.name()), &e)
                 .with_hint("check that --url or ONDEMAND_URL names an ondemand server of this version")
         })
     }
@@ -107,17 +107,30 @@ impl Client {
         self.ask(self.request(Method::PATCH, segments).json(body)).await
     }
 
+    /// Returns what the server is called in messages; a password in the URL is none of their business.
+    fn name(&self) -> String {
+        let mut url = self.base.clone();
+        if url.set_username("").and_then(|()| url.set_password(None)).is_err() {
+            return "the server".into();
+        }
+        url.as_str().trim_end_matches('/').to_owned()
+    }
+
     /// Explains why there is no answer.
     pub(crate) fn unanswered(&self, error: reqwest::Error) -> Failure {
         let connecting = error.is_connect();
         // The message names the server already.
         let error = error.without_url();
-        let cause: &dyn std::error::Error = std::error::Error::source(&error).unwrap_or(&error);
+        // Only the last cause says something to people: `Connection refused`.
+        let mut cause: &dyn std::error::Error = &error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
         if connecting {
-            return Failure::caused(format!("no server answers at {}", self.base), cause)
+            return Failure::caused(format!("no server answers at {}", self.name()), cause)
                 .with_hint("start one with `ondemand serve`, or say where it is with --url or ONDEMAND_URL")
                 .with_exit(UNREACHABLE);
         }
-        Failure::caused(format!("the connection to {} broke", self.base), cause).with_exit(UNREACHABLE)
+        Failure::caused(format!("the connection to {} broke", self.name()), cause).with_exit(UNREACHABLE)
     }
 }

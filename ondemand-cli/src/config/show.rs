@@ -16,13 +16,16 @@ pub(crate) fn show(config: &Config) -> Result<String, Failure> {
     toml::to_string(&table).map_err(|e| Failure::caused("writing the configuration", &e))
 }
 
-/// Collects the entries of a section, and leaves out those without a value.
+/// Collects the entries of a section, and leaves out those without a value and sections without entries.
 #[derive(Default)]
 struct Section(Table);
 
 impl Section {
     fn with(mut self, key: &str, value: impl Serialize) -> Result<Self, toml::ser::Error> {
-        self.0.insert(key.into(), Value::try_from(value)?);
+        let value = Value::try_from(value)?;
+        if !value.as_table().is_some_and(Table::is_empty) {
+            self.0.insert(key.into(), value);
+        }
         Ok(self)
     }
 

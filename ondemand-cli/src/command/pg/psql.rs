@@ -11,6 +11,21 @@ use super::Which;
 use crate::client::Client;
 use crate::failure::Failure;
 
+/// What users may have set for another server, and must not change where this goes or how it is reached.
+const FOREIGN: [&str; 11] = [
+    "PGHOSTADDR",
+    "PGSERVICE",
+    "PGPASSFILE",
+    "PGOPTIONS",
+    "PGSSLMODE",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGGSSENCMODE",
+    "PGREQUIREAUTH",
+    "PGCHANNELBINDING",
+    "PGTARGETSESSIONATTRS",
+];
+
 /// Which database, and what psql is told.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -41,12 +56,9 @@ fn psql(server: &Server, arguments: &[OsString]) -> Command {
         .env("PGUSER", &server.user)
         .env("PGDATABASE", &server.dbname)
         .env("PGPASSWORD", server.password.as_deref().unwrap_or_default())
-        // What the user has set for another server must not change where this goes.
-        .env_remove("PGHOSTADDR")
-        .env_remove("PGSERVICE")
-        .env_remove("PGPASSFILE")
-        .env_remove("PGSSLMODE")
-        .env_remove("PGOPTIONS")
         .args(arguments);
+    for name in FOREIGN {
+        command.env_remove(name);
+    }
     command
 }
