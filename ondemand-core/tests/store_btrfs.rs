@@ -6,6 +6,7 @@ mod fixture;
 
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,27 @@ fn volume(name: &str) -> VolumeName {
 
 fn snapshot(name: &str) -> SnapshotName {
     SnapshotName::new(name).unwrap()
+}
+
+/// What [`an_ordinary_user_may_keep_a_store`] tells itself when it runs again as that user: the directory to use.
+const AS_USER: &str = "ONDEMAND_TEST_AS_USER";
+/// The user and group that own nothing.
+const NOBODY: u32 = 65534;
+
+/// Runs the test of that name again, as an ordinary user, over `root`.
+fn run_as_nobody(test: &str, root: &Path) {
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    // The user may not be allowed to where this program is.
+    let program = dir.path().join("test");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let ids = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".into(), "--".into()];
+    let mut command = std::process::Command::new("setpriv");
+    command.args(ids).arg(&program).args(["--exact", test]).env(AS_USER, root).current_dir(dir.path());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("1 passed"), "{said}");
 }
 
 /// Writes random bytes, which nothing can make smaller.
@@ -109,6 +131,43 @@ async fn subvolumes_within_a_volume_are_deleted_with_it() {
     assert!(!made.path.exists());
     store.delete_snapshot(&snapshot("s@1")).await.unwrap();
     assert!(!frozen.path.exists());
+}
+
+#[tokio::test]
+async fn an_ordinary_user_may_keep_a_store() {
+    let Some(root) = std::env::var_os(AS_USER) else {
+        let pool = TestPool::new(256).await;
+        let root = pool.path().join("store");
+        fs::create_dir(&root).unwrap();
+        std::os::unix::fs::chown(&root, Some(NOBODY), Some(NOBODY)).unwrap();
+        run_as_nobody("an_ordinary_user_may_keep_a_store", &root);
+        // Again where a user may not delete subvolumes as such.
+        rustix::mount::unmount(pool.path(), rustix::mount::UnmountFlags::empty()).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        assert!(mount.args(["-o", "loop"]).arg(pool.image()).arg(pool.path()).status().unwrap().success());
+        run_as_nobody("an_ordinary_user_may_keep_a_store", &root);
+        return;
+    };
+    assert!(!rustix::process::geteuid().is_root());
+    let store = Btrfs::open(Path::new(&root)).await.unwrap();
+    let made = store.create_volume(&volume("v"), &Labels::new()).await.unwrap();
+    fs::create_dir_all(made.path.join("dir/locked")).unwrap();
+    fs::write(made.path.join("dir/locked/file"), vec![7; 1 << 20]).unwrap();
+    fs::set_permissions(made.path.join("dir/locked"), fs::Permissions::from_mode(0o500)).unwrap();
+    store.snapshot(&volume("v"), &snapshot("s@1"), &Labels::new()).await.unwrap();
+    let clone = store.clone_snapshot(&snapshot("s@1"), &volume("c"), &Labels::new()).await.unwrap();
+    assert_eq!(fs::read(clone.path.join("dir/locked/file")).unwrap().len(), 1 << 20);
+    libbtrfsutil::create_subvolume(clone.path.join("nested")).unwrap();
+    fs::write(clone.path.join("nested/file"), "x").unwrap();
+    store.sync().await.unwrap();
+    let usage = store.usage().await.unwrap();
+    assert!(usage.volumes.values().all(Option::is_some) && usage.unallocated.is_some(), "{usage:?}");
+    for name in ["v", "c"] {
+        store.delete_volume(&volume(name)).await.unwrap();
+    }
+    store.delete_snapshot(&snapshot("s@1")).await.unwrap();
+    let left = |dir: &str| fs::read_dir(Path::new(&root).join(dir)).unwrap().count();
+    assert_eq!((left("volumes"), left("snapshots")), (0, 0));
 }
 
 #[tokio::test]

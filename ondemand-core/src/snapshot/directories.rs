@@ -124,7 +124,11 @@ impl Directories {
         let inner = Inner { root, medium, volumes, snapshots, locks: Locks::default() };
         for (name, record) in inner.snapshots.list::<SnapshotName>()? {
             if !record.complete || !inner.snapshots.data(name.as_str()).is_dir() {
-                inner.discard(&inner.snapshots, name.as_str())?;
+                tracing::info!(snapshot = %name, "deleting a snapshot that was never finished");
+                if let Err(error) = inner.discard(&inner.snapshots, name.as_str()) {
+                    // It is not listed anyway, and everything else can be used.
+                    tracing::warn!(snapshot = %name, error = error.to_string(), "could not delete it");
+                }
             }
         }
         Ok(Self(Arc::new(inner)))
