@@ -14,7 +14,7 @@ const OPENED: u64 = 1_640_995_200;
 /// How long it is open, until 2025-12-31.
 const SPAN: u64 = 4 * 365 * 86_400;
 /// Bytes of SQL that one person brings, with what that person orders and writes; measured, rounded down.
-const BYTES_A_PERSON: u64 = 1100;
+const BYTES_A_PERSON: u64 = 1050;
 /// How many orders there are for each person, on average.
 const ORDERS_A_PERSON: u64 = 4;
 
