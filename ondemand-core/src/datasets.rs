@@ -1,27 +1,87 @@
 //! Datasets: what databases are cloned from.
 
+mod catalog;
+mod diagnose;
+mod import;
+mod input;
+mod meter;
+mod reconcile;
+mod restore;
+mod sniff;
+mod unpack;
+
+use std::collections::HashSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use time::OffsetDateTime;
 use tokio::io::AsyncRead;
 
 use crate::error::Result;
-use crate::name::{DatasetName, DatasetRef, SnapshotName, Version};
+use crate::name::{AttemptId, DatasetName, DatasetRef, SnapshotName, Version};
+use crate::orchestrator::RunAs;
+use crate::postgres::Installs;
 use crate::progress::Reporter;
 use crate::snapshot::SnapshotStore;
 
 /// Imports, lists and deletes datasets.
 #[derive(Debug, Clone)]
 pub struct Datasets {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     store: Arc<dyn SnapshotStore>,
+    options: DatasetsOptions,
+    live: Mutex<Live>,
+}
+
+/// The imports that run in this process.
+#[derive(Debug, Default)]
+struct Live {
+    datasets: HashSet<DatasetName>,
+    attempts: HashSet<AttemptId>,
 }
 
 /// How datasets are imported.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct DatasetsOptions {}
+pub struct DatasetsOptions {
+    /// The versions of PostgreSQL there are.
+    pub installs: Installs,
+    /// Whom PostgreSQL runs as; see [`os_user`](crate::postgres::os_user).
+    pub user: RunAs,
+    /// Where private unix sockets are made. Its path is short, and `user` can pass through it.
+    pub runtime_dir: PathBuf,
+    /// The data directory (the installation) that owns what is made.
+    pub instance: String,
+    /// How many programs work at a time.
+    pub jobs: usize,
+}
+
+impl DatasetsOptions {
+    /// Makes options with as many jobs as there are processors.
+    pub fn new(installs: Installs, user: RunAs, runtime_dir: impl Into<PathBuf>, instance: impl Into<String>) -> Self {
+        Self {
+            installs,
+            user,
+            runtime_dir: runtime_dir.into(),
+            instance: instance.into(),
+            jobs: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+impl Default for DatasetsOptions {
+    /// Lists and deletes; with no PostgreSQL, an import is [`Unsupported`](crate::Error::Unsupported).
+    fn default() -> Self {
+        let user = RunAs { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        Self::new(Installs::default(), user, std::env::temp_dir(), "default")
+    }
+}
 
 /// A named lineage of data, with its versions.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,7 +155,21 @@ pub struct ImportOptions {
     pub postgres: Option<u32>,
 }
 
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => f.debug_tuple("Path").field(path).finish(),
+            Self::Stream { total, .. } => f.debug_struct("Stream").field("total", total).finish_non_exhaustive(),
+        }
+    }
+}
+
 impl Datasets {
+    /// Takes a store whose snapshots are the datasets.
+    pub fn new(store: Arc<dyn SnapshotStore>, options: DatasetsOptions) -> Self {
+        Self { inner: Arc::new(Inner { store, options, live: Mutex::default() }) }
+    }
+
     /// Restores a dump into a new version of `name`, which need not exist yet.
     ///
     /// # Errors
@@ -106,38 +180,33 @@ impl Datasets {
     /// Dropped, it publishes nothing and leaves nothing.
     pub async fn import(
         &self,
-        _name: &DatasetName,
-        _source: Source,
-        _options: ImportOptions,
-        _reporter: Reporter,
+        name: &DatasetName,
+        source: Source,
+        options: ImportOptions,
+        reporter: Reporter,
     ) -> Result<DatasetSnapshot> {
-        todo!()
+        import::import(&self.inner, name, source, options, reporter).await
     }
 
     /// Returns all datasets in the order of their names.
     pub async fn list(&self) -> Result<Vec<Dataset>> {
-        todo!()
+        catalog::list(&*self.inner.store).await
     }
 
     /// Returns a dataset.
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound).
-    pub async fn get(&self, _name: &DatasetName) -> Result<Dataset> {
-        todo!()
+    pub async fn get(&self, name: &DatasetName) -> Result<Dataset> {
+        catalog::get(&*self.inner.store, name).await
     }
 
     /// Returns the snapshot that `reference` names: that version, or the newest. With no reference, the newest of the only dataset.
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound); [`InvalidInput`](crate::Error::InvalidInput) where there is no reference and several datasets.
-    pub async fn resolve(&self, _reference: Option<&DatasetRef>) -> Result<DatasetSnapshot> {
-        todo!()
-    }
-
-    /// Removes what dead attempts left; returns its names.
-    pub(crate) async fn reconcile(&self) -> Result<Vec<String>> {
-        todo!()
+    pub async fn resolve(&self, reference: Option<&DatasetRef>) -> Result<DatasetSnapshot> {
+        catalog::resolve(&*self.inner.store, reference).await
     }
 
     /// Deletes a dataset, or one version of it.
@@ -147,8 +216,19 @@ impl Datasets {
     ///
     /// # Cancel safety
     /// Calling it again finishes what was begun.
-    pub async fn delete(&self, _reference: &DatasetRef) -> Result<()> {
-        let _ = &self.store;
-        todo!()
+    pub async fn delete(&self, reference: &DatasetRef) -> Result<()> {
+        catalog::delete(&*self.inner.store, reference).await
+    }
+
+    /// Ends what imports of a process that was killed have left running, and deletes their volumes; returns the volumes'
+    /// names. Imports of this process are left alone.
+    ///
+    /// # Errors
+    /// [`Backend`](crate::Error::Backend) if a volume cannot be deleted.
+    ///
+    /// # Cancel safety
+    /// Calling it again finishes what was begun.
+    pub async fn reconcile(&self) -> Result<Vec<String>> {
+        reconcile::reconcile(&self.inner).await
     }
 }

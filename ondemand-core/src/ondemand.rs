@@ -1,13 +1,20 @@
 //! Everything put together.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::Config;
-use crate::databases::Databases;
-use crate::datasets::Datasets;
-use crate::error::Result;
+use crate::config::{Config, OrchestratorKind};
+use crate::databases::{Databases, DatabasesOptions, Programs};
+use crate::datasets::{Datasets, DatasetsOptions};
+use crate::error::{Error, Result};
+use crate::instance::{Instance, check_reachable};
 use crate::janitor::Janitor;
+use crate::orchestrator::{Orchestrator, Process, ProcessOptions};
+use crate::postgres::{Installs, StaticFiles, Wire, os_user};
 use crate::snapshot::SnapshotStore;
+
+mod store;
 
 /// Databases and datasets over one data directory, put together as a [`Config`] says.
 #[derive(Debug, Clone)]
@@ -27,12 +34,97 @@ pub struct Ondemand {
 impl Ondemand {
     /// Opens the data directory, and makes it if need be. One process at a time may have it open.
     ///
-    /// Nothing is started or deleted before [`Janitor::run_once`] is called.
+    /// Nothing is started or deleted before [`Janitor::run_once`] is called; until then no database of an earlier process is known.
     ///
     /// # Errors
-    /// [`Conflict`](crate::Error::Conflict) if another process has it open; [`Unsupported`](crate::Error::Unsupported) for a store or orchestrator that
-    /// this machine cannot offer.
-    pub async fn open(_config: &Config) -> Result<Self> {
-        todo!()
+    /// [`Conflict`](Error::Conflict) if another process has it open; [`Unsupported`](Error::Unsupported) for a store or orchestrator that
+    /// this machine cannot offer, and for a data directory that Postgres's user cannot reach.
+    pub async fn open(config: &Config) -> Result<Self> {
+        Self::open_wrapped(config, |store| store, |orchestrator| orchestrator).await
+    }
+
+    /// As [`Ondemand::open`], with the store and the orchestrator wrapped: for tests that make them fail, and for programs that watch or
+    /// limit what is done.
+    ///
+    /// # Errors
+    /// As [`Ondemand::open`].
+    pub async fn open_wrapped(
+        config: &Config,
+        wrap_store: impl FnOnce(Arc<dyn SnapshotStore>) -> Arc<dyn SnapshotStore>,
+        wrap_orchestrator: impl FnOnce(Arc<dyn Orchestrator>) -> Arc<dyn Orchestrator>,
+    ) -> Result<Self> {
+        config.validate()?;
+        let installs = Installs::discover(config.postgres.bin_dir.as_deref()).await?;
+        let user = os_user(config.postgres.user.as_deref())?;
+        let instance = Instance::open(&config.data_dir)?;
+        let mut notices = Vec::new();
+        let store = wrap_store(store::open(config, &mut notices).await?);
+        let files = config.data_dir.join("postgres");
+        make_passable(&files)?;
+        StaticFiles::write(&files)?;
+        check_reachable(&files.join("postgresql.conf"), user)?;
+        let datasets = Datasets::new(
+            Arc::clone(&store),
+            DatasetsOptions::new(installs.clone(), user, &instance.runtime_dir, &instance.id),
+        );
+        let databases = Databases::new(
+            instance.clone(),
+            wrap_orchestrator(orchestrator(config, &instance)?),
+            Arc::clone(&store),
+            datasets.clone(),
+            Arc::new(Wire::default()),
+            DatabasesOptions {
+                listen: config.databases.listen,
+                host: config.databases.host.clone().unwrap_or_else(|| config.databases.listen.to_string()),
+                ports: config.databases.first_port..=config.databases.last_port,
+                max: config.databases.max.unwrap_or(usize::MAX),
+                default_ttl: config.databases.default_ttl,
+                max_ttl: config.databases.max_ttl,
+                default_dataset: config.databases.default_dataset.clone(),
+                ready_timeout: config.databases.ready_timeout.duration(),
+                settings: config.databases.settings.clone(),
+                user,
+                programs: programs(config, &installs),
+                files,
+            },
+        );
+        let janitor = Janitor::new(databases.clone(), datasets.clone());
+        Ok(Self { databases, datasets, janitor, store, notices })
+    }
+}
+
+/// Makes a directory that others may pass through: Postgres runs as another user.
+fn make_passable(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .map_err(|e| Error::io("data directory", format!("making {}", path.display()), e))
+}
+
+fn orchestrator(config: &Config, instance: &Instance) -> Result<Arc<dyn Orchestrator>> {
+    match config.orchestrator {
+        OrchestratorKind::Process => Ok(Arc::new(Process::new(ProcessOptions {
+            state_dir: config.data_dir.join("stacks"),
+            log_dir: config.data_dir.join("logs"),
+            instance: instance.id.clone(),
+        })?)),
+        OrchestratorKind::Docker => Err(Error::Unsupported {
+            message: "this program was built without Docker".into(),
+            hint: "build it with the feature `docker`".into(),
+        }),
+    }
+}
+
+fn programs(config: &Config, installs: &Installs) -> Programs {
+    match config.orchestrator {
+        OrchestratorKind::Process => Programs::Host(
+            installs.iter().map(|install| (install.major, install.bin_dir.clone())).collect::<BTreeMap<_, _>>(),
+        ),
+        OrchestratorKind::Docker => Programs::Image {
+            image: config.docker.image.clone(),
+            bin_dir: config.docker.bin_dir.to_string_lossy().into_owned(),
+        },
     }
 }

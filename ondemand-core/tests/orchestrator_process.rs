@@ -8,6 +8,52 @@ use futures_util::TryStreamExt;
 use ondemand_core::orchestrator::{LogOptions, Process, ProcessOptions, RunAs, ServiceSpec, ServiceState, StackSpec};
 use ondemand_core::{AttemptId, Labels, Orchestrator, Selector, ServiceName, StackName};
 
+/// The contract.
+mod conformance {
+    use std::sync::Arc;
+
+    use ondemand_core::conformance::orchestrator::{Harness, Program};
+
+    use super::*;
+
+    struct Processes(tempfile::TempDir);
+
+    impl Processes {
+        async fn start() -> Self {
+            Self(tempfile::tempdir().expect("a directory"))
+        }
+    }
+
+    impl Harness for Processes {
+        fn open(&self) -> Arc<dyn Orchestrator> {
+            Arc::new(open(self.0.path()))
+        }
+
+        fn service(&self, name: &str, program: Program) -> ServiceSpec {
+            let mut service = service(name, script(program));
+            if program == Program::Stubborn {
+                service.stop_grace = Duration::from_millis(300);
+            }
+            if program == Program::Missing {
+                service.command = vec!["/no/such/program".into()];
+            }
+            service
+        }
+    }
+
+    fn script(program: Program) -> &'static str {
+        match program {
+            Program::Sleeps | Program::Missing => "exec sleep 1000",
+            Program::Stubborn => "trap '' TERM; while :; do sleep 1000; done",
+            Program::Exits => "exit 3",
+            Program::Prints => "echo one; echo two; echo three; exec sleep 1000",
+            Program::Ticks => "n=0; while :; do echo tick $n; n=$((n + 1)); sleep 0.1; done",
+        }
+    }
+
+    ondemand_core::orchestrator_conformance!(Processes::start());
+}
+
 fn open(dir: &Path) -> Process {
     let options = ProcessOptions { state_dir: dir.join("stacks"), log_dir: dir.join("logs"), instance: instance(dir) };
     Process::new(options).expect("a process orchestrator")

@@ -1,79 +1,231 @@
-//! `Btrfs` on a real file system: a loop-file pool that this program makes and removes. Needs root.
+//! `Btrfs` on a real file system: loop-file pools that this program makes and removes. Needs root.
+#![cfg(feature = "btrfs")]
+
+#[path = "fixtures/pool.rs"]
+mod fixture;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use ondemand_core::snapshot::{Btrfs, SnapshotStore, pool};
-use ondemand_core::{Labels, Selector, Size, SnapshotName, VolumeName};
+use fixture::TestPool;
+use ondemand_core::conformance::store::{Directory, Harness};
+use ondemand_core::snapshot::{Btrfs, FsKind, SnapshotStore, kind_of};
+use ondemand_core::{Code, Error, Labels, Selector, SnapshotName, VolumeName};
 
-/// A pool for one test, gone when it is dropped.
-struct TestPool {
-    dir: tempfile::TempDir,
-    path: PathBuf,
+async fn btrfs() -> Directory {
+    let pool = TestPool::shared().await;
+    Directory::new(&pool.subdirectory(), Btrfs::open, pool).await
 }
 
-impl TestPool {
-    async fn new() -> Self {
-        assert!(rustix::process::geteuid().is_root(), "these tests mount file systems: run them as root");
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("pool");
-        pool::create(pool::PoolSpec::new(&path, Size(512 << 20))).await.expect("a pool");
-        Self { dir, path }
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for TestPool {
-    fn drop(&mut self) {
-        // Lazily, as a test that panics may have files open; the loop device is freed with the last of them.
-        let _ = rustix::mount::unmount(&self.path, rustix::mount::UnmountFlags::DETACH);
-        let _ = fs::remove_file(self.dir.path().join("pool.btrfs"));
-    }
-}
+ondemand_core::store_conformance!(contract, btrfs().await);
+ondemand_core::directory_store_conformance!(contract_in_directories, btrfs().await);
 
 fn volume(name: &str) -> VolumeName {
-    VolumeName::new(name).expect("a name")
+    VolumeName::new(name).unwrap()
 }
 
 fn snapshot(name: &str) -> SnapshotName {
-    SnapshotName::new(name).expect("a name")
+    SnapshotName::new(name).unwrap()
+}
+
+/// What [`an_ordinary_user_may_keep_a_store`] tells itself when it runs again as that user: the directory to use.
+const AS_USER: &str = "ONDEMAND_TEST_AS_USER";
+/// The user and group that own nothing.
+const NOBODY: u32 = 65534;
+
+/// Runs the test of that name again, as an ordinary user, over `root`.
+fn run_as_nobody(test: &str, root: &Path) {
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    // The user may not be allowed to where this program is.
+    let program = dir.path().join("test");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let ids = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".into(), "--".into()];
+    let mut command = std::process::Command::new("setpriv");
+    command.args(ids).arg(&program).args(["--exact", test]).env(AS_USER, root).current_dir(dir.path());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+/// Writes random bytes, which nothing can make smaller.
+fn fill(path: &Path, bytes: usize) -> std::io::Result<()> {
+    let mut random = fs::File::open("/dev/urandom")?;
+    let mut file = fs::File::create(path)?;
+    std::io::copy(&mut std::io::Read::take(&mut random, bytes as u64), &mut file)?;
+    file.flush()?;
+    file.sync_all()
+}
+
+#[tokio::test]
+async fn another_file_system_is_unsupported() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let error = Btrfs::open(dir.path()).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unsupported, "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("pool create")), "{error:?}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert_ne!(kind_of(dir.path()).unwrap(), FsKind::Btrfs);
+    let pool = TestPool::shared().await;
+    assert_eq!(kind_of(&pool.path().join("not/there/yet")).unwrap(), FsKind::Btrfs);
 }
 
 #[tokio::test]
 async fn a_clone_costs_nothing_until_it_is_written() {
-    let pool = TestPool::new().await;
-    let store = Btrfs::open(pool.path()).await.expect("a store");
-    let source = store.create_volume(&volume("source"), &Labels::new()).await.expect("a volume");
-    fs::write(source.path.join("data"), vec![7; 20 << 20]).expect("written");
-    store.snapshot(&volume("source"), &snapshot("data@1"), &Labels::new()).await.expect("a snapshot");
-    store.delete_volume(&volume("source")).await.expect("deleted");
-    let clone = store.clone_snapshot(&snapshot("data@1"), &volume("clone"), &Labels::new()).await.expect("a clone");
-    store.sync().await.expect("synced");
-    let usage = store.usage().await.expect("a usage");
-    let fresh = usage.volumes[&volume("clone")].expect("counted");
+    let pool = TestPool::new(512).await;
+    let store = Btrfs::open(pool.path()).await.unwrap();
+    let source = store.create_volume(&volume("source"), &Labels::new()).await.unwrap();
+    fill(&source.path.join("data"), 20 << 20).unwrap();
+    store.snapshot(&volume("source"), &snapshot("data@1"), &Labels::new()).await.unwrap();
+    let own = async |name: &str| {
+        store.sync().await.unwrap();
+        store.usage().await.unwrap().volumes[&volume(name)].expect("counted")
+    };
+    assert!(own("source").await >= 20 << 20);
+    assert!(store.usage().await.unwrap().snapshots[&snapshot("data@1")].expect("counted") < 1 << 20);
+    store.delete_volume(&volume("source")).await.unwrap();
+    let clone = store.clone_snapshot(&snapshot("data@1"), &volume("clone"), &Labels::new()).await.unwrap();
+    let fresh = own("clone").await;
     assert!(fresh < 256 << 10, "a fresh clone has {fresh} bytes of its own");
-    assert!(usage.snapshots[&snapshot("data@1")].expect("counted") >= 20 << 20, "{usage:?}");
-    assert!(usage.unallocated.is_some_and(|free| free > 0 && free < usage.total), "{usage:?}");
-    fs::write(clone.path.join("more"), vec![8; 8 << 20]).expect("written");
-    store.sync().await.expect("synced");
-    let written = store.usage().await.expect("a usage").volumes[&volume("clone")].expect("counted");
+    fill(&clone.path.join("more"), 8 << 20).unwrap();
+    let written = own("clone").await;
     assert!((8 << 20..10 << 20).contains(&written), "{written}");
-    let mut times = Vec::new();
-    for i in 0..20 {
-        let start = Instant::now();
-        store.clone_snapshot(&snapshot("data@1"), &volume(&format!("c{i}")), &Labels::new()).await.expect("a clone");
-        let ours = start.elapsed();
-        let start = Instant::now();
-        libbtrfsutil::CreateSnapshotOptions::new()
-            .create(pool.path().join("snapshots/data@1"), pool.path().join(format!("bare{i}")))
-            .expect("x");
-        times.push((ours, start.elapsed()));
+
+    let usage = store.usage().await.unwrap();
+    assert_eq!((usage.method.as_str(), usage.copy_on_write), ("BTRFS snapshots", true));
+    // The snapshot answers for what its deleted volume had written.
+    assert!(usage.snapshots[&snapshot("data@1")].expect("counted") >= 20 << 20, "{usage:?}");
+    assert_eq!(usage.total, 512 << 20);
+    assert!(usage.unallocated.is_some_and(|free| free > 0 && free < usage.total), "{usage:?}");
+    assert!(usage.used >= 28 << 20, "{usage:?}");
+}
+
+#[tokio::test]
+async fn without_quotas_own_bytes_are_not_known() {
+    use std::os::fd::AsFd;
+    let pool = TestPool::new(256).await;
+    btrfs_uapi::quota::quota_disable(fs::File::open(pool.path()).unwrap().as_fd()).unwrap();
+    let store = Btrfs::open(pool.path()).await.unwrap();
+    store.create_volume(&volume("a"), &Labels::new()).await.unwrap();
+    let usage = store.usage().await.unwrap();
+    assert_eq!(usage.volumes[&volume("a")], None);
+    assert!(usage.unallocated.is_some());
+}
+
+#[tokio::test]
+async fn subvolumes_within_a_volume_are_deleted_with_it() {
+    let h = btrfs().await;
+    let store = h.store();
+    let made = store.create_volume(&volume("a"), &Labels::new()).await.unwrap();
+    fs::create_dir(made.path.join("dir")).unwrap();
+    for nested in ["nested", "nested/inner", "dir/nested"] {
+        libbtrfsutil::create_subvolume(made.path.join(nested)).unwrap();
+        fs::write(made.path.join(nested).join("file"), "x").unwrap();
     }
-    println!("{times:?}");
-    assert_eq!(store.volumes(&Selector::all()).await.expect("a list").len(), 21);
-    drop(store);
+    let frozen = store.snapshot(&volume("a"), &snapshot("s@1"), &Labels::new()).await.unwrap();
+    assert_eq!(fs::read_dir(frozen.path.join("nested")).unwrap().count(), 0);
+    store.delete_volume(&volume("a")).await.unwrap();
+    assert!(!made.path.exists());
+    store.delete_snapshot(&snapshot("s@1")).await.unwrap();
+    assert!(!frozen.path.exists());
+}
+
+#[tokio::test]
+async fn an_ordinary_user_may_keep_a_store() {
+    let Some(root) = std::env::var_os(AS_USER) else {
+        let pool = TestPool::new(256).await;
+        let root = pool.path().join("store");
+        fs::create_dir(&root).unwrap();
+        std::os::unix::fs::chown(&root, Some(NOBODY), Some(NOBODY)).unwrap();
+        run_as_nobody("an_ordinary_user_may_keep_a_store", &root);
+        // Again where a user may not delete subvolumes as such.
+        rustix::mount::unmount(pool.path(), rustix::mount::UnmountFlags::empty()).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        assert!(mount.args(["-o", "loop"]).arg(pool.image()).arg(pool.path()).status().unwrap().success());
+        run_as_nobody("an_ordinary_user_may_keep_a_store", &root);
+        return;
+    };
+    assert!(!rustix::process::geteuid().is_root());
+    let store = Btrfs::open(Path::new(&root)).await.unwrap();
+    let made = store.create_volume(&volume("v"), &Labels::new()).await.unwrap();
+    fs::create_dir_all(made.path.join("dir/locked")).unwrap();
+    fs::write(made.path.join("dir/locked/file"), vec![7; 1 << 20]).unwrap();
+    fs::set_permissions(made.path.join("dir/locked"), fs::Permissions::from_mode(0o500)).unwrap();
+    store.snapshot(&volume("v"), &snapshot("s@1"), &Labels::new()).await.unwrap();
+    let clone = store.clone_snapshot(&snapshot("s@1"), &volume("c"), &Labels::new()).await.unwrap();
+    assert_eq!(fs::read(clone.path.join("dir/locked/file")).unwrap().len(), 1 << 20);
+    libbtrfsutil::create_subvolume(clone.path.join("nested")).unwrap();
+    fs::write(clone.path.join("nested/file"), "x").unwrap();
+    store.sync().await.unwrap();
+    let usage = store.usage().await.unwrap();
+    assert!(usage.volumes.values().all(Option::is_some) && usage.unallocated.is_some(), "{usage:?}");
+    for name in ["v", "c"] {
+        store.delete_volume(&volume(name)).await.unwrap();
+    }
+    store.delete_snapshot(&snapshot("s@1")).await.unwrap();
+    let left = |dir: &str| fs::read_dir(Path::new(&root).join(dir)).unwrap().count();
+    assert_eq!((left("volumes"), left("snapshots")), (0, 0));
+}
+
+#[tokio::test]
+async fn a_snapshot_cannot_be_written_to() {
+    let h = btrfs().await;
+    let store = h.store();
+    store.create_volume(&volume("v"), &Labels::new()).await.unwrap();
+    let frozen = store.snapshot(&volume("v"), &snapshot("s@1"), &Labels::new()).await.unwrap();
+    let error = fs::write(frozen.path.join("file"), "x").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ReadOnlyFilesystem);
+    // Each is a subvolume beside the others, none within another.
+    for path in [h.root().join("volumes/v"), frozen.path] {
+        assert!(libbtrfsutil::is_subvolume(path).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_full_pool_is_out_of_space_and_can_be_emptied() {
+    let pool = TestPool::new(256).await;
+    let store = Btrfs::open(pool.path()).await.unwrap();
+    let source = store.create_volume(&volume("v"), &Labels::new()).await.unwrap();
+    fill(&source.path.join("data"), 8 << 20).unwrap();
+    store.snapshot(&volume("v"), &snapshot("s@1"), &Labels::new()).await.unwrap();
+    let clog = source.path.join("clog");
+    fs::create_dir(&clog).unwrap();
+    let error = fill(&source.path.join("fill"), 512 << 20).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageFull);
+    // Metadata is full last: small files take the room that is left to it.
+    let clogged = (0..2_000_000).find_map(|i| fs::write(clog.join(format!("{i}")), [7; 2000]).err()).unwrap();
+    assert_eq!(clogged.kind(), ErrorKind::StorageFull);
+
+    // Whether there is room for one more clone is for BTRFS to say; what it says must be told right.
+    let mut refused = false;
+    for i in 0..100 {
+        match store.clone_snapshot(&snapshot("s@1"), &volume(&format!("c{i}")), &Labels::new()).await {
+            Ok(made) => assert!(made.complete),
+            Err(Error::OutOfSpace { .. }) => refused = true,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    let listed = store.volumes(&Selector::all()).await.unwrap();
+    assert!(listed.iter().all(|v| v.complete), "{listed:?}");
+    assert!(refused, "a full pool took 100 clones");
+
+    for volume in listed {
+        store.delete_volume(&volume.name).await.unwrap();
+    }
+    assert_eq!(store.volumes(&Selector::all()).await.unwrap(), []);
+    // Room comes back in the background; there is no event for it but asking.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        store.sync().await.unwrap();
+        match store.clone_snapshot(&snapshot("s@1"), &volume("again"), &Labels::new()).await {
+            Ok(made) => break assert!(made.path.join("data").exists()),
+            Err(Error::OutOfSpace { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
 }

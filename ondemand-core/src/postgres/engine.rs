@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_postgres::NoTls;
 
-use super::{ADMIN, Notify, USER};
+use super::{ADMIN_ROLE, Notify, USER};
 use crate::error::{Error, Result};
 
 /// Where a server can be reached by this process.
@@ -60,7 +60,7 @@ impl Wire {
         let (client, connection) = tokio_postgres::Config::new()
             .host_path(&server.run_dir)
             .port(server.port)
-            .user(ADMIN)
+            .user(ADMIN_ROLE)
             .dbname(&server.dbname)
             .application_name("ondemand")
             .connect(NoTls)

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-use super::record::{Record, Shelf};
+use super::record::{Catalog, Record};
 use super::{Snapshot, Usage, Volume};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
@@ -111,27 +111,31 @@ pub(super) struct Directories(Arc<Inner>);
 struct Inner {
     root: PathBuf,
     medium: Box<dyn Medium>,
-    volumes: Shelf,
-    snapshots: Shelf,
+    volumes: Catalog,
+    snapshots: Catalog,
     locks: Locks,
 }
 
 impl Directories {
     /// Opens the store at `root`, which exists, and removes what a dead process left of snapshots. Blocks.
     pub(super) fn open(root: PathBuf, medium: Box<dyn Medium>) -> Result<Self> {
-        let volumes = Shelf::open(root.join("volumes"), medium.backend())?;
-        let snapshots = Shelf::open(root.join("snapshots"), medium.backend())?;
+        let volumes = Catalog::open(root.join("volumes"), medium.backend())?;
+        let snapshots = Catalog::open(root.join("snapshots"), medium.backend())?;
         let inner = Inner { root, medium, volumes, snapshots, locks: Locks::default() };
         for (name, record) in inner.snapshots.list::<SnapshotName>()? {
             if !record.complete || !inner.snapshots.data(name.as_str()).is_dir() {
-                inner.discard(&inner.snapshots, name.as_str())?;
+                tracing::info!(snapshot = %name, "deleting a snapshot that was never finished");
+                if let Err(error) = inner.discard(&inner.snapshots, name.as_str()) {
+                    // It is not listed anyway, and everything else can be used.
+                    tracing::warn!(snapshot = %name, error = error.to_string(), "could not delete it");
+                }
             }
         }
         Ok(Self(Arc::new(inner)))
     }
 
     pub(super) async fn create_volume(&self, name: &VolumeName, labels: &Labels) -> Result<Volume> {
-        self.refuse_taken(&self.0.volumes, Kind::Volume, name.as_str())?;
+        refuse_taken(&self.0.volumes, Kind::Volume, name.as_str())?;
         let lock = self.0.locks.write(Kind::Volume, name.as_str()).await;
         let (name, record) = (name.clone(), Record::begun(labels, None));
         self.blocking(move |inner, cancel| {
@@ -148,7 +152,7 @@ impl Directories {
         name: &VolumeName,
         labels: &Labels,
     ) -> Result<Volume> {
-        self.refuse_taken(&self.0.volumes, Kind::Volume, name.as_str())?;
+        refuse_taken(&self.0.volumes, Kind::Volume, name.as_str())?;
         let lock = self.0.locks.write(Kind::Volume, name.as_str()).await;
         let source_lock = self.0.locks.read(Kind::Snapshot, snapshot.as_str()).await;
         let (snapshot, name, record) = (snapshot.clone(), name.clone(), Record::begun(labels, Some(snapshot.clone())));
@@ -167,7 +171,7 @@ impl Directories {
     }
 
     pub(super) async fn snapshot(&self, volume: &VolumeName, name: &SnapshotName, labels: &Labels) -> Result<Snapshot> {
-        self.refuse_taken(&self.0.snapshots, Kind::Snapshot, name.as_str())?;
+        refuse_taken(&self.0.snapshots, Kind::Snapshot, name.as_str())?;
         let source_lock = self.0.locks.read(Kind::Volume, volume.as_str()).await;
         let lock = self.0.locks.write(Kind::Snapshot, name.as_str()).await;
         let (volume, name, record) = (volume.clone(), name.clone(), Record::begun(labels, None));
@@ -248,11 +252,6 @@ impl Directories {
         .await
     }
 
-    /// Answers at once what the lock would answer only when the first one is done: a copy takes its time.
-    fn refuse_taken(&self, shelf: &Shelf, kind: Kind, name: &str) -> Result<()> {
-        if shelf.exists(name)? { Err(Error::already_exists(kind, name)) } else { Ok(()) }
-    }
-
     /// Runs blocking work. If the future is dropped the work is told to stop, keeps its locks, and undoes what it did.
     async fn blocking<T: Send + 'static>(
         &self,
@@ -270,6 +269,11 @@ impl Directories {
     }
 }
 
+/// Answers at once what the lock would answer only when the first one is done: a copy takes its time.
+fn refuse_taken(catalog: &Catalog, kind: Kind, name: &str) -> Result<()> {
+    if catalog.exists(name)? { Err(Error::already_exists(kind, name)) } else { Ok(()) }
+}
+
 impl Inner {
     /// Makes one thing in the order that this module is about, and undoes it if it fails.
     fn build(
@@ -281,51 +285,51 @@ impl Inner {
         make: impl FnOnce(&Path, &mut Record) -> Result<()>,
     ) -> Result<Record> {
         let durable = kind == Kind::Snapshot;
-        let shelf = if durable { &self.snapshots } else { &self.volumes };
-        let data = shelf.data(name);
+        let catalog = if durable { &self.snapshots } else { &self.volumes };
+        let data = catalog.data(name);
         // Looked for first: a record written next to what is not ours would claim it, should we die here.
-        if data.symlink_metadata().is_ok() || !shelf.create(name, &record)? {
+        if data.symlink_metadata().is_ok() || !catalog.create(name, &record)? {
             return Err(Error::already_exists(kind, name));
         }
         let outcome = make(&data, &mut record).and_then(|()| cancel.check()).and_then(|()| {
             record.complete = true;
-            shelf.replace(name, &record, durable)
+            catalog.replace(name, &record, durable)
         });
         match outcome {
             Ok(()) => Ok(record),
             Err(error) => {
-                self.undo(shelf, name, &data, &error);
+                self.undo(catalog, name, &data, &error);
                 Err(error)
             }
         }
     }
 
-    fn undo(&self, shelf: &Shelf, name: &str, data: &Path, error: &Error) {
+    fn undo(&self, catalog: &Catalog, name: &str, data: &Path, error: &Error) {
         // Something was there after all: not ours.
         let ours = !matches!(error, Error::AlreadyExists { .. });
         let undone = if ours { self.medium.remove(data) } else { Ok(()) };
-        if let Err(error) = undone.and_then(|()| shelf.remove(name)) {
+        if let Err(error) = undone.and_then(|()| catalog.remove(name)) {
             // The record stays and says that it is incomplete, so it can be deleted later.
             tracing::warn!(path = %data.display(), error = error.to_string(), "could not undo a failed creation");
         }
     }
 
-    fn discard(&self, shelf: &Shelf, name: &str) -> Result<()> {
-        if !shelf.exists(name)? {
+    fn discard(&self, catalog: &Catalog, name: &str) -> Result<()> {
+        if !catalog.exists(name)? {
             return Ok(());
         }
         // A record that cannot be read belongs to something of ours all the same.
-        if let Ok(Some(record)) = shelf.read(name)
+        if let Ok(Some(record)) = catalog.read(name)
             && record.complete
         {
-            match shelf.replace(name, &Record { complete: false, ..record }, false) {
+            match catalog.replace(name, &Record { complete: false, ..record }, false) {
                 // Deleting must work above all when the disk is full.
                 Ok(()) | Err(Error::OutOfSpace { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        self.medium.remove(&shelf.data(name))?;
-        shelf.remove(name)
+        self.medium.remove(&catalog.data(name))?;
+        catalog.remove(name)
     }
 
     fn volume(&self, name: VolumeName, record: Record) -> Volume {

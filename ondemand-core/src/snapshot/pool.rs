@@ -65,6 +65,15 @@ pub fn default_image(path: &Path) -> PathBuf {
     image.into()
 }
 
+/// Returns the size for a pool in a file in the directory `dir`: nine tenths of what is free there.
+///
+/// # Errors
+/// [`Error::Backend`] if the file system does not answer.
+pub fn default_size(dir: &Path) -> Result<Size> {
+    let (_, _, free) = probe::space(dir, BACKEND)?;
+    Ok(Size(free / 10 * 9))
+}
+
 /// Makes a pool and mounts it. If anything fails, all that was done before is undone.
 ///
 /// # Errors
@@ -339,7 +348,7 @@ fn first_content(path: &Path) -> Result<Option<String>> {
         if name != "volumes" && name != "snapshots" {
             return Ok(Some(name.display().to_string()));
         }
-        for inner in fs::read_dir(path.join(&name)).map_err(error)? {
+        if let Some(inner) = fs::read_dir(path.join(&name)).map_err(error)?.next() {
             let inner = inner.map_err(error)?.file_name();
             return Ok(Some(format!("{}/{}", name.display(), inner.display())));
         }

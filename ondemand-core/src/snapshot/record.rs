@@ -46,14 +46,14 @@ impl Record {
 
 /// One directory of records and what they describe.
 #[derive(Debug)]
-pub(super) struct Shelf {
+pub(super) struct Catalog {
     dir: PathBuf,
     backend: &'static str,
     /// Tells the temporary files of concurrent writers apart.
     counter: AtomicU64,
 }
 
-impl Shelf {
+impl Catalog {
     /// Opens the directory, makes it if need be, and removes the temporary files of a process that died.
     pub(super) fn open(dir: PathBuf, backend: &'static str) -> Result<Self> {
         // Others must get through to the volumes they own, and need not see what else there is.
@@ -63,16 +63,16 @@ impl Shelf {
             }
             _ => {}
         }
-        let shelf = Self { dir, backend, counter: AtomicU64::new(0) };
-        for name in shelf.file_names()? {
+        let catalog = Self { dir, backend, counter: AtomicU64::new(0) };
+        for name in catalog.file_names()? {
             if name.starts_with('.') && name.ends_with(TEMPORARY) {
-                let path = shelf.dir.join(&name);
+                let path = catalog.dir.join(&name);
                 if path.symlink_metadata().is_ok_and(|m| m.is_file()) {
-                    shelf.ignore_missing(fs::remove_file(&path), "removing a temporary file")?;
+                    catalog.ignore_missing(fs::remove_file(&path), "removing a temporary file")?;
                 }
             }
         }
-        Ok(shelf)
+        Ok(catalog)
     }
 
     /// Returns where the data of `name` is.
@@ -212,38 +212,38 @@ mod tests {
     use super::*;
     use crate::name::VolumeName;
 
-    fn shelf(dir: &Path) -> Shelf {
-        Shelf::open(dir.join("volumes"), "test").expect("a shelf")
+    fn open(dir: &Path) -> Catalog {
+        Catalog::open(dir.join("volumes"), "test").expect("a catalogue")
     }
 
     fn record(value: &str) -> Record {
         Record::begun(&Labels::new().with("who", value).expect("a label"), None)
     }
 
-    fn names(shelf: &Shelf) -> Vec<String> {
-        let listed = shelf.list::<VolumeName>().expect("a list");
+    fn names(catalog: &Catalog) -> Vec<String> {
+        let listed = catalog.list::<VolumeName>().expect("a list");
         listed.into_iter().map(|(name, _)| name.to_string()).collect()
     }
 
     #[test]
     fn of_many_racers_one_wins_and_its_record_stays() {
         let dir = tempfile::tempdir().expect("a directory");
-        let shelf = shelf(dir.path());
+        let catalog = open(dir.path());
         let barrier = Barrier::new(8);
         let winners = std::thread::scope(|scope| {
             let racers: Vec<_> = (0..8)
                 .map(|i| {
-                    let (shelf, barrier) = (&shelf, &barrier);
+                    let (catalog, barrier) = (&catalog, &barrier);
                     scope.spawn(move || {
                         barrier.wait();
-                        shelf.create("a", &record(&i.to_string())).expect("an answer").then_some(i)
+                        catalog.create("a", &record(&i.to_string())).expect("an answer").then_some(i)
                     })
                 })
                 .collect();
             racers.into_iter().filter_map(|racer| racer.join().expect("no panic")).collect::<Vec<_>>()
         });
         assert_eq!(winners.len(), 1);
-        let kept = shelf.read("a").expect("readable").expect("there");
+        let kept = catalog.read("a").expect("readable").expect("there");
         assert_eq!(kept.labels.get("who"), Some(winners[0].to_string().as_str()));
         assert_eq!(
             fs::read_dir(dir.path().join("volumes")).expect("a directory").count(),
@@ -255,20 +255,20 @@ mod tests {
     #[test]
     fn a_record_survives_being_written() {
         let dir = tempfile::tempdir().expect("a directory");
-        let shelf = shelf(dir.path());
+        let catalog = open(dir.path());
         let mut record = record("é \"quoted\" \\");
         record.snapshot = Some(SnapshotName::new("production@1").expect("a name"));
-        assert!(shelf.create("a", &record).expect("created"));
-        assert_eq!(shelf.read("a").expect("readable"), Some(record.clone()));
+        assert!(catalog.create("a", &record).expect("created"));
+        assert_eq!(catalog.read("a").expect("readable"), Some(record.clone()));
         record.complete = true;
-        shelf.replace("a", &record, true).expect("replaced");
-        assert_eq!(shelf.read("a").expect("readable"), Some(record));
+        catalog.replace("a", &record, true).expect("replaced");
+        assert_eq!(catalog.read("a").expect("readable"), Some(record));
     }
 
     #[test]
     fn garbage_is_passed_over_and_temporary_files_are_removed() {
         let dir = tempfile::tempdir().expect("a directory");
-        let first = shelf(dir.path());
+        let first = open(dir.path());
         assert!(first.create("good", &record("x")).expect("created"));
         let volumes = dir.path().join("volumes");
         for (name, text) in
@@ -279,7 +279,7 @@ mod tests {
         fs::create_dir(volumes.join("dir.json")).expect("a directory");
         fs::create_dir(volumes.join(".theirs.tmp")).expect("a directory");
         assert_eq!(names(&first), ["good"]);
-        let again = shelf(dir.path());
+        let again = open(dir.path());
         assert_eq!(names(&again), ["good"]);
         assert!(!volumes.join(".good.7.tmp").exists());
         assert!(volumes.join(".theirs.tmp").exists());

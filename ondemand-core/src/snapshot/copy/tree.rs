@@ -159,7 +159,7 @@ impl Copier<'_> {
         self.cancel.check().map_err(|_| Failure::Cancelled)?;
         let kind = job.metadata.file_type();
         if kind.is_dir() {
-            return self.entries(job).map_err(|e| failure(&job.source, e));
+            return entries(job).map_err(|e| failure(&job.source, e));
         }
         if kind.is_symlink() {
             fs::read_link(&job.source)
@@ -172,20 +172,6 @@ impl Copier<'_> {
             tracing::warn!(path = %job.source.display(), "left out of a copy: it is neither file, directory nor link");
         }
         Ok(Vec::new())
-    }
-
-    fn entries(&self, job: &Job) -> io::Result<Vec<Job>> {
-        let mut entries = Vec::new();
-        for entry in fs::read_dir(&job.source)? {
-            let entry = entry?;
-            let metadata = entry.metadata()?;
-            let target = job.target.join(entry.file_name());
-            if metadata.is_dir() {
-                make_dir(&target)?;
-            }
-            entries.push(Job { source: entry.path(), target, metadata });
-        }
-        Ok(entries)
     }
 
     fn copy_file(&self, job: &Job) -> Result<(), Failure> {
@@ -247,6 +233,21 @@ impl Copier<'_> {
         }
         Ok(())
     }
+}
+
+/// Makes the directories in a directory, and returns all that is in it.
+fn entries(job: &Job) -> io::Result<Vec<Job>> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(&job.source)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        let target = job.target.join(entry.file_name());
+        if metadata.is_dir() {
+            make_dir(&target)?;
+        }
+        entries.push(Job { source: entry.path(), target, metadata });
+    }
+    Ok(entries)
 }
 
 /// Shares the blocks of `source` with `target`. Tells `false` if these two files cannot.

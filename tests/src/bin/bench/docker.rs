@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 
+use crate::first_query;
 use crate::floor::Floor;
-use crate::server::query;
 
 /// A Docker Engine and the image to run on it.
 pub(crate) struct Engine {
@@ -17,7 +17,10 @@ pub(crate) struct Engine {
 impl Engine {
     /// Returns the engine that the test machinery announces.
     pub(crate) fn from_environment() -> Option<Self> {
-        Some(Self { host: std::env::var("ONDEMAND_TEST_DOCKER_HOST").ok()?, image: std::env::var("ONDEMAND_TEST_IMAGE").ok()? })
+        Some(Self {
+            host: std::env::var("ONDEMAND_TEST_DOCKER_HOST").ok()?,
+            image: std::env::var("ONDEMAND_TEST_IMAGE").ok()?,
+        })
     }
 
     /// Returns the time from nothing to the first answer.
@@ -57,7 +60,7 @@ impl Engine {
     async fn answered(&self, url: &str) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            match query(url).await {
+            match first_query(url).await {
                 Ok(()) => return Ok(()),
                 Err(error) => ensure!(Instant::now() < deadline, "no answer within 30 s: {error}"),
             }

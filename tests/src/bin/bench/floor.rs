@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tokio::net::UnixDatagram;
 
-use crate::server::{Server, query};
+use ondemand_tests::Server;
+
+use crate::first_query;
 
 /// A snapshot that knows a password, and the command line of a server that this project started.
 pub(crate) struct Floor {
@@ -47,10 +49,9 @@ impl Drop for Bare {
 
 impl Floor {
     /// Makes a database, reads how its Postgres was started, ends it cleanly, and keeps a snapshot of it.
-    pub(crate) async fn prepare(server: &Server, dataset: &str) -> Result<Self> {
-        let database = server.create(dataset).await?;
-        database.first_query().await?;
-        let volume = newest_volume(&server.pool().join("volumes"))?;
+    pub(crate) async fn prepare(server: &Server, home: &Path, dataset: &str) -> Result<Self> {
+        let database = crate::create(server, dataset).await?;
+        let volume = newest_volume(&home.join("pool").join("volumes"))?;
         let pid_file = std::fs::read_to_string(volume.join("postmaster.pid"))?;
         // In a container the pid is the container's, so the command line is looked for by its data directory.
         let (pid, command) = find_postgres(&volume).with_context(|| format!("no Postgres runs on {pid_file}"))?;
@@ -70,11 +71,11 @@ impl Floor {
             ensure!(Instant::now() < deadline, "Postgres did not shut down");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let snapshot = server.pool().join("floor");
+        let snapshot = home.join("pool").join("floor");
         libbtrfsutil::CreateSnapshotOptions::new().readonly(true).create(&volume, &snapshot)?;
-        server.delete(&database).await?;
+        server.delete(&database.id).await?;
         Ok(Self {
-            pool: server.pool(),
+            pool: home.join("pool"),
             snapshot,
             command,
             data: volume.to_string_lossy().into_owned(),
@@ -158,7 +159,7 @@ impl Floor {
                 break;
             }
         }
-        query(&self.url(port)).await?;
+        first_query(&self.url(port)).await?;
         Ok(bare)
     }
 }
@@ -177,8 +178,11 @@ fn find_postgres(volume: &Path) -> Result<(rustix::process::Pid, Vec<String>)> {
         let path = entry?.path();
         let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else { continue };
         let Ok(command) = std::fs::read(path.join("cmdline")) else { continue };
-        let command: Vec<String> =
-            command.split(|&b| b == 0).filter(|a| !a.is_empty()).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
+        let command: Vec<String> = command
+            .split(|&b| b == 0)
+            .filter(|a| !a.is_empty())
+            .map(|a| String::from_utf8_lossy(a).into_owned())
+            .collect();
         let is_postgres = command.first().is_some_and(|program| program.ends_with("/postgres"));
         if is_postgres && command.iter().any(|argument| *argument == volume) {
             return Ok((rustix::process::Pid::from_raw(pid).context("a pid")?, command));

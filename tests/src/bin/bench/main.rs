@@ -6,17 +6,16 @@
 mod docker;
 mod floor;
 mod report;
-mod server;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::try_join_all;
 
 use floor::Floor;
+use ondemand_tests::{Database, Home, Server, ServerOptions, query};
 use report::{Report, Samples, milliseconds};
-use server::{Database, Server};
 
 struct Arguments {
     large: u64,
@@ -44,25 +43,23 @@ fn arguments() -> Result<Arguments> {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = arguments()?;
-    let binary = std::env::var_os("ONDEMAND_BENCH_BINARY").map_or_else(|| PathBuf::from("target/release/ondemand"), PathBuf::from);
-    // Below /var/tmp, which is on a disk where /tmp may be memory.
-    let home = tempfile::Builder::new().prefix("ondemand-bench-").tempdir_in("/var/tmp")?;
     let mut report = Report::default();
 
-    let server = Server::start(&binary, &home.path().join("process"), "process").await?;
-    server.import("small", 100 * MIB).await?;
-    server.import("large", arguments.large).await?;
-    let measured = databases(&server, &arguments, &mut report).await;
+    let home = Home::new()?;
+    let server = Server::start(home.path(), &options("process", arguments.large)).await?;
+    import(&server, "small", 100 * MIB).await?;
+    import(&server, "large", arguments.large).await?;
+    databases(&server, home.path(), &arguments, &mut report).await?;
     server.stop().await?;
-    measured?;
+    drop(home);
 
     match docker::Engine::from_environment() {
         Some(engine) => {
-            let server = Server::start(&binary, &home.path().join("docker"), "docker").await?;
-            server.import("small", 100 * MIB).await?;
-            let measured = in_containers(&server, &engine, &arguments, &mut report).await;
+            let home = Home::new()?;
+            let server = Server::start(home.path(), &options("docker", arguments.large)).await?;
+            import(&server, "small", 100 * MIB).await?;
+            in_containers(&server, home.path(), &engine, &arguments, &mut report).await?;
             server.stop().await?;
-            measured?;
         }
         None => report.note("Docker: not measured; ONDEMAND_TEST_DOCKER_HOST and ONDEMAND_TEST_IMAGE are not set"),
     }
@@ -70,9 +67,47 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+fn options(orchestrator: &'static str, large: u64) -> ServerOptions {
+    let size = format!("{}G", 8 + 3 * (large >> 30));
+    ServerOptions {
+        orchestrator,
+        ports: (21_000, 21_999),
+        arguments: vec!["--pool-size".into(), size],
+        ..ServerOptions::default()
+    }
+}
+
+/// Imports a dataset of about `bytes`, which Postgres fills by itself.
+async fn import(server: &Server, name: &str, bytes: u64) -> Result<()> {
+    // A row takes about 1 kB, nearly all of it one text.
+    let rows = bytes / 1100;
+    let text = (0..31).map(|part| format!("md5((n * 31 + {part})::text)")).collect::<Vec<_>>().join(" || ");
+    let sql = format!(
+        "CREATE TABLE facts (id bigint, body text);
+         ALTER TABLE facts ALTER COLUMN body SET STORAGE PLAIN;
+         INSERT INTO facts SELECT n, {text} FROM generate_series(1, {rows}) n;
+         ALTER TABLE facts ADD PRIMARY KEY (id);"
+    );
+    let imported = server.import(name, sql).await?;
+    eprintln!("imported {name}: {imported}");
+    Ok(())
+}
+
+async fn create(server: &Server, dataset: &str) -> Result<Database> {
+    let database = server.create(serde_json::json!({ "Dataset": dataset })).await?;
+    first_query(&database.url).await?;
+    Ok(database)
+}
+
+/// Connects as a user would, and asks for something.
+async fn first_query(url: &str) -> Result<()> {
+    ensure!(query(url, "SELECT count(*) > 0 FROM pg_class").await? == "t", "there are no tables");
+    Ok(())
+}
+
 /// Measures child processes on BTRFS.
-async fn databases(server: &Server, arguments: &Arguments, report: &mut Report) -> Result<()> {
-    let floor = Floor::prepare(server, "small").await?;
+async fn databases(server: &Server, home: &Path, arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let floor = Floor::prepare(server, home, "small").await?;
     let (mut bare, mut created, mut small, mut large) = <(Samples, Samples, Samples, Samples)>::default();
     // One of each in turn, so that whatever else the machine does meets all alike; the first round warms up.
     for round in 0..=arguments.rounds {
@@ -104,8 +139,7 @@ async fn live(server: &Server, arguments: &Arguments, report: &mut Report) -> Re
     let outcome = async {
         for number in 0..arguments.live {
             let begun = Instant::now();
-            let database = server.create("small").await?;
-            database.first_query().await?;
+            let database = create(server, "small").await?;
             let took = begun.elapsed();
             first.add(number < edge, took);
             last.add(number >= arguments.live - edge, took);
@@ -116,7 +150,7 @@ async fn live(server: &Server, arguments: &Arguments, report: &mut Report) -> Re
     .await;
     let resident = server.resident_bytes();
     for database in &living {
-        server.delete(database).await?;
+        server.delete(&database.id).await?;
     }
     outcome?;
     report.ratio(&format!("create number {} / the first", arguments.live), last.median(), first.median(), 1.20);
@@ -125,8 +159,14 @@ async fn live(server: &Server, arguments: &Arguments, report: &mut Report) -> Re
 }
 
 /// Measures containers on BTRFS.
-async fn in_containers(server: &Server, engine: &docker::Engine, arguments: &Arguments, report: &mut Report) -> Result<()> {
-    let floor = Floor::prepare(server, "small").await?;
+async fn in_containers(
+    server: &Server,
+    home: &Path,
+    engine: &docker::Engine,
+    arguments: &Arguments,
+    report: &mut Report,
+) -> Result<()> {
+    let floor = Floor::prepare(server, home, "small").await?;
     let (mut bare, mut created) = <(Samples, Samples)>::default();
     for round in 0..=arguments.rounds {
         let kept = round > 0;
@@ -140,25 +180,19 @@ async fn in_containers(server: &Server, engine: &docker::Engine, arguments: &Arg
 /// Creates a database, asks it once, and deletes it. Returns the time until it had answered.
 async fn once(server: &Server, dataset: &str) -> Result<Duration> {
     let begun = Instant::now();
-    let database = server.create(dataset).await?;
-    database.first_query().await?;
+    let database = create(server, dataset).await?;
     let took = begun.elapsed();
-    server.delete(&database).await?;
+    server.delete(&database.id).await?;
     Ok(took)
 }
 
 /// Creates many at once. Returns the time until the last had answered.
 async fn many(server: &Server, count: usize) -> Result<Duration> {
     let begun = Instant::now();
-    let databases = try_join_all((0..count).map(|_| async {
-        let database = server.create("small").await?;
-        database.first_query().await?;
-        anyhow::Ok(database)
-    }))
-    .await?;
+    let databases = try_join_all((0..count).map(|_| create(server, "small"))).await?;
     let took = begun.elapsed();
     for database in &databases {
-        server.delete(database).await?;
+        server.delete(&database.id).await?;
     }
     eprintln!("sixteen at once: {}", milliseconds(took));
     Ok(took)

@@ -49,7 +49,10 @@ impl Report {
     pub(crate) fn bytes(&mut self, what: &str, measured: u64, limit: u64) {
         let verdict = if measured < limit { "ok" } else { "ABOVE" };
         let (measured, limit) = (measured / 100_000, limit / 1_000_000);
-        self.add(format!("{what:<62} {:>10} MB  (limit {limit} MB) {verdict}", format!("{}.{}", measured / 10, measured % 10)));
+        self.add(format!(
+            "{what:<62} {:>10} MB  (limit {limit} MB) {verdict}",
+            format!("{}.{}", measured / 10, measured % 10)
+        ));
     }
 
     /// Adds a remark.

@@ -1,0 +1,542 @@
+//! An import from its beginning to its snapshot, and the undoing of it wherever it stops.
+
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use tokio_util::io::SyncIoBridge;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::catalog::{DATASET, published};
+use super::input::{self, Bytes, Input};
+use super::meter::Meter;
+use super::reconcile::{end_holders, remove_private};
+use super::sniff::Content;
+use super::unpack::{self, Writer};
+use super::{DatasetSnapshot, ImportOptions, Inner, Source, restore};
+use crate::error::{Error, Result};
+use crate::label::{Labels, Selector, keys};
+use crate::name::{AttemptId, DatasetName, SnapshotName, Version, VolumeName};
+use crate::postgres::cluster::{self, Cluster, Server};
+use crate::postgres::controldata::ControlData;
+use crate::postgres::program::Processes;
+use crate::postgres::{Install, neutralise, vacuum};
+use crate::progress::{Phase, Reporter};
+use crate::snapshot::Volume;
+
+/// The value of [`keys::KIND`] for the volumes of imports.
+pub(super) const IMPORT: &str = "import";
+
+/// Returns where the socket of an attempt's server is.
+pub(super) fn private_dir(runtime_dir: &Path, attempt: &AttemptId) -> PathBuf {
+    runtime_dir.join(format!("i-{attempt}"))
+}
+
+pub(super) async fn import(
+    inner: &Arc<Inner>,
+    dataset: &DatasetName,
+    source: Source,
+    options: ImportOptions,
+    reporter: Reporter,
+) -> Result<DatasetSnapshot> {
+    let attempt = AttemptId::random()?;
+    let claim = Claim::take(inner, dataset, &attempt)?;
+    let cancelled = CancellationToken::new();
+    let import = Import {
+        inner: inner.clone(),
+        dataset: dataset.clone(),
+        options,
+        attempt,
+        meter: Meter::new(reporter),
+        cancelled: cancelled.clone(),
+        processes: Processes::default(),
+        blocking: TaskTracker::new(),
+        snapshot: Mutex::default(),
+    };
+    // Whoever waits for this may go away; the work is then undone, by the task that did it.
+    let guard = cancelled.drop_guard();
+    let task = tokio::spawn(async move {
+        let result = import.run(source).await;
+        drop(claim);
+        result
+    });
+    let result = task.await.unwrap_or_else(|e| Err(Error::backend("import", "working", e)));
+    guard.disarm();
+    result
+}
+
+/// The right to import into a dataset.
+struct Claim {
+    inner: Arc<Inner>,
+    dataset: DatasetName,
+    attempt: AttemptId,
+}
+
+impl Claim {
+    fn take(inner: &Arc<Inner>, dataset: &DatasetName, attempt: &AttemptId) -> Result<Self> {
+        let mut live = inner.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if !live.datasets.insert(dataset.clone()) {
+            return Err(Error::Conflict {
+                message: format!("another import into dataset {:?} is running", dataset.as_str()),
+                hint: "wait until it has ended, or import into another dataset".into(),
+            });
+        }
+        live.attempts.insert(attempt.clone());
+        Ok(Self { inner: inner.clone(), dataset: dataset.clone(), attempt: attempt.clone() })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut live = self.inner.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.datasets.remove(&self.dataset);
+        live.attempts.remove(&self.attempt);
+    }
+}
+
+struct Import {
+    inner: Arc<Inner>,
+    dataset: DatasetName,
+    options: ImportOptions,
+    attempt: AttemptId,
+    meter: Meter,
+    cancelled: CancellationToken,
+    processes: Processes,
+    /// Threads that work for this import.
+    blocking: TaskTracker,
+    /// The snapshot that may have been made.
+    snapshot: Mutex<Option<SnapshotName>>,
+}
+
+impl Import {
+    async fn run(self, source: Source) -> Result<DatasetSnapshot> {
+        let result = tokio::select! {
+            biased;
+            () = self.cancelled.cancelled() => Err(Error::Cancelled),
+            // A panic is a mistake of this program; it is to leave as little behind as any other error.
+            result = AssertUnwindSafe(self.pipeline(source)).catch_unwind() => {
+                result.unwrap_or_else(|_| Err(Error::backend("import", "working", "it panicked")))
+            }
+        };
+        self.clean_up(result.is_ok()).await;
+        if result.is_ok() {
+            self.meter.phase(Phase::Done);
+        }
+        result
+    }
+
+    /// Removes all that this attempt made, but the snapshot if it was a success. What cannot be removed now is by
+    /// [`reconcile`](super::Datasets::reconcile).
+    async fn clean_up(&self, success: bool) {
+        let warn = |what: &str, result: Result<()>| {
+            if let Err(error) = result {
+                tracing::warn!(attempt = %self.attempt, error = &error as &dyn std::error::Error, "{what}");
+            }
+        };
+        // Threads look at this between two reads.
+        self.cancelled.cancel();
+        self.processes.end_all().await;
+        self.blocking.close();
+        self.blocking.wait().await;
+
+        let volumes = self.volume_names();
+        let mut dirs = vec![self.private_dir()];
+        match self.inner.store.volumes(&Selector::all().with(keys::ATTEMPT, self.attempt.as_str())).await {
+            Ok(found) => dirs.extend(found.into_iter().map(|volume| volume.path)),
+            Err(error) => warn("listing the volumes of an import", Err(error)),
+        }
+        warn("ending the programs of an import", end_holders(dirs).await);
+        warn("removing the socket directory of an import", remove_private(&self.private_dir()));
+        let snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(snapshot) = snapshot.filter(|_| !success) {
+            warn("deleting the snapshot of a cancelled import", self.inner.store.delete_snapshot(&snapshot).await);
+        }
+        for name in volumes.into_iter().flatten() {
+            warn("deleting the volume of an import", self.inner.store.delete_volume(&name).await);
+        }
+    }
+
+    fn private_dir(&self) -> PathBuf {
+        private_dir(&self.inner.options.runtime_dir, &self.attempt)
+    }
+
+    fn volume_names(&self) -> [Result<VolumeName>; 2] {
+        ["import", "spool"].map(|role| VolumeName::new(format!("{role}-{}", self.attempt)))
+    }
+
+    /// Makes a volume that PostgreSQL's user owns.
+    async fn volume(&self, name: Result<VolumeName>) -> Result<Volume> {
+        let mut labels = Labels::new();
+        labels.set(keys::KIND, IMPORT)?;
+        labels.set(keys::INSTANCE, self.inner.options.instance.as_str())?;
+        labels.set(keys::ATTEMPT, self.attempt.as_str())?;
+        labels.set(keys::DATASET, self.dataset.as_str())?;
+        let volume = self.inner.store.create_volume(&name?, &labels).await?;
+        cluster::own(&volume.path, self.inner.options.user)?;
+        Ok(volume)
+    }
+
+    /// Runs `work` on a thread that is waited for before anything is removed.
+    async fn block<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let task = self.blocking.spawn_blocking(work);
+        task.await.unwrap_or_else(|e| Err(Error::backend("import", "working", e)))
+    }
+
+    fn writer(&self) -> Writer {
+        Writer { user: self.inner.options.user, meter: self.meter.clone(), cancelled: self.cancelled.clone() }
+    }
+
+    async fn pipeline(&self, source: Source) -> Result<DatasetSnapshot> {
+        self.meter.phase(Phase::Preparing);
+        // A missing PostgreSQL is noticed before a hundred gigabytes have been received.
+        self.install()?;
+        let [pgdata, spool] = self.volume_names();
+        let (server, volume) = match input::open(source, &self.meter, &self.cancelled).await? {
+            Input::Bytes(bytes) => match bytes.content {
+                Content::Sql => self.restore_sql(bytes, pgdata).await?,
+                Content::Custom => {
+                    let archive = self.spool_file(bytes, spool).await?;
+                    self.restore_archive(&archive, pgdata).await?
+                }
+                Content::Tar => {
+                    let spool = self.volume(spool).await?;
+                    match self.unpack(bytes, &spool).await? {
+                        Unpacked::Dump(dir) => self.restore_archive(&dir, pgdata).await?,
+                        Unpacked::DataDirectory => (self.adopt(&spool).await?, spool),
+                    }
+                }
+            },
+            Input::DumpDirectory(dir) => {
+                let dir = self.spool_dir(dir, spool).await?;
+                self.restore_archive(&dir, pgdata).await?
+            }
+            Input::DataDirectory(dir) => {
+                let volume = self.copy_data(dir, pgdata).await?;
+                (self.adopt(&volume).await?, volume)
+            }
+        };
+        self.publish(server, &volume).await
+    }
+
+    fn install(&self) -> Result<&Install> {
+        let installs = &self.inner.options.installs;
+        match self.options.postgres {
+            Some(major) => installs.get(major),
+            None => installs.newest(),
+        }
+    }
+
+    async fn cluster(&self, install: &Install, volume: &Volume) -> Result<Cluster> {
+        let options = &self.inner.options;
+        let free = self.inner.store.usage().await?.free;
+        Cluster::new(
+            install.clone(),
+            options.user,
+            volume.path.clone(),
+            self.private_dir(),
+            self.processes.clone(),
+            free,
+            options.jobs,
+        )
+    }
+
+    /// Starts a server on an empty cluster.
+    async fn fresh(&self, name: Result<VolumeName>) -> Result<(Server, Volume)> {
+        let volume = self.volume(name).await?;
+        let cluster = self.cluster(self.install()?, &volume).await?;
+        cluster.initdb().await?;
+        Ok((cluster.start().await?, volume))
+    }
+
+    async fn restore_sql(&self, bytes: Bytes, name: Result<VolumeName>) -> Result<(Server, Volume)> {
+        if self.options.no_owner {
+            return Err(Error::invalid(
+                "no_owner",
+                "owners cannot be left out of SQL text; dump with pg_dump --no-owner --no-privileges, or with -Fc",
+            ));
+        }
+        let (server, volume) = self.fresh(name).await?;
+        let dbname = restore::prepare(&server, &self.options, &bytes.head).await?;
+        self.meter.phase(Phase::Restoring);
+        restore::sql(&server, &dbname, bytes).await?;
+        Ok((server, volume))
+    }
+
+    async fn restore_archive(&self, archive: &Path, name: Result<VolumeName>) -> Result<(Server, Volume)> {
+        let (server, volume) = self.fresh(name).await?;
+        let dbname = restore::prepare(&server, &self.options, &[]).await?;
+        self.meter.phase(Phase::Restoring);
+        restore::archive(&server, &dbname, archive, &self.options, self.inner.options.jobs, &self.meter).await?;
+        Ok((server, volume))
+    }
+
+    /// Returns a file with the archive that PostgreSQL's user can read.
+    async fn spool_file(&self, mut bytes: Bytes, name: Result<VolumeName>) -> Result<PathBuf> {
+        let user = self.inner.options.user;
+        if let Some(path) = bytes.file.take() {
+            let path = path.canonicalize().map_err(|e| Error::io("dump", format!("opening {}", path.display()), e))?;
+            if input::readable_by(&path, user) {
+                let length = path.metadata().map_or(0, |metadata| metadata.len());
+                self.meter.set_bytes(length);
+                return Ok(path);
+            }
+        }
+        self.meter.phase(Phase::Receiving);
+        let path = self.volume(name).await?.path.join("dump");
+        let (writer, target, outcome) = (self.writer(), path.clone(), bytes.outcome.clone());
+        let mut reader = SyncIoBridge::new(bytes.reader);
+        self.block(move || {
+            let writing = |e| Error::io("import", "writing the dump to disk", e);
+            let mut file = writer.create(&target).map_err(writing)?;
+            let mut buffer = vec![0; 1 << 20];
+            loop {
+                let read = std::io::Read::read(&mut reader, &mut buffer).map_err(|e| outcome.explain(e))?;
+                if read == 0 {
+                    return Ok(());
+                }
+                std::io::Write::write_all(&mut file, &buffer[..read]).map_err(writing)?;
+            }
+        })
+        .await?;
+        Ok(path)
+    }
+
+    /// Returns a directory with the dump that PostgreSQL's user can read.
+    async fn spool_dir(&self, dir: PathBuf, name: Result<VolumeName>) -> Result<PathBuf> {
+        let sized = dir.clone();
+        let length = self.block(move || bytes_below(&sized)).await?;
+        self.meter.set_total(Some(length));
+        if input::readable_by(&dir.join("toc.dat"), self.inner.options.user) {
+            self.meter.set_bytes(length);
+            return Ok(dir);
+        }
+        self.meter.phase(Phase::Receiving);
+        let volume = self.volume(name).await?;
+        let (writer, target) = (self.writer(), volume.path.clone());
+        self.block(move || writer.copy_dir(&dir, &target)).await?;
+        Ok(volume.path)
+    }
+
+    async fn unpack(&self, bytes: Bytes, volume: &Volume) -> Result<Unpacked> {
+        self.meter.phase(Phase::Receiving);
+        let (writer, root, outcome) = (self.writer(), volume.path.clone(), bytes.outcome.clone());
+        let reader = SyncIoBridge::new(bytes.reader);
+        self.block(move || {
+            // An error of the source itself explains the one that it leads to.
+            writer.unpack(reader, &root).map_err(|e| outcome.take().unwrap_or(e))?;
+            let top = unpack::single_top(&root)?;
+            if top.join("toc.dat").is_file() {
+                return Ok(Unpacked::Dump(top));
+            }
+            if top.join("PG_VERSION").is_file() {
+                unpack::raise(&root, &top)?;
+                return Ok(Unpacked::DataDirectory);
+            }
+            Err(Error::InvalidDump {
+                message: "the tar archive holds neither a directory dump (toc.dat) nor a data directory (PG_VERSION)"
+                    .into(),
+                log: Vec::new(),
+                hint: "make it with `tar -C DIRECTORY -c .`".into(),
+            })
+        })
+        .await
+    }
+
+    /// Copies a data directory into a volume.
+    async fn copy_data(&self, dir: PathBuf, name: Result<VolumeName>) -> Result<Volume> {
+        let install = self.data_install(&dir)?;
+        let user = nix::unistd::geteuid();
+        // As this process, for others may not read it.
+        let me = crate::orchestrator::RunAs { uid: user.as_raw(), gid: nix::unistd::getegid().as_raw() };
+        let before = ControlData::read(install, me, &dir).await?;
+        assert_shut_down(&before)?;
+        let sized = dir.clone();
+        let length = self.block(move || bytes_below(&sized)).await?;
+        self.meter.set_total(Some(length));
+        self.meter.phase(Phase::Receiving);
+        let volume = self.volume(name).await?;
+        let (writer, from, target) = (self.writer(), dir.clone(), volume.path.clone());
+        self.block(move || writer.copy_dir(&from, &target)).await?;
+        // A server that was started meanwhile has changed files under the copy.
+        if ControlData::read(install, me, &dir).await? != before {
+            return Err(unclean("a server was started on it while it was copied"));
+        }
+        Ok(volume)
+    }
+
+    /// Returns the programs for a data directory.
+    fn data_install(&self, dir: &Path) -> Result<&Install> {
+        let version = std::fs::read_to_string(dir.join("PG_VERSION"))
+            .map_err(|e| Error::io("dump", "reading PG_VERSION of the data directory", e))?;
+        let version = version.trim();
+        let Ok(major) = version.parse::<u32>() else {
+            return Err(Error::Unsupported {
+                message: format!(
+                    "the data directory is of PostgreSQL {:?}, which is too old",
+                    crate::error::shorten(version)
+                ),
+                hint: "dump it with pg_dump instead".into(),
+            });
+        };
+        if let Some(wanted) = self.options.postgres.filter(|&wanted| wanted != major) {
+            return Err(Error::invalid(
+                "postgres",
+                format!("the data directory is of PostgreSQL {major}, and cannot be opened by {wanted}"),
+            ));
+        }
+        self.inner.options.installs.get(major)
+    }
+
+    /// Starts a server on a copied data directory, after all that belongs to the original was removed.
+    async fn adopt(&self, volume: &Volume) -> Result<Server> {
+        let install = self.data_install(&volume.path)?;
+        let user = self.inner.options.user;
+        let control = ControlData::read(install, user, &volume.path).await?;
+        assert_shut_down(&control)?;
+        let pgdata = volume.path.clone();
+        self.block(move || {
+            neutralise::clean_files(&pgdata, user)?;
+            neutralise::trim_wal(&pgdata, &control)
+        })
+        .await?;
+        let cluster = self.cluster(install, volume).await?;
+        cluster.single_user(&neutralise::admin_commands()).await?;
+        cluster.start().await
+    }
+
+    /// Makes the dataset's newest version of what the server has.
+    async fn publish(&self, server: Server, volume: &Volume) -> Result<DatasetSnapshot> {
+        let options = &self.inner.options;
+        let report = |detail: &str| self.meter.detail(detail);
+        self.meter.phase(Phase::Neutralising);
+        let databases = neutralise::clean_catalogs(&server, &report).await?;
+        let dbname = match &self.options.dbname {
+            Some(name) if databases.contains(name) => name.clone(),
+            Some(name) => return Err(Error::invalid("dbname", format!("there is no database {name:?} in it"))),
+            None => neutralise::main_database(&server).await?,
+        };
+        self.meter.phase(Phase::Analysing);
+        vacuum::vacuum(&server, &databases, options.jobs, &report).await?;
+
+        self.meter.phase(Phase::Publishing);
+        neutralise::finish(&server, &dbname).await?;
+        let install = server.cluster().install.clone();
+        server.stop().await?;
+        let control = ControlData::read(&install, options.user, &volume.path).await?;
+        assert_shut_down(&control)?;
+        let (pgdata, user) = (volume.path.clone(), options.user);
+        let data_bytes = self
+            .block(move || {
+                neutralise::trim_wal(&pgdata, &control)?;
+                neutralise::clean_files(&pgdata, user)?;
+                bytes_below(&pgdata)
+            })
+            .await?;
+
+        let store = &self.inner.store;
+        let selector = Selector::all().with(keys::KIND, DATASET).with(keys::DATASET, self.dataset.as_str());
+        let versions = store.snapshots(&selector).await?;
+        let newest = versions.iter().filter_map(|snapshot| snapshot.labels.get(keys::VERSION)).max();
+        let created = OffsetDateTime::now_utc();
+        let version = next_version(created, newest)?;
+        let name = SnapshotName::of(&self.dataset, &version);
+        let mut labels = Labels::new();
+        labels.set(keys::KIND, DATASET)?;
+        labels.set(keys::INSTANCE, options.instance.as_str())?;
+        labels.set(keys::ATTEMPT, self.attempt.as_str())?;
+        labels.set(keys::DATASET, self.dataset.as_str())?;
+        labels.set(keys::VERSION, version.as_str())?;
+        labels.set(keys::POSTGRES, install.major.to_string())?;
+        labels.set(keys::DBNAME, dbname)?;
+        labels.set(keys::DUMP_BYTES, self.meter.bytes().to_string())?;
+        labels.set(keys::DATA_BYTES, data_bytes.to_string())?;
+        let created = created.format(&Rfc3339).map_err(|e| Error::backend("import", "writing the time", e))?;
+        labels.set(keys::CREATED, created)?;
+
+        let made = |name| *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = name;
+        made(Some(name.clone()));
+        let snapshot = store.snapshot(&volume.name, &name, &labels).await.inspect_err(|error| {
+            // That one is somebody else's.
+            if matches!(error, Error::AlreadyExists { .. }) {
+                made(None);
+            }
+        })?;
+        published(&snapshot)
+    }
+}
+
+/// What a tar archive held.
+enum Unpacked {
+    Dump(PathBuf),
+    DataDirectory,
+}
+
+fn assert_shut_down(control: &ControlData) -> Result<()> {
+    if control.is_shut_down() { Ok(()) } else { Err(unclean(&format!("its state is {:?}", control.state()))) }
+}
+
+fn unclean(reason: &str) -> Error {
+    Error::InvalidDump {
+        message: format!("the data directory was not shut down cleanly: {reason}"),
+        log: Vec::new(),
+        hint: "stop its server with `pg_ctl stop -m fast` and copy it then; a copy by pg_basebackup must be started and stopped once (a standby: promoted first)".into(),
+    }
+}
+
+/// Returns a version for now, later than `newest`.
+fn next_version(now: OffsetDateTime, newest: Option<&str>) -> Result<Version> {
+    let format = format_description!("[year][month][day]-[hour][minute][second]");
+    let mut time = now;
+    if let Some(newest) = newest.and_then(|text| time::PrimitiveDateTime::parse(text, format).ok()) {
+        // Two imports may end within a second, and clocks may go back.
+        time = time.max(newest.assume_utc() + time::Duration::SECOND);
+    }
+    Version::new(time.format(format).map_err(|e| Error::backend("import", "writing the time", e))?)
+}
+
+/// Returns the bytes of all files below a directory. Blocking.
+fn bytes_below(dir: &Path) -> Result<u64> {
+    let mut pending = vec![dir.to_owned()];
+    let mut bytes = 0;
+    while let Some(dir) = pending.pop() {
+        let count = || -> std::io::Result<(u64, Vec<PathBuf>)> {
+            let (mut bytes, mut below) = (0, Vec::new());
+            for entry in std::fs::read_dir(&dir)? {
+                let entry = entry?;
+                let metadata = entry.metadata()?;
+                if metadata.is_dir() {
+                    below.push(entry.path());
+                } else if metadata.is_file() {
+                    bytes += metadata.len();
+                }
+            }
+            Ok((bytes, below))
+        };
+        let (found, below) = count().map_err(|e| Error::io("import", format!("measuring {}", dir.display()), e))?;
+        bytes += found;
+        pending.extend(below);
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    #[test]
+    fn a_version_is_later_than_the_newest() {
+        let now = datetime!(2026-11-22 19:23:00.9 UTC);
+        let next = |newest| next_version(now, newest).expect("a version").to_string();
+        assert_eq!(next(None), "20261122-192300");
+        assert_eq!(next(Some("20261122-192259")), "20261122-192300");
+        assert_eq!(next(Some("20261122-192300")), "20261122-192301");
+        assert_eq!(next(Some("20271231-235959")), "20280101-000000");
+        assert_eq!(next(Some("first")), "20261122-192300");
+    }
+}

@@ -1,0 +1,358 @@
+//! Files of strangers: unpacking tar archives and copying directories into a volume. All of it blocks.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
+use std::path::{Component, Path, PathBuf};
+
+use tokio_util::sync::CancellationToken;
+
+use super::meter::Meter;
+use crate::error::{Error, Result};
+use crate::orchestrator::RunAs;
+
+/// How many bytes are copied at a time.
+const CHUNK: usize = 1 << 20;
+
+/// What files are written for, and whose they become.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    pub(super) user: RunAs,
+    pub(super) meter: Meter,
+    pub(super) cancelled: CancellationToken,
+}
+
+impl Writer {
+    fn check(&self) -> io::Result<()> {
+        if self.cancelled.is_cancelled() { Err(io::Error::other("the import was cancelled")) } else { Ok(()) }
+    }
+
+    /// Makes a directory and those above it, down from `root`.
+    fn make_dirs(&self, root: &Path, relative: &Path) -> io::Result<()> {
+        let mut path = root.to_owned();
+        for part in relative.components() {
+            path.push(part);
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(&path)?.is_dir() => {}
+                Err(e) => return Err(e),
+                Ok(()) if nix::unistd::geteuid().is_root() => {
+                    std::os::unix::fs::lchown(&path, Some(self.user.uid), Some(self.user.gid))?;
+                }
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a file that is not there yet.
+    pub(super) fn create(&self, path: &Path) -> io::Result<File> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        if nix::unistd::geteuid().is_root() {
+            fchown(&file, Some(self.user.uid), Some(self.user.gid))?;
+        }
+        Ok(file)
+    }
+
+    /// Unpacks an archive into `root`: regular files and directories, nothing that leads outside.
+    ///
+    /// # Errors
+    /// [`Error::InvalidDump`] for what is not allowed in it, [`Error::Unsupported`] for the archives of `pg_dump -Ft`.
+    pub(super) fn unpack(&self, reader: impl Read, root: &Path) -> Result<()> {
+        let mut archive = tar::Archive::new(reader);
+        let mut buffer = vec![0; CHUNK];
+        let mut first = true;
+        for entry in archive.entries().map_err(corrupt)? {
+            let mut entry = entry.map_err(corrupt)?;
+            let path = entry.path().map_err(corrupt)?.into_owned();
+            let Some(relative) = inside(&path) else {
+                return Err(refused(format!("its entry {path:?} leads outside of it")));
+            };
+            let kind = entry.header().entry_type();
+            if kind.is_dir() {
+                self.make_dirs(root, &relative).map_err(|e| writing(&relative, e))?;
+                continue;
+            }
+            if kind.is_symlink() && relative.parent().is_some_and(|p| p.ends_with("pg_tblspc")) {
+                return Err(tablespaces());
+            }
+            if !matches!(kind, tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse) {
+                return Err(refused(format!("its entry {path:?} is neither a file nor a directory")));
+            }
+            if let Some(parent) = relative.parent() {
+                self.make_dirs(root, parent).map_err(|e| writing(&relative, e))?;
+            }
+            let target = root.join(&relative);
+            let mut file = match self.create(&target) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(refused(format!("its entry {path:?} is there twice")));
+                }
+                file => file.map_err(|e| writing(&relative, e))?,
+            };
+            loop {
+                let read = entry.read(&mut buffer).map_err(corrupt)?;
+                if read == 0 {
+                    break;
+                }
+                if first {
+                    first = false;
+                    is_directory_dump(&relative, &buffer[..read])?;
+                }
+                file.write_all(&buffer[..read]).map_err(|e| writing(&relative, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a file, sharing its blocks where the file system can.
+    ///
+    /// # Errors
+    /// [`Error::OutOfSpace`], [`Error::Backend`].
+    pub(super) fn copy_file(&self, from: &Path, to: &Path) -> Result<u64> {
+        let copy = || -> io::Result<u64> {
+            let mut source = File::open(from)?;
+            let mut target = self.create(to)?;
+            let length = source.metadata()?.len();
+            if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
+                self.meter.add(length);
+                return self.check().map(|()| length);
+            }
+            let mut buffer = vec![0; CHUNK];
+            let mut copied = 0;
+            loop {
+                self.check()?;
+                let read = source.read(&mut buffer)?;
+                if read == 0 {
+                    return Ok(copied);
+                }
+                target.write_all(&buffer[..read])?;
+                copied += read as u64;
+                self.meter.add(read as u64);
+            }
+        };
+        copy().map_err(|e| writing(from, e))
+    }
+
+    /// Copies what is in a directory. A link `pg_wal`, as `initdb --waldir` makes it, is followed; others are refused.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for tablespaces, [`Error::InvalidDump`] for other links.
+    pub(super) fn copy_dir(&self, from: &Path, to: &Path) -> Result<()> {
+        let list = |dir: &Path| -> io::Result<Vec<fs::DirEntry>> { fs::read_dir(dir)?.collect() };
+        let mut pending = vec![PathBuf::new()];
+        while let Some(relative) = pending.pop() {
+            for entry in list(&from.join(&relative)).map_err(|e| writing(&relative, e))? {
+                let path = relative.join(entry.file_name());
+                let kind = entry.file_type().map_err(|e| writing(&path, e))?;
+                let target = to.join(&path);
+                if kind.is_dir() || kind.is_symlink() && path == Path::new("pg_wal") {
+                    self.make_dirs(to, &path).map_err(|e| writing(&path, e))?;
+                    pending.push(path);
+                } else if kind.is_file() {
+                    match self.copy_file(&entry.path(), &target) {
+                        // What a server on it has just deleted is found out by its state.
+                        Err(Error::Backend { source, .. })
+                            if source
+                                .downcast_ref::<io::Error>()
+                                .is_some_and(|e| e.kind() == io::ErrorKind::NotFound) => {}
+                        other => {
+                            other?;
+                        }
+                    }
+                } else if relative == Path::new("pg_tblspc") {
+                    return Err(tablespaces());
+                } else if kind.is_symlink() && relative.as_os_str().is_empty() {
+                    // Configuration and keys live elsewhere, and are not wanted.
+                } else if kind.is_symlink() {
+                    return Err(refused(format!("{path:?} is a link")));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Goes down from `root` as long as there is nothing but one directory.
+pub(super) fn single_top(root: &Path) -> Result<PathBuf> {
+    let mut top = root.to_owned();
+    loop {
+        let list = || -> io::Result<Vec<fs::DirEntry>> { fs::read_dir(&top)?.collect() };
+        let entries = list().map_err(|e| writing(&top, e))?;
+        match entries.as_slice() {
+            [only] if only.file_type().is_ok_and(|kind| kind.is_dir()) => top = only.path(),
+            _ => return Ok(top),
+        }
+    }
+}
+
+/// Moves what is in `top`, somewhere below `root`, to `root` itself.
+pub(super) fn raise(root: &Path, top: &Path) -> Result<()> {
+    let Ok(relative) = top.strip_prefix(root) else { return Ok(()) };
+    let Some(first) = relative.components().next() else { return Ok(()) };
+    let raise = || -> io::Result<()> {
+        // Its name may be that of something in it.
+        let aside = root.join(".ondemand-unpacked");
+        fs::rename(root.join(first), &aside)?;
+        let rest: PathBuf = relative.components().skip(1).collect();
+        for entry in fs::read_dir(aside.join(rest))? {
+            let entry = entry?;
+            fs::rename(entry.path(), root.join(entry.file_name()))?;
+        }
+        fs::remove_dir_all(aside)
+    };
+    raise().map_err(|e| writing(root, e))
+}
+
+/// Returns the path without its harmless parts, if it has no others.
+fn inside(path: &Path) -> Option<PathBuf> {
+    let mut relative = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(part) => relative.push(part),
+            Component::CurDir => {}
+            Component::RootDir | Component::ParentDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(relative)
+}
+
+/// Refuses what `pg_dump -Ft` writes: its first entry says so.
+fn is_directory_dump(path: &Path, bytes: &[u8]) -> Result<()> {
+    if path == Path::new("toc.dat") && bytes.starts_with(b"PGDMP") && bytes.get(10) == Some(&3) {
+        return Err(Error::Unsupported {
+            message: "archives of pg_dump -Ft are not supported".into(),
+            hint: "dump with pg_dump -Fc, or a directory with -Fd".into(),
+        });
+    }
+    Ok(())
+}
+
+fn tablespaces() -> Error {
+    Error::Unsupported {
+        message: "the data directory has tablespaces, which lie outside of it".into(),
+        hint: "dump it with pg_dump instead, or move its tables to pg_default".into(),
+    }
+}
+
+fn refused(message: String) -> Error {
+    Error::InvalidDump {
+        message,
+        log: Vec::new(),
+        hint: "make the archive with `tar -C DIRECTORY -ch .`, of one dump or one data directory".into(),
+    }
+}
+
+/// Explains an error in reading an archive: one of the reader beneath comes through as it is.
+fn corrupt(error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::UnexpectedEof || error.to_string().contains("unexpected EOF") {
+        return super::input::truncated("the tar archive ends too early");
+    }
+    Error::InvalidDump {
+        message: format!("the tar archive is corrupt: {error}"),
+        log: Vec::new(),
+        hint: "check it with `tar -tf`, and copy it again".into(),
+    }
+}
+
+fn writing(path: &Path, error: io::Error) -> Error {
+    Error::io("import", format!("copying {}", path.display()), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer() -> Writer {
+        Writer {
+            user: RunAs { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() },
+            meter: Meter::new(crate::progress::silent()),
+            cancelled: CancellationToken::new(),
+        }
+    }
+
+    fn tar_of(entries: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, kind, bytes) in entries {
+            let mut header = tar::Header::new_ustar();
+            // As it would be written by somebody who means harm: unchecked.
+            header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+            header.set_entry_type(*kind);
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o4777);
+            if kind.is_symlink() || kind.is_hard_link() {
+                header.set_link_name("/etc/passwd").expect("a link");
+            }
+            header.set_cksum();
+            builder.append(&header, *bytes).expect("an entry");
+        }
+        builder.into_inner().expect("an archive")
+    }
+
+    #[test]
+    fn files_and_directories_are_unpacked() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let archive = tar_of(&[
+            ("./data/", tar::EntryType::Directory, b""),
+            ("./data/PG_VERSION", tar::EntryType::Regular, b"15\n"),
+            ("data/base/1/2", tar::EntryType::Regular, b"x"),
+            ("data/data/y", tar::EntryType::Regular, b"y"),
+        ]);
+        writer().unpack(archive.as_slice(), dir.path()).expect("unpacked");
+        let top = single_top(dir.path()).expect("a top");
+        assert_eq!(top, dir.path().join("data"));
+        raise(dir.path(), &top).expect("raised");
+        assert_eq!(fs::read(dir.path().join("PG_VERSION")).expect("a file"), b"15\n");
+        assert_eq!(fs::read(dir.path().join("base/1/2")).expect("a file"), b"x");
+        assert_eq!(fs::read(dir.path().join("data/y")).expect("a file"), b"y");
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &fs::metadata(dir.path().join("PG_VERSION")).expect("m").permissions(),
+        );
+        assert_eq!(mode & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn nothing_leads_outside() {
+        for (path, kind) in [
+            ("../x", tar::EntryType::Regular),
+            ("/tmp/x", tar::EntryType::Regular),
+            ("a/../../x", tar::EntryType::Regular),
+            ("link", tar::EntryType::Symlink),
+            ("link", tar::EntryType::Link),
+            ("device", tar::EntryType::Char),
+            ("pipe", tar::EntryType::Fifo),
+        ] {
+            let parent = tempfile::tempdir().expect("a directory");
+            let root = parent.path().join("root");
+            fs::create_dir(&root).expect("a directory");
+            let error = writer().unpack(tar_of(&[(path, kind, b"")]).as_slice(), &root).expect_err(path);
+            assert_eq!(error.code(), crate::Code::InvalidDump, "{path}");
+            assert_eq!(fs::read_dir(&root).expect("a listing").count(), 0, "{path}");
+            assert_eq!(fs::read_dir(parent.path()).expect("a listing").count(), 1, "{path}");
+        }
+        let twice = tar_of(&[("a", tar::EntryType::Regular, b"1"), ("a", tar::EntryType::Regular, b"2")]);
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(writer().unpack(twice.as_slice(), dir.path()).is_err());
+    }
+
+    #[test]
+    fn what_it_cannot_do_says_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dump = tar_of(&[("toc.dat", tar::EntryType::Regular, b"PGDMP\x01\x0e\0\x04\x08\x03")]);
+        let error = writer().unpack(dump.as_slice(), dir.path()).expect_err("pg_dump -Ft");
+        assert_eq!(error.code(), crate::Code::Unsupported);
+        let spaces = tar_of(&[("data/pg_tblspc/16400", tar::EntryType::Symlink, b"")]);
+        let error = writer().unpack(spaces.as_slice(), dir.path()).expect_err("tablespaces");
+        assert_eq!(error.code(), crate::Code::Unsupported);
+        let cut = tar_of(&[("b", tar::EntryType::Regular, &[7; 5000])]);
+        let error = writer().unpack(&cut[..3000], dir.path()).expect_err("an early end");
+        assert!(error.to_string().contains("truncated"), "{error}");
+    }
+
+    #[test]
+    fn a_cancelled_copy_stops() {
+        let (from, to) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        fs::write(from.path().join("a"), vec![1; 3 << 20]).expect("a file");
+        let writer = writer();
+        writer.cancelled.cancel();
+        assert!(writer.copy_dir(from.path(), to.path()).is_err());
+    }
+}

@@ -1,0 +1,269 @@
+//! Running PostgreSQL's programs: as whom, with what environment, what they say, and how they end.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, Result};
+use crate::orchestrator::RunAs;
+
+/// How many of the last lines of a program are kept.
+const KEPT_LINES: usize = 40;
+/// How much of a line is kept, in bytes.
+const KEPT_OF_LINE: usize = 1000;
+
+/// Makes a command that runs as `user`, with nothing of this process's environment but a search path, in a group of its own so
+/// that a Ctrl-C at the terminal does not reach it, and with messages in English so that they can be understood here.
+pub(crate) fn command(program: &Path, user: RunAs) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C")
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    if nix::unistd::geteuid().is_root() {
+        command.uid(user.uid).gid(user.gid);
+    }
+    command
+}
+
+/// Explains why a program could not be started.
+pub(crate) fn spawn_error(program: &Path, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::NotFound {
+        return Error::Unsupported {
+            message: format!("{} does not exist", program.display()),
+            hint: "apt-get install postgresql postgresql-client, or set postgres.bin-dir".into(),
+        };
+    }
+    Error::io("postgres", format!("starting {}", program.display()), error)
+}
+
+/// The programs that an import has running, so that they can be ended wherever it stops.
+///
+/// Each is held by a pid file descriptor: its number may be given to a stranger, the descriptor stays with the process.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Processes(Arc<Mutex<Vec<Process>>>);
+
+#[derive(Debug)]
+struct Process {
+    pidfd: OwnedFd,
+    /// What asks it to end; a server must be asked, or it leaves shared memory behind.
+    signal: Signal,
+}
+
+impl Processes {
+    /// Starts a program and remembers it.
+    pub(crate) fn spawn(&self, program: &Path, command: &mut Command) -> Result<Child> {
+        self.start(program, command, Signal::KILL)
+    }
+
+    /// Starts a PostgreSQL server and remembers it.
+    pub(crate) fn spawn_server(&self, program: &Path, command: &mut Command) -> Result<Child> {
+        self.start(program, command, Signal::QUIT)
+    }
+
+    fn start(&self, program: &Path, command: &mut Command, signal: Signal) -> Result<Child> {
+        // The list is locked before the program starts: there is no moment in which it runs and is not listed.
+        let mut list = self.lock();
+        let mut child = command.spawn().map_err(|e| spawn_error(program, e))?;
+        // Its number is its own until it is waited for, and nobody else waits for it.
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let pidfd = pid.ok_or(rustix::io::Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+        match pidfd {
+            Ok(pidfd) => list.push(Process { pidfd, signal }),
+            Err(error) => {
+                // It has only just started: nothing is lost by killing it.
+                let _ = child.start_kill();
+                return Err(Error::io("postgres", format!("watching {}", program.display()), error.into()));
+            }
+        }
+        Ok(child)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Process>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends all that still run, the programs before the servers, and waits until they have ended.
+    pub(crate) async fn end_all(&self) {
+        let mut list = std::mem::take(&mut *self.lock());
+        list.sort_by_key(|process| process.signal == Signal::QUIT);
+        for Process { pidfd, signal } in list {
+            end(pidfd, signal).await;
+        }
+    }
+}
+
+/// Sends `signal` to a process, and `SIGKILL` if it has not ended ten seconds later; returns when it has.
+pub(crate) async fn end(pidfd: OwnedFd, signal: Signal) {
+    /// Waits until a process has ended: then its descriptor becomes readable.
+    fn ended(pidfd: &OwnedFd, limit: Option<Duration>) -> bool {
+        let limit = limit.and_then(|limit| rustix::event::Timespec::try_from(limit).ok());
+        let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
+        loop {
+            match rustix::event::poll(&mut fds, limit.as_ref()) {
+                Err(rustix::io::Errno::INTR) => {}
+                ready => return ready.is_ok_and(|ready| ready > 0),
+            }
+        }
+    }
+    // A process that has been waited for already is gone: there is nobody to end.
+    if pidfd_send_signal(&pidfd, signal).is_err() {
+        return;
+    }
+    let waiting = tokio::task::spawn_blocking(move || {
+        if !ended(&pidfd, Some(Duration::from_secs(10))) {
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            ended(&pidfd, None);
+        }
+    });
+    // It fails only where the runtime is being shut down.
+    let _ = waiting.await;
+}
+
+/// What a program has said: its first error and its last lines.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Said(Arc<Mutex<Lines>>);
+
+#[derive(Debug, Default)]
+struct Lines {
+    first_error: Option<String>,
+    last: VecDeque<String>,
+    disk_full: bool,
+}
+
+impl Said {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the first line that reports an error.
+    pub(crate) fn first_error(&self) -> Option<String> {
+        self.lock().first_error.clone()
+    }
+
+    /// Returns the last lines.
+    pub(crate) fn tail(&self) -> Vec<String> {
+        self.lock().last.iter().cloned().collect()
+    }
+
+    /// Tells whether it complained of a full disk.
+    pub(crate) fn disk_full(&self) -> bool {
+        self.lock().disk_full
+    }
+
+    /// Takes a line.
+    pub(crate) fn push(&self, line: &str) {
+        let line = mask_passwords(line.trim_end());
+        let mut lines = self.lock();
+        lines.disk_full |= line.contains("No space left on device") || line.contains("Disk quota exceeded");
+        if lines.first_error.is_none() && ["ERROR:", "FATAL:", "PANIC:", "error:"].iter().any(|m| line.contains(m)) {
+            lines.first_error = Some(line.clone());
+        }
+        if lines.last.len() == KEPT_LINES {
+            lines.last.pop_front();
+        }
+        lines.last.push_back(line);
+    }
+
+    /// Takes what `stream` says until it ends. Lines that `skip` returns true for are not kept.
+    pub(crate) fn listen(
+        &self,
+        stream: impl AsyncRead + Unpin + Send + 'static,
+        mut skip: impl FnMut(&str) -> bool + Send + 'static,
+    ) -> JoinHandle<()> {
+        let said = self.clone();
+        tokio::spawn(async move {
+            let mut take = |line: &[u8]| {
+                let line = String::from_utf8_lossy(line);
+                if !line.trim().is_empty() && !skip(&line) {
+                    said.push(&line);
+                }
+            };
+            let mut stream = stream;
+            let mut buffer = [0; 8192];
+            let mut line = Vec::new();
+            // A line has no limit of its own: an error may quote a megabyte of data.
+            while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                for &byte in &buffer[..read] {
+                    if byte == b'\n' {
+                        take(&line);
+                        line.clear();
+                    } else if line.len() < KEPT_OF_LINE {
+                        line.push(byte);
+                    }
+                }
+            }
+            take(&line);
+        })
+    }
+}
+
+/// Hides what follows the word "password" in quotes: PostgreSQL quotes the statement it cannot understand.
+fn mask_passwords(line: &str) -> String {
+    let Some(at) = line.to_ascii_lowercase().find("password") else { return line.to_owned() };
+    let Some(quote) = line[at..].find('\'').map(|i| at + i) else { return line.to_owned() };
+    format!("{}'****'", &line[..quote])
+}
+
+/// Waits for a program that was started with [`command`], and returns whether it succeeded and what it said.
+pub(crate) async fn finish(mut child: Child, listening: JoinHandle<()>) -> io::Result<std::process::ExitStatus> {
+    let status = child.wait().await?;
+    // Its last words are in the pipe by now. A grandchild may hold the pipe open for longer: it is not waited for.
+    let _ = tokio::time::timeout(Duration::from_secs(2), listening).await;
+    Ok(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_hidden() {
+        assert_eq!(
+            mask_passwords("LINE 1: ALTER ROLE x PASSWORD 'hunter2' FOO;"),
+            "LINE 1: ALTER ROLE x PASSWORD '****'"
+        );
+        assert_eq!(mask_passwords("password too long"), "password too long");
+    }
+
+    #[tokio::test]
+    async fn the_first_error_and_the_end_are_kept() {
+        let text = format!(
+            "NOTICE: hi\nx: ERROR: first\nx: ERROR: second\n{}\n{}",
+            "y".repeat(1 << 20),
+            "could not extend file: No space left on device"
+        );
+        let said = Said::default();
+        said.listen(std::io::Cursor::new(text.into_bytes()), |line| line.starts_with("NOTICE")).await.expect("the end");
+        assert_eq!(said.first_error().as_deref(), Some("x: ERROR: first"));
+        assert_eq!(said.tail().len(), 4);
+        assert_eq!(said.tail()[2].len(), KEPT_OF_LINE);
+        assert!(said.disk_full());
+    }
+
+    #[tokio::test]
+    async fn what_runs_is_ended() {
+        let processes = Processes::default();
+        let user = RunAs { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        let program = Path::new("/bin/sleep");
+        let mut child = processes.spawn(program, command(program, user).arg("600")).expect("a process");
+        processes.end_all().await;
+        let status = child.wait().await.expect("a status");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+        processes.end_all().await;
+    }
+}
