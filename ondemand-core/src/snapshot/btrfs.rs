@@ -49,6 +49,20 @@ impl Btrfs {
         let directories = opened.await.map_err(|e| Error::backend(BACKEND, "opening a store", e))??;
         Ok(Self { directories })
     }
+
+    /// Returns how full the store at `path` is, and changes nothing: another process may have it open.
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound) if there is no such directory; [`Unsupported`](Error::Unsupported) if it is not on BTRFS.
+    pub async fn inspect(path: impl Into<PathBuf>) -> Result<Usage> {
+        let path = path.into();
+        let inspected = tokio::task::spawn_blocking(move || {
+            let root = fs::canonicalize(&path).map_err(|_| Error::not_found(Kind::File, path.display()))?;
+            let medium = Subvolumes::at(&root)?;
+            Directories::inspect(root, Box::new(medium))
+        });
+        inspected.await.map_err(|e| Error::backend(BACKEND, "inspecting a store", e))?
+    }
 }
 
 store_over_directories!(Btrfs);

@@ -134,6 +134,17 @@ impl Directories {
         Ok(Self(Arc::new(inner)))
     }
 
+    /// Returns how full what is at `root` is, and changes nothing: another process may have it open.
+    pub(super) fn inspect(root: PathBuf, medium: Box<dyn Medium>) -> Result<Usage> {
+        let (volumes, snapshots) = (root.join("volumes"), root.join("snapshots"));
+        if !(volumes.is_dir() && snapshots.is_dir()) {
+            return medium.usage(&root);
+        }
+        let backend = medium.backend();
+        let (volumes, snapshots) = (Catalog::open(volumes, backend)?, Catalog::open(snapshots, backend)?);
+        Inner { root, medium, volumes, snapshots, locks: Locks::default() }.usage()
+    }
+
     pub(super) async fn create_volume(&self, name: &VolumeName, labels: &Labels) -> Result<Volume> {
         refuse_taken(&self.0.volumes, Kind::Volume, name.as_str())?;
         let lock = self.0.locks.write(Kind::Volume, name.as_str()).await;

@@ -1,0 +1,105 @@
+//! `ondemand dataset import`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ondemand_core::DatasetName;
+use ondemand_core::progress::Event;
+use ondemand_http::wire::{Problem, Snapshot};
+use reqwest::{Method, Response, header};
+
+use crate::arguments::Global;
+use crate::client::Client;
+use crate::failure::{Failure, UNREACHABLE};
+use crate::import::events::Parser;
+use crate::import::input::{self, Input, Origin};
+use crate::import::report::Report;
+use crate::output;
+
+/// What to import.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The dataset; it need not exist, and gets another version if it does
+    name: DatasetName,
+    #[command(flatten)]
+    what: What,
+    /// The Postgres database to restore into [default: postgres, or the one that the dump makes]
+    #[arg(long, value_name = "NAME")]
+    dbname: Option<String>,
+    /// A role to make before restoring, for dumps that name owners they do not bring; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    role: Vec<String>,
+    /// Leave out owners and privileges; not for SQL text
+    #[arg(long)]
+    no_owner: bool,
+    /// The major version of Postgres to restore with [default: the newest that the server has]
+    #[arg(long, value_name = "MAJOR")]
+    postgres: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// SQL text (also .gz, .zst), what `pg_dump -Fc` or `-Fd` wrote, or `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
+    /// The data directory of a server that was shut down cleanly
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+pub(crate) async fn run(global: &Global, client: &Client, arguments: Arguments) -> Result<(), Failure> {
+    let origin = match (&arguments.what.data_dir, &arguments.what.dump) {
+        (Some(data_dir), _) => Origin::DataDirectory(data_dir.clone()),
+        (None, Some(dump)) => input::dump(dump),
+        (None, None) => return Err(Failure::new("there is nothing to import").with_exit(2)),
+    };
+    let Input { body, length, mut failed } = input::open(origin).await?;
+    let mut request = client
+        .request(Method::POST, &["datasets", arguments.name.as_str()])
+        .query(&query(&arguments))
+        .header(header::ACCEPT, "text/event-stream")
+        .header(header::CONTENT_TYPE, "application/octet-stream");
+    if let Some(length) = length {
+        request = request.header(header::CONTENT_LENGTH, length);
+    }
+    let mut report = Report::new();
+    let outcome = async { follow(client, client.send(request.body(body)).await?, &mut report).await }.await;
+    report.end();
+    // That the bytes failed says more than that the connection broke, which is what follows from it.
+    let snapshot = outcome.map_err(|failure| failed.try_recv().unwrap_or(failure))?;
+    if global.json { output::json(&snapshot) } else { output::line(snapshot.name) }
+}
+
+fn query(arguments: &Arguments) -> Vec<(&'static str, String)> {
+    let mut query: Vec<_> = arguments.role.iter().map(|role| ("role", role.clone())).collect();
+    query.extend(arguments.dbname.clone().map(|dbname| ("dbname", dbname)));
+    query.extend(arguments.no_owner.then(|| ("no_owner", "true".into())));
+    query.extend(arguments.postgres.map(|major| ("postgres", major.to_string())));
+    query
+}
+
+/// Shows the events of an import until its outcome.
+async fn follow(client: &Client, mut response: Response, report: &mut Report) -> Result<Snapshot, Failure> {
+    let mut parser = Parser::default();
+    let broken = |e: &serde_json::Error| Failure::caused("the server's answer is not understood", e);
+    while let Some(chunk) = response.chunk().await.map_err(|e| client.unanswered(e))? {
+        for event in parser.feed(&chunk) {
+            match event.name.as_str() {
+                "progress" => {
+                    // A phase that this version does not know is no reason to give up.
+                    if let Ok(event) = serde_json::from_str::<Event>(&event.data) {
+                        report.show(&event);
+                    }
+                }
+                "done" => return serde_json::from_str(&event.data).map_err(|e| broken(&e)),
+                "error" => {
+                    let problem: Problem = serde_json::from_str(&event.data).map_err(|e| broken(&e))?;
+                    return Err(problem.into());
+                }
+                _ => (),
+            }
+        }
+    }
+    Err(Failure::new("the server ended the import without saying how").with_exit(UNREACHABLE))
+}

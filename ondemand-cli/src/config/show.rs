@@ -1,0 +1,159 @@
+//! The configuration as a file would have it, without its secrets.
+
+use ondemand_core::Config;
+use ondemand_core::config::{DatabasesConfig, DockerConfig, HttpConfig, PoolConfig, PostgresConfig};
+use serde::Serialize;
+use toml::{Table, Value};
+
+use crate::failure::Failure;
+
+/// What stands where a secret is.
+const MASK: &str = "****";
+
+/// Writes a configuration as TOML, secrets masked.
+pub(crate) fn show(config: &Config) -> Result<String, Failure> {
+    let table = to_table(config).map_err(|e| Failure::caused("writing the configuration", &e))?;
+    toml::to_string(&table).map_err(|e| Failure::caused("writing the configuration", &e))
+}
+
+/// Collects the entries of a section, and leaves out those without a value and sections without entries.
+#[derive(Default)]
+struct Section(Table);
+
+impl Section {
+    fn with(mut self, key: &str, value: impl Serialize) -> Result<Self, toml::ser::Error> {
+        let value = Value::try_from(value)?;
+        if !value.as_table().is_some_and(Table::is_empty) {
+            self.0.insert(key.into(), value);
+        }
+        Ok(self)
+    }
+
+    fn with_option(self, key: &str, value: Option<impl Serialize>) -> Result<Self, toml::ser::Error> {
+        match value {
+            Some(value) => self.with(key, value),
+            None => Ok(self),
+        }
+    }
+}
+
+/// The structs are taken apart field by field, so that a new field cannot be forgotten here.
+fn to_table(config: &Config) -> Result<Table, toml::ser::Error> {
+    let Config { data_dir, orchestrator, store, http, databases, postgres, docker, pool } = config;
+    let top = Section::default()
+        .with("data-dir", data_dir)?
+        .with("orchestrator", orchestrator)?
+        .with("store", store)?
+        .with("http", http_table(http)?)?
+        .with("databases", databases_table(databases)?)?
+        .with("docker", docker_table(docker)?)?;
+    let PostgresConfig { bin_dir, user } = postgres;
+    let postgres = Section::default().with_option("bin-dir", bin_dir.as_ref())?.with_option("user", user.as_ref())?;
+    let PoolConfig { size } = pool;
+    let pool = Section::default().with_option("size", size.as_ref())?;
+    Ok(top.with("postgres", postgres.0)?.with("pool", pool.0)?.0)
+}
+
+fn http_table(config: &HttpConfig) -> Result<Table, toml::ser::Error> {
+    let HttpConfig { listen, token, allow_anonymous, max_body, max_upload } = config;
+    let section = Section::default()
+        .with("listen", listen)?
+        .with_option("token", token.as_ref().map(|_| MASK))?
+        .with("allow-anonymous", allow_anonymous)?
+        .with("max-body", max_body)?
+        .with_option("max-upload", max_upload.as_ref())?;
+    Ok(section.0)
+}
+
+fn databases_table(config: &DatabasesConfig) -> Result<Table, toml::ser::Error> {
+    let DatabasesConfig {
+        listen,
+        host,
+        first_port,
+        last_port,
+        max,
+        default_ttl,
+        max_ttl,
+        default_dataset,
+        ready_timeout,
+        reap_interval,
+        settings,
+    } = config;
+    let section = Section::default()
+        .with("listen", listen)?
+        .with_option("host", host.as_ref())?
+        .with("first-port", first_port)?
+        .with("last-port", last_port)?
+        .with_option("max", max.as_ref())?
+        .with("default-ttl", default_ttl)?
+        .with("max-ttl", max_ttl)?
+        .with_option("default-dataset", default_dataset.as_ref())?
+        .with("ready-timeout", ready_timeout)?
+        .with("reap-interval", reap_interval)?
+        .with("settings", settings)?;
+    Ok(section.0)
+}
+
+fn docker_table(config: &DockerConfig) -> Result<Table, toml::ser::Error> {
+    let DockerConfig { host, image, bin_dir } = config;
+    let section =
+        Section::default().with_option("host", host.as_ref())?.with("image", image)?.with("bin-dir", bin_dir)?;
+    Ok(section.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use ondemand_core::Secret;
+
+    use super::*;
+
+    #[test]
+    fn what_is_shown_says_the_same() {
+        let full = r#"
+            data-dir = "/srv"
+            orchestrator = "docker"
+            store = "copy"
+            [http]
+            listen = "0.0.0.0:80"
+            token = "****"
+            allow-anonymous = true
+            max-body = "2M"
+            max-upload = "200G"
+            [databases]
+            listen = "0.0.0.0"
+            host = "pg.internal"
+            first-port = 6000
+            last-port = 6001
+            max = 1
+            default-ttl = "2h"
+            max-ttl = "3h"
+            default-dataset = "shop@20261122-192300"
+            ready-timeout = "5s"
+            reap-interval = "1m"
+            settings = { work_mem = "64MB" }
+            [postgres]
+            bin-dir = "/opt/pg/bin"
+            user = "pg"
+            [docker]
+            host = "unix:///run/x.sock"
+            image = "pg:{major}"
+            bin-dir = "/pg/{major}"
+            [pool]
+            size = "20G"
+        "#;
+        let full = Config::parse(full).expect("a configuration");
+        for config in [Config::default(), full] {
+            let shown = show(&config).expect("text");
+            assert_eq!(Config::parse(&shown).expect(&shown), config, "{shown}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_masked() {
+        let mut config = Config::default();
+        config.http.token = Some(Secret::new("hunter2"));
+        let shown = show(&config).expect("text");
+        assert!(shown.contains("token = \"****\""), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,39 @@
+//! The only way out: data to standard output, words for people to standard error.
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Writes a line of data.
+pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
+    bytes(format!("{text}\n").as_bytes())
+}
+
+/// Writes a value as JSON.
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::caused("writing JSON", &e))?;
+    line(text)
+}
+
+/// Writes data as it is. A reader that has had enough, such as `head`, ends the program quietly.
+pub(crate) fn bytes(data: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(data).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::silent()),
+        Err(error) => Err(Failure::caused("writing to standard output", &error)),
+    }
+}
+
+/// Writes a line for people. There is nobody to tell if that fails.
+pub(crate) fn note(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Tells whether a person reads along.
+pub(crate) fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}

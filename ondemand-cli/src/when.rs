@@ -1,0 +1,50 @@
+//! Moments and times as people read them.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Says when a moment is, seen from now: `in 23h 59m`, `2d 3h ago`.
+pub(crate) fn relative(unix_seconds: &str, now: SystemTime) -> String {
+    let Ok(then) = unix_seconds.parse::<u64>() else {
+        return unix_seconds.to_owned();
+    };
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    if then >= now {
+        format!("in {}", span(Duration::from_secs(then - now)))
+    } else {
+        format!("{} ago", span(Duration::from_secs(now - then)))
+    }
+}
+
+/// Writes a time with its two largest units.
+pub(crate) fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h {minutes}m"),
+        (days, hours, _) => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_seen_from_now() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        for (then, text) in [
+            (1_000_000, "in 0s"),
+            (1_000_059, "in 59s"),
+            (1_000_090, "in 1m 30s"),
+            (1_086_399, "in 23h 59m"),
+            (1_086_400, "in 1d 0h"),
+            (999_999, "1s ago"),
+            (0, "11d 13h ago"),
+        ] {
+            assert_eq!(relative(&then.to_string(), now), text);
+        }
+        assert_eq!(relative("never", now), "never");
+    }
+}

@@ -1,0 +1,97 @@
+//! `/datasets`: what servers are cloned from.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use ondemand_core::{DatasetName, DatasetRef, ImportOptions, Result};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::AppState;
+use crate::body::reply;
+use crate::openapi::Problems;
+use crate::problem::Problem;
+use crate::request::{Parameters, Segment};
+use crate::upload::Upload;
+use crate::wire;
+
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, import, delete))
+}
+
+/// Lists the datasets with their versions.
+#[utoipa::path(get, path = "/datasets", operation_id = "list_datasets", tag = "datasets", security(("bearer" = []), ()),
+    responses((status = 200, description = "All datasets.", body = [wire::Dataset]), Problems))]
+async fn list(State(state): State<AppState>) -> Result<Response, Problem> {
+    let datasets = state.datasets().list().await?;
+    Ok(reply(StatusCode::OK, &datasets.into_iter().map(wire::Dataset::from).collect::<Vec<_>>()))
+}
+
+/// Describes a dataset, or one version of it.
+#[utoipa::path(get, path = "/datasets/{name}", operation_id = "get_dataset", tag = "datasets", security(("bearer" = []), ()),
+    params(("name" = String, Path, description = "The dataset, or `DATASET@VERSION`.")),
+    responses((status = 200, description = "The dataset.", body = wire::Dataset), Problems))]
+async fn get(State(state): State<AppState>, Segment(name): Segment) -> Result<Response, Problem> {
+    let reference: DatasetRef = name.parse()?;
+    let dataset = if reference.version.is_some() {
+        let snapshot = state.datasets().resolve(Some(&reference)).await?;
+        wire::Dataset { name: reference.dataset.to_string(), versions: vec![snapshot.into()] }
+    } else {
+        state.datasets().get(&reference.dataset).await?.into()
+    };
+    Ok(reply(StatusCode::OK, &dataset))
+}
+
+/// Restores the dump that is sent as the body into a new version of a dataset.
+///
+/// The body is a dump as it is (SQL text, also compressed with gzip or zstd, or what `pg_dump -Fc` writes), or a tar archive of
+/// what `pg_dump -Fd` wrote or of the data directory of a server that was shut down cleanly. It is restored as it arrives. With
+/// `Accept: text/event-stream` the answer is a stream of events that begins at once: `progress` now and then, and `done` with
+/// the version or `error` with a problem at the end. A client that goes away ends the import, which then leaves nothing.
+#[utoipa::path(post, path = "/datasets/{name}", operation_id = "import_dataset", tag = "datasets", security(("bearer" = []), ()),
+    params(
+        ("name" = String, Path, description = "The dataset. It need not exist."),
+        ("dbname" = Option<String>, Query, description = "The Postgres database to restore into."),
+        ("role" = Option<Vec<String>>, Query, description = "A role to make before restoring. May be given more than once."),
+        ("no_owner" = Option<bool>, Query, description = "Whether to leave out owners and privileges."),
+        ("postgres" = Option<u32>, Query, description = "The major version of Postgres to restore with."),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The dump."),
+    responses(
+        (status = 201, description = "The new version.", body = wire::Snapshot),
+        (status = 200, description = "Events, for a client that accepts them.", body = String, content_type = "text/event-stream"),
+        Problems,
+    ))]
+async fn import(
+    State(state): State<AppState>,
+    Segment(name): Segment,
+    mut parameters: Parameters,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let name: DatasetName = name.parse()?;
+    let options = ImportOptions {
+        dbname: parameters.one("dbname")?,
+        roles: parameters.all("role"),
+        no_owner: parameters.switch("no_owner")?,
+        postgres: parameters.one("postgres")?,
+    };
+    parameters.finish()?;
+    let upload = Upload::new(body, state.max_upload())?;
+    let datasets = state.datasets().clone();
+    let import = |source, reporter| async move {
+        datasets.import(&name, source, options, reporter).await.map(wire::Snapshot::from)
+    };
+    upload.answer(&headers, import).await
+}
+
+/// Deletes a dataset, or one version of it. Refused while servers live on it.
+#[utoipa::path(delete, path = "/datasets/{name}", operation_id = "delete_dataset", tag = "datasets", security(("bearer" = []), ()),
+    params(("name" = String, Path, description = "The dataset, or `DATASET@VERSION`.")),
+    responses((status = 200, description = "It is gone.", body = wire::DatasetName), Problems))]
+async fn delete(State(state): State<AppState>, Segment(name): Segment) -> Result<Response, Problem> {
+    let reference: DatasetRef = name.parse()?;
+    state.datasets().delete(&reference).await?;
+    Ok(reply(StatusCode::OK, &wire::DatasetName { name: reference.to_string() }))
+}

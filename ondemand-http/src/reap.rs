@@ -1,0 +1,25 @@
+//! `/reap`: one round of the janitor, now.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::AppState;
+use crate::body::reply;
+use crate::openapi::Problems;
+use crate::problem::Problem;
+use crate::wire;
+
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(reap))
+}
+
+/// Deletes what has expired, starts what should run, and removes what dead attempts left.
+#[utoipa::path(post, path = "/reap", tag = "janitor", security(("bearer" = []), ()), responses(
+    (status = 200, description = "What was done.", body = wire::Reaped), Problems))]
+async fn reap(State(state): State<AppState>) -> Result<Response, Problem> {
+    let report = state.janitor().run_once().await?;
+    Ok(reply(StatusCode::OK, &wire::Reaped::from(report)))
+}

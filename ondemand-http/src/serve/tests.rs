@@ -1,0 +1,112 @@
+use axum::http::StatusCode;
+use axum::middleware;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::drain;
+
+/// Serves `app` at a port of loopback, and connects to it.
+async fn connect(app: Router) -> (Connections, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (client, served) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let connections = Connections::default();
+    connections.spawn(served.expect("a connection").0, app);
+    (connections, client.expect("a connection"))
+}
+
+/// Reads until `end` was read.
+async fn read_until(client: &mut TcpStream, end: &str) -> String {
+    let mut text = String::new();
+    while !text.ends_with(end) {
+        let mut buffer = [0; 4096];
+        let read = client.read(&mut buffer).await.expect("an answer");
+        assert_ne!(read, 0, "the connection ended after {text:?}");
+        text.push_str(std::str::from_utf8(&buffer[..read]).expect("text"));
+    }
+    text
+}
+
+/// The answer to a request that is refused before it was read must not be lost in a reset connection.
+#[tokio::test]
+async fn an_early_answer_arrives_while_the_client_still_sends() {
+    let app = Router::new()
+        .route("/", post(|| async { (StatusCode::UNAUTHORIZED, "no").into_response() }))
+        .layer(middleware::map_request(drain::arm));
+    let (_connections, mut client) = connect(app).await;
+    let length = 64 << 20;
+    let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.expect("the head is taken");
+    // More than any buffer between here and there holds: this ends only if the server reads it.
+    client.write_all(&vec![b'x'; length]).await.expect("the body is taken");
+    let answer = read_until(&mut client, "no").await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    // And the connection is still good for another request.
+    client.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.expect("a second request");
+    read_until(&mut client, "no").await;
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_not_asked_to_send() {
+    let app = Router::new()
+        .route("/", post(|| async { (StatusCode::UNAUTHORIZED, "no").into_response() }))
+        .layer(middleware::map_request(drain::arm));
+    let (_connections, mut client) = connect(app).await;
+    let head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n";
+    client.write_all(head.as_bytes()).await.expect("the head is taken");
+    let answer = read_until(&mut client, "no").await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+}
+
+#[tokio::test]
+async fn ending_lets_a_request_end_first() {
+    let (go_on, wait) = oneshot::channel::<()>();
+    let (arrived, began) = oneshot::channel();
+    let once = std::sync::Mutex::new(Some((wait, arrived)));
+    let once = std::sync::Arc::new(once);
+    let handler = move || {
+        let (wait, arrived) = once.lock().expect("a lock").take().expect("one request");
+        async move {
+            arrived.send(()).expect("the test waits");
+            wait.await.expect("a word");
+            "done"
+        }
+    };
+    let (connections, mut client) = connect(Router::new().route("/", get(handler))).await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a request");
+    began.await.expect("the request arrives");
+    let end = tokio::spawn(connections.end());
+    go_on.send(()).expect("the handler waits");
+    let answer = read_until(&mut client, "done").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    end.await.expect("it ends");
+    assert_eq!(client.read(&mut [0]).await.expect("the end"), 0);
+}
+
+#[tokio::test]
+async fn ending_does_not_wait_for_idle_connections() {
+    let (connections, mut client) = connect(Router::new().route("/", get(|| async { "done" }))).await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a request");
+    read_until(&mut client, "done").await;
+    tokio::time::timeout(GRACE / 2, connections.end()).await.expect("it does not wait");
+    assert_eq!(client.read(&mut [0]).await.expect("the end"), 0);
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_a_conflict() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let error = listen(taken.local_addr().expect("an address")).await.expect_err("taken");
+    assert_eq!(error.code(), ondemand_core::Code::Conflict);
+    assert!(error.hint().is_some_and(|hint| hint.contains("--listen")));
+}
+
+#[tokio::test]
+async fn an_exposed_server_does_not_start() {
+    let mut config = Config::default();
+    config.http.listen = "0.0.0.0:0".parse().expect("an address");
+    let error = serve(&config, std::future::pending(), |_| ()).await.expect_err("refused");
+    assert_eq!(error.code(), ondemand_core::Code::Forbidden);
+}
