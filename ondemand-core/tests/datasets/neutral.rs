@@ -76,7 +76,9 @@ fn production(server: &mut TestServer, publisher: u16) -> Vec<String> {
 
     let at = |name: &str| server.pgdata.join(name);
     std::fs::create_dir(at("pg_log")).unwrap();
-    for file in ["pg_log/today.log", "server.key", "server.crt", "root.p12", "recovery.done", "standby.signal", "my-notes"] {
+    for file in
+        ["pg_log/today.log", "server.key", "server.crt", "root.p12", "recovery.done", "standby.signal", "my-notes"]
+    {
         std::fs::write(at(file), SECRET).unwrap();
     }
     let hba = std::fs::read_to_string(at("pg_hba.conf")).unwrap();
@@ -124,7 +126,9 @@ async fn a_copy_of_production_forgets_it() {
     assert_eq!(snapshot.dbname, "shop");
     let found = setup.store.snapshots(&Selector::all()).await.unwrap();
     let path = &found[0].path;
-    for gone in ["server.key", "standby.signal", "pg_log", "recovery.done", "my-notes", "postmaster.pid", "postmaster.opts"] {
+    for gone in
+        ["server.key", "standby.signal", "pg_log", "recovery.done", "my-notes", "postmaster.pid", "postmaster.opts"]
+    {
         assert!(!path.join(gone).exists(), "{gone}");
     }
     assert_eq!(std::fs::read_dir(path.join("pg_replslot")).unwrap().count(), 0, "replication slots");
@@ -135,7 +139,8 @@ async fn a_copy_of_production_forgets_it() {
     assert!(contacted.is_err(), "the publisher was contacted");
 
     let copy = setup.look(&snapshot).await;
-    let none = |what: &str, sql: &str| assert_eq!(copy.sql("postgres", &format!("SELECT count(*) FROM {sql}")), "0", "{what}");
+    let none =
+        |what: &str, sql: &str| assert_eq!(copy.sql("postgres", &format!("SELECT count(*) FROM {sql}")), "0", "{what}");
     none("passwords", "pg_authid WHERE rolpassword IS NOT NULL");
     none("subscriptions", "pg_subscription");
     none("slots", "pg_replication_slots");
@@ -143,7 +148,10 @@ async fn a_copy_of_production_forgets_it() {
     none("libraries", "pg_db_role_setting WHERE setconfig::text LIKE '%preload%'");
     none("settings", "pg_file_settings WHERE name NOT LIKE 'default_text%'");
     assert_eq!(
-        copy.sql("postgres", "SELECT rolsuper, rolcanlogin, rolconnlimit, rolvaliduntil FROM pg_authid WHERE rolname = 'postgres'"),
+        copy.sql(
+            "postgres",
+            "SELECT rolsuper, rolcanlogin, rolconnlimit, rolvaliduntil FROM pg_authid WHERE rolname = 'postgres'"
+        ),
         "t|t|-1|infinity"
     );
     for dbname in ["shop", HOSTILE[0]] {
@@ -154,7 +162,8 @@ async fn a_copy_of_production_forgets_it() {
     }
     let closed = copy.sql("postgres", "SELECT datallowconn FROM pg_database WHERE datname = 'closed'");
     assert_eq!(closed, "f", "as it was");
-    let roles = copy.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY rolname COLLATE \"C\"");
+    let roles =
+        copy.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY rolname COLLATE \"C\"");
     let mut expected: Vec<&str> = HOSTILE.into_iter().chain(["boss", "ondemand_admin", "postgres"]).collect();
     expected.sort_unstable();
     assert_eq!(roles.lines().collect::<Vec<_>>(), expected);

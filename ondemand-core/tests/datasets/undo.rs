@@ -41,7 +41,9 @@ async fn a_dropped_import_leaves_nothing() {
     let dir = setup.postgres_dir("source");
     let mut server = TestServer::create(&dir);
     server.stop("fast");
-    for phase in [Phase::Preparing, Phase::Receiving, Phase::Restoring, Phase::Neutralising, Phase::Analysing, Phase::Publishing] {
+    for phase in
+        [Phase::Preparing, Phase::Receiving, Phase::Restoring, Phase::Neutralising, Phase::Analysing, Phase::Publishing]
+    {
         let (seen, mut phases) = watch::channel(None);
         let reporter = Arc::new(move |event: Event| {
             seen.send_replace(Some(event.phase));
@@ -194,7 +196,8 @@ async fn what_a_killed_process_left_is_removed() {
 async fn a_full_pool_is_said_to_be_full() {
     let pool = Arc::new(crate::pool::TestPool::new(160).await);
     let setup = Setup::on(pool).await;
-    let noise = "CREATE TABLE noise AS SELECT md5(i::text) || md5((i + 1)::text) AS t FROM generate_series(1, 4000000) i;\n";
+    let noise =
+        "CREATE TABLE noise AS SELECT md5(i::text) || md5((i + 1)::text) AS t FROM generate_series(1, 4000000) i;\n";
     let error = setup.import("big", stream(noise), ImportOptions::default()).await.unwrap_err();
     assert_eq!(error.code(), Code::OutOfSpace, "{error:?}");
     until_clean(&setup).await;
