@@ -1,5 +1,7 @@
 //! Containers of a Docker Engine: the contract, and what only they have to prove. `make test` starts the engine they need.
 
+#![expect(clippy::expect_used, reason = "these are tests")]
+
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -25,7 +27,7 @@ struct Containers {
 }
 
 impl Containers {
-    async fn start() -> Self {
+    fn start() -> Self {
         let instance = AttemptId::random().expect("randomness").to_string();
         Self { dir: tempfile::tempdir().expect("a directory"), instance }
     }
@@ -36,14 +38,9 @@ impl Containers {
         Docker::new(DockerOptions { host, state_dir, instance: self.instance.clone() }).expect("an orchestrator")
     }
 
-    fn client(&self) -> bollard::Docker {
-        let host = variable("ONDEMAND_TEST_DOCKER_HOST");
-        bollard::Docker::connect_with_host(&host).expect("an address")
-    }
-
     /// Returns how many containers and networks of this instance there are.
     async fn left(&self) -> (usize, usize) {
-        let client = self.client().negotiate_version().await.expect("an engine");
+        let client = client().await;
         let filters = HashMap::from([("label".to_owned(), vec![format!("ondemand.instance={}", self.instance)])]);
         let options =
             ListContainersOptions { all: true, filters: Some(filters.clone()), ..ListContainersOptions::default() };
@@ -86,6 +83,11 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`, which sets it"))
 }
 
+async fn client() -> bollard::Docker {
+    let client = bollard::Docker::connect_with_host(&variable("ONDEMAND_TEST_DOCKER_HOST")).expect("an address");
+    client.negotiate_version().await.expect("an engine")
+}
+
 fn service(name: &str, script: &str) -> ServiceSpec {
     let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
     ServiceSpec {
@@ -114,7 +116,7 @@ async fn lines(docker: &Docker, name: &StackName, options: LogOptions) -> Vec<St
 
 #[tokio::test]
 async fn nothing_of_a_stack_is_left_in_the_engine() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let spec = stack("a", vec![service("one", "exec sleep 1000"), service("two", "exec sleep 1000")]);
     let deployed = docker.deploy(&spec).await.expect("deployed");
@@ -138,7 +140,7 @@ async fn nothing_of_a_stack_is_left_in_the_engine() {
 
 #[tokio::test]
 async fn a_container_is_what_the_specification_says() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let data = containers.dir.path().join("data");
     std::fs::create_dir(&data).expect("a directory");
@@ -162,7 +164,7 @@ async fn a_container_is_what_the_specification_says() {
 
 #[tokio::test]
 async fn a_missing_mount_is_named_and_not_made() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let missing = containers.dir.path().join("missing");
     let mut main = service("main", "exec sleep 1000");
@@ -177,7 +179,7 @@ async fn a_missing_mount_is_named_and_not_made() {
 
 #[tokio::test]
 async fn a_port_is_published_once() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let address = free_address();
     let publish = |name: &str| {
@@ -201,7 +203,7 @@ async fn a_port_is_published_once() {
 
 #[tokio::test]
 async fn services_reach_each_other_by_name() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let find = "until grep -q . /etc/hosts && ping -c1 -W5 db >/dev/null 2>&1 || getent hosts db >/dev/null 2>&1; do sleep 0.1; done; echo found";
     let spec = stack("a", vec![service("db", "exec sleep 1000"), service("web", find)]);
@@ -214,10 +216,10 @@ async fn services_reach_each_other_by_name() {
 
 #[tokio::test]
 async fn what_is_not_ours_is_never_touched() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let spec = stack("a", vec![service("main", "exec sleep 1000"), service("other", "exec sleep 1000")]);
-    let client = containers.client().negotiate_version().await.expect("an engine");
+    let client = client().await;
     let name = |service: &str| format!("ondemand-{}-a.{service}", containers.instance);
     let body = ContainerCreateBody {
         image: Some(variable("ONDEMAND_TEST_IMAGE")),
@@ -246,7 +248,7 @@ async fn what_is_not_ours_is_never_touched() {
 
 #[tokio::test]
 async fn two_instances_do_not_see_each_other() {
-    let (one, two) = (Containers::start().await, Containers::start().await);
+    let (one, two) = (Containers::start(), Containers::start());
     let spec = stack("a", vec![service("main", "exec sleep 1000")]);
     let mine = one.docker().deploy(&spec).await.expect("deployed");
     assert_eq!(two.docker().list(&Selector::all()).await.expect("a list"), []);
@@ -261,7 +263,7 @@ async fn two_instances_do_not_see_each_other() {
 
 #[tokio::test]
 async fn a_stack_whose_record_was_lost_is_listed_and_removed() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let mut spec = stack("a", vec![service("main", "exec sleep 1000"), service("other", "exec sleep 1000")]);
     spec.labels = Labels::new().with("test.a", "1").expect("a label");
@@ -277,11 +279,11 @@ async fn a_stack_whose_record_was_lost_is_listed_and_removed() {
 
 #[tokio::test]
 async fn a_deployment_that_died_half_way_is_listed_and_removed() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let spec = stack("a", vec![service("main", "exec sleep 1000")]);
     let deployed = docker.deploy(&spec).await.expect("deployed");
-    let client = containers.client().negotiate_version().await.expect("an engine");
+    let client = client().await;
     let force = RemoveContainerOptions { force: true, ..RemoveContainerOptions::default() };
     let container = format!("ondemand-{}-a.main", containers.instance);
     client.remove_container(&container, Some(force)).await.expect("removed");
@@ -295,7 +297,7 @@ async fn a_deployment_that_died_half_way_is_listed_and_removed() {
 
 #[tokio::test]
 async fn log_lines_have_times() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let long = "i=0; while [ $i -lt 3000 ]; do printf 0123456789; i=$((i + 1)); done; echo";
     let spec = stack("a", vec![service("main", &format!("echo one; {long}; sleep 1.2; echo two >&2"))]);
@@ -313,7 +315,7 @@ async fn log_lines_have_times() {
 
 #[tokio::test]
 async fn followed_logs_go_on_when_a_stack_wakes() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let spec = stack("a", vec![service("main", "echo hello; exec sleep 1000")]);
     let deployed = docker.deploy(&spec).await.expect("deployed");
