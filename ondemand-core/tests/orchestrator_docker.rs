@@ -19,6 +19,7 @@ use ondemand_core::orchestrator::{
 };
 use ondemand_core::{AttemptId, Error, Labels, Orchestrator, Selector, ServiceName, StackName};
 use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A directory of records, and the engine that the environment names.
 struct Containers {
@@ -47,6 +48,26 @@ impl Containers {
         let containers = client.list_containers(Some(options)).await.expect("containers");
         let networks = client.list_networks(Some(ListNetworksOptions { filters: Some(filters) })).await;
         (containers.len(), networks.expect("networks").len())
+    }
+}
+
+/// Removes what a failing test left; the others left nothing.
+impl Drop for Containers {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let docker = self.docker();
+        // The test's own runtime does not wait for anything any more.
+        let removing = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                for stack in docker.list(&Selector::all()).await.unwrap_or_default() {
+                    let _ = docker.remove(&stack.id).await;
+                }
+            });
+        });
+        let _ = removing.join();
     }
 }
 
@@ -339,4 +360,50 @@ async fn an_engine_that_is_not_there_is_a_transient_error() {
     assert!(docker.remove(&StackId("a.0123456789abcdef".into())).await.expect_err("no engine").is_transient());
     assert!(docker.list(&Selector::all()).await.expect_err("no engine").is_transient());
     assert!(!dir.path().join("stacks/a.json").exists(), "the name is not taken");
+}
+
+/// Says which version it speaks, as an engine does, and then hangs up on whatever it is asked.
+async fn half_an_engine(socket: std::path::PathBuf) {
+    let listener = tokio::net::UnixListener::bind(socket).expect("a socket");
+    loop {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        tokio::spawn(async move {
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).await.expect("a request");
+            if request[..read].starts_with(b"GET /version") {
+                let body = r#"{"ApiVersion":"1.41"}"#;
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:";
+                let answer = format!("{head} {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.expect("an answer");
+                // The next request on this connection gets no answer.
+                let _ = stream.read(&mut request).await;
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_stops_in_between_is_a_transient_error_that_can_be_undone_later() {
+    let containers = Containers::start();
+    let socket = containers.dir.path().join("docker.sock");
+    let engine = tokio::spawn(half_an_engine(socket.clone()));
+    while !socket.exists() {
+        tokio::task::yield_now().await;
+    }
+    let options = DockerOptions {
+        host: Some(format!("unix://{}", socket.display())),
+        state_dir: containers.dir.path().join("stacks"),
+        instance: containers.instance.clone(),
+    };
+    let spec = stack("a", vec![service("main", "exit 0")]);
+    let error = Docker::new(options).expect("an orchestrator").deploy(&spec).await.expect_err("it hangs up");
+    assert!(matches!(error, Error::Backend { backend: "docker", transient: true, .. }), "{error:?}");
+    engine.abort();
+
+    // Whether the engine did what it was asked is unknown, so the attempt is remembered until that is certain.
+    let docker = containers.docker();
+    let listed = docker.list(&Selector::all()).await.expect("a list");
+    assert_eq!((&listed[0].id, listed[0].services[0].state), (&spec.id(), ServiceState::Exited { status: None }));
+    docker.remove(&spec.id()).await.expect("removed");
+    assert_eq!(docker.list(&Selector::all()).await.expect("a list"), []);
 }

@@ -203,8 +203,8 @@ impl Stranger {
 
     fn start_time(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("a process");
-        let fields = stat.rsplit(')').next().expect("fields").split_whitespace();
-        fields.skip(19).next().expect("a start time").parse().expect("a number")
+        let mut fields = stat.rsplit(')').next().expect("fields").split_whitespace();
+        fields.nth(19).expect("a start time").parse().expect("a number")
     }
 
     fn runs(&mut self) -> bool {
@@ -295,9 +295,9 @@ async fn what_survives_a_program_that_ended_long_ago_is_killed() {
 #[tokio::test]
 async fn an_adopted_process_is_waited_for() {
     let dir = Home::new();
-    let (parent, adopter) = (open(dir.path()), open(dir.path()));
+    let (starter, adopter) = (open(dir.path()), open(dir.path()));
     let spec = stack("a", vec![service("main", "exec sleep 1000")]);
-    let deployed = parent.deploy(&spec).await.expect("deployed");
+    let deployed = starter.deploy(&spec).await.expect("deployed");
     let waiting = tokio::spawn({
         let (adopter, name) = (adopter.clone(), spec.name.clone());
         async move { adopter.wait_stopped(&name).await }
@@ -307,7 +307,7 @@ async fn an_adopted_process_is_waited_for() {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
     let adopted = waiting.await.expect("no panic").expect("a stack");
     assert!(matches!(adopted.services[0].state, ServiceState::Exited { status: None | Some(137) }), "{adopted:?}");
-    let own = parent.wait_stopped(&spec.name).await.expect("a stack");
+    let own = starter.wait_stopped(&spec.name).await.expect("a stack");
     assert_eq!(own.services[0].state, ServiceState::Exited { status: Some(137) });
     let next = open(dir.path()).get(&spec.name).await.expect("a stack");
     assert_eq!(next.services[0].state, ServiceState::Exited { status: Some(137) }, "it was recorded");
