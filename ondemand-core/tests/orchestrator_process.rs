@@ -305,8 +305,8 @@ async fn an_adopted_process_is_waited_for() {
     let pid = i32::try_from(deployed.services[0].pid.expect("a pid")).expect("a pid");
     let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
-    let adopted = waiting.await.expect("no panic").expect("a stack");
-    assert!(matches!(adopted.services[0].state, ServiceState::Exited { status: None | Some(137) }), "{adopted:?}");
+    let seen = waiting.await.expect("no panic").expect("a stack");
+    assert!(matches!(seen.services[0].state, ServiceState::Exited { status: None | Some(137) }), "{seen:?}");
     let own = starter.wait_stopped(&spec.name).await.expect("a stack");
     assert_eq!(own.services[0].state, ServiceState::Exited { status: Some(137) });
     let next = open(dir.path()).get(&spec.name).await.expect("a stack");
