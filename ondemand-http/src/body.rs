@@ -46,6 +46,10 @@ async fn read(body: Body, limit: u64) -> Result<Bytes, Problem> {
 /// Parses a body, of which nothing at all means `{}`.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> ondemand_core::Result<T> {
     let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
+    if body.trim_ascii_start().starts_with(b"[") {
+        // The parser would take a list for the fields in their order.
+        return Err(Error::invalid("request body", "it is a list; write an object, `{…}`, at line 1 column 1"));
+    }
     serde_json::from_slice(body).map_err(|e| Error::invalid("request body", cut(&e.to_string())))
 }
 
@@ -96,6 +100,7 @@ mod tests {
         assert!(wrong(b"{\"Name\":").contains("line 1 column 8"), "{}", wrong(b"{\"Name\":"));
         assert!(wrong(b"{} {}").contains("trailing"));
         assert!(wrong(b"\xff").contains("line 1"));
+        assert!(wrong(b" []").contains("list"));
         assert!(wrong(b"{\"Nmae\":1}").contains("unknown field `Nmae`"));
         assert!(wrong(b"[[[[[[[").len() < 200);
         let long = format!("{{\"{}\":1}}", "x".repeat(100_000));
