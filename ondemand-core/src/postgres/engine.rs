@@ -105,7 +105,9 @@ impl Engine for Wire {
         if verifier.contains(['\'', '\\']) {
             return Err(Error::backend("postgres", "setting the password", "the verifier needs escaping"));
         }
-        client.batch_execute(&format!("ALTER ROLE {USER} LOGIN PASSWORD '{verifier}'")).await.map_err(failed)
+        // Written at once, also where commits need not be: a server that crashes the next moment must not have forgotten it.
+        let set = format!("SET synchronous_commit = on; ALTER ROLE {USER} LOGIN PASSWORD '{verifier}'");
+        client.batch_execute(&set).await.map_err(failed)
     }
 
     fn is_free(&self, address: SocketAddr) -> bool {
