@@ -11,13 +11,12 @@ fn tiny() -> ServerOptions {
 
 /// Text that compresses badly, a hundred megabytes of it and more; Postgres makes it while it imports.
 const TOO_MUCH: &str =
-    "CREATE TABLE big AS SELECT md5(n::text) || md5((n + 1)::text) AS word FROM generate_series(1, 2000000) n;";
+    "CREATE TABLE big AS SELECT md5(n::text) || md5((n + 1)::text) AS word FROM generate_series(1, 3000000) n;";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_fills_the_pool_is_undone() -> Result<()> {
     let home = Home::new()?;
     let server = Server::start(&home.data(), &tiny()).await?;
-    leave(&home.data().join("pool/ballast"), 100)?;
     let before = Inventory::take(&home, &home.data())?;
     let problem = server.refused(("POST", "/datasets/big"), TOO_MUCH, (507, "out_of_space")).await?;
     ensure!(problem["hint"].as_str().is_some_and(|hint| hint.contains("delete")), "{problem}");
@@ -37,14 +36,13 @@ async fn a_database_that_fills_the_pool_can_be_deleted() -> Result<()> {
     let other = server.create(json!({})).await?;
     let before = Inventory::take(&home, &home.data())?;
     let big = server.create(json!({})).await?;
-    // To the last byte, in the database's own volume; Postgres itself would take long for the last megabytes.
     let processes = home.servers()?;
     let volume =
         processes.iter().map(|(_, volume)| volume).find(|volume| volume.to_string_lossy().contains(&big.id[..12]));
-    leave(&volume.context("a volume")?.join("ballast"), 0)?;
+    fill(&volume.context("a volume")?.join("ballast"))?;
     let with_both = Inventory::take(&home, &home.data())?;
-    let fill = "CREATE TABLE more AS SELECT md5(n::text) FROM generate_series(1, 100000) n";
-    ensure!(query(&big.url, fill).await.is_err(), "there was room");
+    let sql = "CREATE TABLE more AS SELECT md5(n::text) FROM generate_series(1, 100000) n";
+    ensure!(query(&big.url, sql).await.is_err(), "there was room");
     let (status, answer) = server.send("POST", "/servers", "{}").await?;
     ensure!(status == 201 || answer["code"] == "out_of_space", "{status} {answer}");
     if status == 201 {
@@ -71,7 +69,7 @@ async fn nothing_is_made_in_a_full_pool() -> Result<()> {
     server.import("production", "CREATE TABLE t AS SELECT 'dataset' AS word;").await?;
     let database = server.create(json!({})).await?;
     let ballast = home.data().join("pool/ballast");
-    leave(&ballast, 0)?;
+    fill(&ballast)?;
     let before = Inventory::take(&home, &home.data())?;
     let problem = server.refused(("POST", "/datasets/next"), "CREATE TABLE t ();", (507, "out_of_space")).await?;
     ensure!(problem["hint"].is_string(), "{problem}");
@@ -90,18 +88,16 @@ async fn nothing_is_made_in_a_full_pool() -> Result<()> {
     Ok(())
 }
 
-/// Writes a file until no more than some megabytes are left. What is in a pool without being a volume is no concern of the server.
-fn leave(path: &std::path::Path, megabytes: u64) -> Result<()> {
-    use std::io::Write;
-    let mut file = std::fs::File::create(path)?;
-    for size in [1 << 20, 1 << 16, 1 << 12] {
-        let piece = vec![0x5a; size];
-        while file.write_all(&piece).and_then(|()| file.sync_data()).is_ok() {}
+/// Takes all the room there is, for a file that need not be written for that.
+fn fill(path: &std::path::Path) -> Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    let file = std::fs::File::create(path)?;
+    let mut length = 0;
+    for size in [16 << 20, 1 << 20, 64 << 10, 4 << 10] {
+        while fallocate(&file, FallocateFlags::empty(), length, size).is_ok() {
+            length += size;
+        }
     }
-    if megabytes > 0 {
-        let length = file.metadata()?.len();
-        file.set_len(length.checked_sub(megabytes << 20).context("the pool is too small")?)?;
-        file.sync_all()?;
-    }
+    file.sync_all()?;
     Ok(())
 }

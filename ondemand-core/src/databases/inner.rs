@@ -329,10 +329,9 @@ impl Inner {
     pub(super) async fn delete_held(&self, id: &DatabaseId) -> Result<()> {
         let record = Record { state: State::Deleting, ..self.record(id)? };
         match self.write(&record).await {
-            // The volume was removed behind our back; what is left of the database still goes.
-            Err(Error::NotFound { .. }) => {}
-            // To delete is the way out of a full pool. Should this process be killed before the end, the database is there again.
-            Err(Error::OutOfSpace { .. }) => {}
+            // The volume was removed behind our back; what is left of the database still goes. And to delete is the way out of a full
+            // pool: should this process be killed before the end, the database is there again.
+            Err(Error::NotFound { .. } | Error::OutOfSpace { .. }) => {}
             other => other?,
         }
         self.update(record.clone());
