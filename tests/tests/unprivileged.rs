@@ -38,7 +38,11 @@ async fn the_whole_job(home: &Home, options: &ServerOptions) -> Result<()> {
     }
     for (pid, data) in home.servers()? {
         ensure!(std::fs::metadata(format!("/proc/{pid}"))?.uid() == NOBODY, "a Postgres of another user");
-        ensure!(data.metadata()?.uid() == NOBODY && data.metadata()?.mode() & 0o077 == 0, "{}", data.display());
+        ensure!(
+            data.metadata()?.uid() == NOBODY && data.metadata()?.mode().trailing_zeros() >= 6,
+            "{}",
+            data.display()
+        );
     }
     for directory in home.runtime_dirs() {
         ensure!(directory.starts_with("/tmp") && directory.metadata()?.uid() == NOBODY, "{}", directory.display());
