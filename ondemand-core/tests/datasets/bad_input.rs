@@ -62,7 +62,12 @@ async fn what_is_missing_is_named() {
     assert!(hint(&error).contains("--role app"), "{error:?}");
     let error = refused(&setup, stream("CREATE EXTENSION no_such_thing;\n"), ImportOptions::default()).await;
     assert!(hint(&error).contains("postgresql-15-no-such-thing"), "{error:?}");
-    let error = refused(&setup, stream("CREATE DATABASE x TEMPLATE template0 LOCALE 'xx_XX.UTF-8';\n"), ImportOptions::default()).await;
+    let error = refused(
+        &setup,
+        stream("CREATE DATABASE x TEMPLATE template0 LOCALE 'xx_XX.UTF-8';\n"),
+        ImportOptions::default(),
+    )
+    .await;
     assert!(hint(&error).contains("locale"), "{error:?}");
 
     let roles = ImportOptions { roles: vec!["app".into(), "postgres".into()], ..ImportOptions::default() };
@@ -138,7 +143,10 @@ async fn archives_that_cannot_be_used() {
     let custom = server.dump("pg_dump", &["-Fc", "postgres"]);
     let error = refused(&setup, stream(custom.clone()), ImportOptions::default()).await;
     assert_eq!(error.code(), Code::InvalidDump);
-    assert!(error.to_string().contains("role \"app\" does not exist") && hint(&error).contains("--role app"), "{error:?}");
+    assert!(
+        error.to_string().contains("role \"app\" does not exist") && hint(&error).contains("--role app"),
+        "{error:?}"
+    );
     let nobody = ImportOptions { no_owner: true, ..ImportOptions::default() };
     let error = refused(&setup, stream(&custom[..custom.len() / 2]), nobody.clone()).await;
     assert_eq!(error.code(), Code::InvalidDump, "half an archive: {error:?}");

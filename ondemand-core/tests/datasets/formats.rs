@@ -105,7 +105,11 @@ async fn archives_of_pg_dump() {
     std::fs::write(dir.join("shop.dump"), &custom).unwrap();
     let copied = std::process::Command::new("cp").arg("-r").arg(&directory).arg(&unreadable).status().unwrap();
     assert!(copied.success());
-    let tar = must("/usr/bin/tar", &["-C", dir.to_str().unwrap(), "-czf", dir.join("dump.tar.gz").to_str().unwrap(), "dump"], "");
+    let tar = must(
+        "/usr/bin/tar",
+        &["-C", dir.to_str().unwrap(), "-czf", dir.join("dump.tar.gz").to_str().unwrap(), "dump"],
+        "",
+    );
     assert!(tar.is_empty());
 
     let roles = ImportOptions { roles: vec!["app".into()], ..ImportOptions::default() };
@@ -136,7 +140,10 @@ async fn a_whole_cluster() {
     let dir = setup.postgres_dir("source");
     let server = TestServer::create(&dir);
     // A clone of ours has this role, and its dump makes it.
-    server.sql("postgres", "CREATE ROLE postgres SUPERUSER LOGIN PASSWORD 'hunter2'; CREATE ROLE ondemand_admin SUPERUSER LOGIN");
+    server.sql(
+        "postgres",
+        "CREATE ROLE postgres SUPERUSER LOGIN PASSWORD 'hunter2'; CREATE ROLE ondemand_admin SUPERUSER LOGIN",
+    );
     server.sql("postgres", "CREATE ROLE \"it's \"\"odd\"\" ü\" LOGIN PASSWORD 'hunter2'; CREATE DATABASE \"a'b\"\"c d ü\" OWNER \"it's \"\"odd\"\" ü\"");
     fill(&server, "a'b\"c d ü");
     let dump = server.dump("pg_dumpall", &[]);
@@ -180,7 +187,8 @@ async fn data_directories() {
         ("tar", tar("a.tar", &["-C", data, "."])),
         ("tar-below", tar("b.tar", &["-C", parent, "--transform=s,^,var/lib/,", "source"])),
     ] {
-        let snapshot = setup.import(name, source, ImportOptions::default()).await.unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        let snapshot =
+            setup.import(name, source, ImportOptions::default()).await.unwrap_or_else(|e| panic!("{name}: {e:?}"));
         assert_eq!(snapshot.dbname, "shop", "{name}");
         let copy = setup.look(&snapshot).await;
         assert_eq!(copy.sql("shop", ITEMS), "coffee\nthé", "{name}");

@@ -12,13 +12,14 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
+use ondemand_core::label::keys;
 use ondemand_core::postgres::{Installs, os_user};
 use ondemand_core::progress::silent;
-use ondemand_core::label::keys;
-use ondemand_core::{
-    DatasetName, DatasetSnapshot, Datasets, DatasetsOptions, ImportOptions, Labels, Result, Selector, SnapshotStore, Source,
-};
 use ondemand_core::snapshot::Btrfs;
+use ondemand_core::{
+    DatasetName, DatasetSnapshot, Datasets, DatasetsOptions, ImportOptions, Labels, Result, Selector, SnapshotStore,
+    Source,
+};
 use pool::TestPool;
 use server::TestServer;
 use tokio::sync::Mutex;

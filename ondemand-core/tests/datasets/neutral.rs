@@ -19,6 +19,11 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// Connects to a database without what is set for it.
+fn unimpeded(dbname: &str) -> String {
+    format!("dbname='{}' options='-c session_preload_libraries= -c search_path=public'", dbname.replace('\'', "\\'"))
+}
+
 /// Makes a server as production has it: with everything that a copy would do harm with.
 fn production(server: &mut TestServer, publisher: u16) -> Vec<String> {
     let mut roles = String::new();
@@ -47,9 +52,9 @@ fn production(server: &mut TestServer, publisher: u16) -> Vec<String> {
     for dbname in ["shop", "closed", HOSTILE[0]] {
         // A session of its own settings: the library that is to be loaded is not there.
         let subscription = quoted(&format!("sub of {dbname}"));
-        let slot = format!("slot_{}", dbname.len());
+        let slot = format!("slot_{}", dbname.replace(|c: char| !c.is_ascii_alphabetic(), "_"));
         server.sql(
-            &format!("dbname='{}' options='-c session_preload_libraries='", dbname.replace('\'', "\\'")),
+            &unimpeded(dbname),
             &format!(
                 "CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item SELECT generate_series(1, 100);
                  CREATE SUBSCRIPTION {subscription} CONNECTION '{publisher}' PUBLICATION p WITH (connect = false, slot_name = '{slot}');
@@ -58,17 +63,21 @@ fn production(server: &mut TestServer, publisher: u16) -> Vec<String> {
                  CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'production');
                  CREATE USER MAPPING FOR PUBLIC SERVER other OPTIONS (\"user\" 'app', password '{SECRET}');
                  ANALYZE pg_user_mapping;
-                 SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput');
-                 BEGIN; LOCK TABLE item; INSERT INTO item VALUES (1000); PREPARE TRANSACTION '{slot}''s';",
+                 SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput');",
                 dbname.replace('\'', "''")
             ),
         );
         server.sql(
-            &format!("dbname='{}' options='-c session_preload_libraries='", dbname.replace('\'', "\\'")),
+            &unimpeded(dbname),
             "CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no %', tg_tag; END$$;
              CREATE EVENT TRIGGER \"no; way\" ON ddl_command_start EXECUTE FUNCTION no();
              ALTER EVENT TRIGGER \"no; way\" ENABLE ALWAYS;",
         );
+    }
+    // Last, as making a slot waits until all transactions that run have ended.
+    for dbname in ["shop", "closed", HOSTILE[0]] {
+        let prepare = "BEGIN; LOCK TABLE item; INSERT INTO item VALUES (1000); PREPARE TRANSACTION";
+        server.sql(&unimpeded(dbname), &format!("{prepare} 'of {}'", dbname.replace('\'', "''")));
     }
     server.sql("postgres", "ALTER DATABASE closed ALLOW_CONNECTIONS false");
     let verifiers = server.sql("postgres", "SELECT rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL");
@@ -76,7 +85,9 @@ fn production(server: &mut TestServer, publisher: u16) -> Vec<String> {
 
     let at = |name: &str| server.pgdata.join(name);
     std::fs::create_dir(at("pg_log")).unwrap();
-    for file in ["pg_log/today.log", "server.key", "server.crt", "root.p12", "recovery.done", "standby.signal", "my-notes"] {
+    for file in
+        ["pg_log/today.log", "server.key", "server.crt", "root.p12", "recovery.done", "standby.signal", "my-notes"]
+    {
         std::fs::write(at(file), SECRET).unwrap();
     }
     let hba = std::fs::read_to_string(at("pg_hba.conf")).unwrap();
@@ -88,24 +99,15 @@ fn production(server: &mut TestServer, publisher: u16) -> Vec<String> {
 
 /// Lists the files below `dir` that hold one of `texts`.
 fn files_with(dir: &Path, texts: &[String]) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut pending = vec![dir.to_owned()];
-    while let Some(dir) = pending.pop() {
-        for entry in std::fs::read_dir(dir).unwrap().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                pending.push(path);
-                continue;
-            }
-            let bytes = std::fs::read(&path).unwrap();
-            let holds = |text: &String| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-            // The first byte filters nearly all: this is a debug build.
-            if texts.iter().any(holds) {
-                found.push(path.display().to_string());
-            }
-        }
+    let mut grep = std::process::Command::new("grep");
+    grep.args(["--recursive", "--text", "--fixed-strings", "--files-with-matches"]);
+    for text in texts {
+        grep.args(["-e", text]);
     }
-    found
+    let output = grep.arg(dir).output().unwrap();
+    // One: nothing was found. Two: something went wrong.
+    assert!(output.status.code().is_some_and(|code| code < 2), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
 #[tokio::test]
@@ -124,18 +126,22 @@ async fn a_copy_of_production_forgets_it() {
     assert_eq!(snapshot.dbname, "shop");
     let found = setup.store.snapshots(&Selector::all()).await.unwrap();
     let path = &found[0].path;
-    for gone in ["server.key", "standby.signal", "pg_log", "recovery.done", "my-notes", "postmaster.pid", "postmaster.opts"] {
+    for gone in
+        ["server.key", "standby.signal", "pg_log", "recovery.done", "my-notes", "postmaster.pid", "postmaster.opts"]
+    {
         assert!(!path.join(gone).exists(), "{gone}");
     }
     assert_eq!(std::fs::read_dir(path.join("pg_replslot")).unwrap().count(), 0, "replication slots");
     // Passwords, their verifiers, connection strings: in no table, no log, no statistics, no leftover of a page.
+    assert!(!files_with(&server.pgdata, &secrets).is_empty(), "the original has them");
     assert_eq!(files_with(path, &secrets), Vec::<String>::new());
 
     let contacted = tokio::time::timeout(std::time::Duration::ZERO, publisher.accept()).await;
     assert!(contacted.is_err(), "the publisher was contacted");
 
     let copy = setup.look(&snapshot).await;
-    let none = |what: &str, sql: &str| assert_eq!(copy.sql("postgres", &format!("SELECT count(*) FROM {sql}")), "0", "{what}");
+    let none =
+        |what: &str, sql: &str| assert_eq!(copy.sql("postgres", &format!("SELECT count(*) FROM {sql}")), "0", "{what}");
     none("passwords", "pg_authid WHERE rolpassword IS NOT NULL");
     none("subscriptions", "pg_subscription");
     none("slots", "pg_replication_slots");
@@ -143,7 +149,10 @@ async fn a_copy_of_production_forgets_it() {
     none("libraries", "pg_db_role_setting WHERE setconfig::text LIKE '%preload%'");
     none("settings", "pg_file_settings WHERE name NOT LIKE 'default_text%'");
     assert_eq!(
-        copy.sql("postgres", "SELECT rolsuper, rolcanlogin, rolconnlimit, rolvaliduntil FROM pg_authid WHERE rolname = 'postgres'"),
+        copy.sql(
+            "postgres",
+            "SELECT rolsuper, rolcanlogin, rolconnlimit, rolvaliduntil FROM pg_authid WHERE rolname = 'postgres'"
+        ),
         "t|t|-1|infinity"
     );
     for dbname in ["shop", HOSTILE[0]] {
@@ -154,7 +163,8 @@ async fn a_copy_of_production_forgets_it() {
     }
     let closed = copy.sql("postgres", "SELECT datallowconn FROM pg_database WHERE datname = 'closed'");
     assert_eq!(closed, "f", "as it was");
-    let roles = copy.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY rolname COLLATE \"C\"");
+    let roles =
+        copy.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY rolname COLLATE \"C\"");
     let mut expected: Vec<&str> = HOSTILE.into_iter().chain(["boss", "ondemand_admin", "postgres"]).collect();
     expected.sort_unstable();
     assert_eq!(roles.lines().collect::<Vec<_>>(), expected);
