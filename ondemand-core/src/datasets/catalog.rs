@@ -26,17 +26,16 @@ pub(super) async fn get(store: &dyn SnapshotStore, name: &DatasetName) -> Result
 }
 
 pub(super) async fn resolve(store: &dyn SnapshotStore, reference: Option<&DatasetRef>) -> Result<DatasetSnapshot> {
-    let (dataset, version) = match reference {
-        Some(reference) => (get(store, &reference.dataset).await?, reference.version.as_ref()),
-        None => {
-            let mut all = list(store).await?;
-            match all.len() {
-                0 => return Err(Error::not_found(Kind::Dataset, "*")),
-                1 => (all.remove(0), None),
-                _ => {
-                    let names = all.iter().map(|d| d.name.as_str()).collect::<Vec<_>>().join(", ");
-                    return Err(Error::invalid("dataset", format!("there are several, so one must be named: {names}")));
-                }
+    let (dataset, version) = if let Some(reference) = reference {
+        (get(store, &reference.dataset).await?, reference.version.as_ref())
+    } else {
+        let mut all = list(store).await?;
+        match all.len() {
+            0 => return Err(Error::not_found(Kind::Dataset, "*")),
+            1 => (all.remove(0), None),
+            _ => {
+                let names = all.iter().map(|d| d.name.as_str()).collect::<Vec<_>>().join(", ");
+                return Err(Error::invalid("dataset", format!("there are several, so one must be named: {names}")));
             }
         }
     };
@@ -55,15 +54,11 @@ pub(super) async fn delete(store: &dyn SnapshotStore, reference: &DatasetRef) ->
     };
     let databases: usize = doomed.iter().map(|version| version.databases).sum();
     if databases > 0 {
-        let (these, live) = if databases == 1 { ("it", "1 database lives") } else { ("them", "databases live") };
-        let count = if databases == 1 { String::new() } else { format!("{databases} ") };
-        return Err(Error::Conflict {
-            message: format!("{count}{live} on {reference}"),
-            hint: format!(
-                "delete {these} first, or wait until {} reaped",
-                if databases == 1 { "it is" } else { "they are" }
-            ),
-        });
+        let (count, wait) = match databases {
+            1 => ("1 database lives".to_owned(), "delete it first, or wait until it is reaped"),
+            more => (format!("{more} databases live"), "delete them first, or wait until they are reaped"),
+        };
+        return Err(Error::Conflict { message: format!("{count} on {reference}"), hint: wait.into() });
     }
     // The oldest goes first: cut off in the middle, the newest version is still the one that is cloned.
     for version in doomed {

@@ -144,18 +144,14 @@ const ADMIN_ATTRIBUTES: &str = "SUPERUSER LOGIN CREATEDB CREATEROLE REPLICATION 
 /// # Errors
 /// [`Error::Backend`] with PostgreSQL's error, [`Error::OutOfSpace`].
 pub(crate) async fn clean_catalogs(server: &Server, report: &(dyn Fn(&str) + Sync)) -> Result<Vec<String>> {
-    let main = match server.connect("postgres").await {
-        Ok(main) => main,
-        Err(_) => {
-            let template = server.connect("template1").await?;
-            let missing = "SELECT 1 FROM pg_database WHERE datname = 'postgres'";
-            if template.column("listing databases", missing).await?.is_empty() {
-                template.run("making database postgres", "CREATE DATABASE postgres TEMPLATE template0").await?;
-            }
-            drop(template);
-            server.connect("postgres").await?
-        }
-    };
+    let template = server.connect("template1").await?;
+    let existing = "SELECT 1 FROM pg_database WHERE datname = 'postgres'";
+    if template.column("listing databases", existing).await?.is_empty() {
+        template.run("making database postgres", "CREATE DATABASE postgres TEMPLATE template0").await?;
+    }
+    // Nobody may be in it when another is made from it.
+    drop(template);
+    let main = server.connect("postgres").await?;
     clean_shared(&main).await?;
 
     // One that was being dropped is of no use, and nobody can connect to it.

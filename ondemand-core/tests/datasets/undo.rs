@@ -49,7 +49,8 @@ async fn a_dropped_import_leaves_nothing() {
             seen.send_replace(Some(event.phase));
         });
         let source = if phase == Phase::Receiving { Source::Path(server.pgdata.clone()) } else { stream(SHOP) };
-        let name = dataset("dropped");
+        // A name of its own: the one before is free a moment after its volumes are gone.
+        let name = dataset(&format!("dropped-{phase}"));
         tokio::select! {
             result = setup.datasets.import(&name, source, ImportOptions::default(), reporter) => panic!("it ended: {result:?}"),
             _ = phases.wait_for(|now| *now >= Some(phase)) => {}
@@ -78,7 +79,7 @@ async fn a_stalled_upload_can_be_dropped() {
         let reporter = Arc::new(move |event: Event| {
             seen.send_replace(Some(event.phase));
         });
-        let name = dataset("stalled");
+        let name = dataset(&format!("stalled-{}", head.len()));
         let import = setup.datasets.import(&name, source, ImportOptions::default(), reporter);
         let feed = async {
             writer.write_all(head).await.unwrap();
