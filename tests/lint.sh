@@ -11,7 +11,7 @@ step "cargo fmt --check"
 cargo fmt --all --check
 
 step shellcheck
-shellcheck --external-sources tests/*.sh tests/setup/*.sh .ci/run
+shellcheck --external-sources tests/*.sh tests/setup/*.sh fuzz/run.sh .ci/run
 
 step "cargo clippy"
 cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings

@@ -36,6 +36,8 @@ step "cargo test --doc"
 cargo test --locked --workspace --all-features --doc --quiet
 
 step "building the tests"
+# All targets, since the tests also run the programs; with the dependencies of the tests, so that nothing is built twice.
+cargo build --locked --workspace --all-features --all-targets
 cargo metadata --locked --all-features --format-version 1 >"$work/cargo.json"
 cargo nextest list --locked --workspace --all-features --list-type binaries-only --message-format json >"$work/binaries.json"
 

@@ -26,8 +26,23 @@ pub(crate) struct Instance {
     /// A short directory for sockets, whose paths may have 107 bytes at most.
     pub(crate) runtime_dir: PathBuf,
     key: Arc<Key>,
-    /// Held for as long as anything works on the data directory; the system releases it however this process ends.
-    _lock: Arc<File>,
+    /// Held for as long as anything works on the data directory.
+    _hold: Arc<Hold>,
+}
+
+/// What is given back when nothing works on the data directory any more.
+#[derive(Debug)]
+struct Hold {
+    runtime_dir: PathBuf,
+    /// The system releases it however this process ends.
+    _lock: File,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // This removes it only if it is empty: databases that live on have their sockets there.
+        let _ = std::fs::remove_dir(&self.runtime_dir);
+    }
 }
 
 impl Instance {
@@ -43,7 +58,8 @@ impl Instance {
         let key = Key::load_or_make(&data_dir.join("instance.key"))?;
         let id = hex(&key.mac(b"instance id")[..4]);
         let runtime_dir = runtime_dir(&id)?;
-        Ok(Self { id, runtime_dir, key: Arc::new(key), _lock: Arc::new(lock) })
+        let hold = Hold { runtime_dir: runtime_dir.clone(), _lock: lock };
+        Ok(Self { id, runtime_dir, key: Arc::new(key), _hold: Arc::new(hold) })
     }
 
     /// Returns the password of a database. It is derived, so it is stored nowhere.
@@ -188,9 +204,10 @@ mod tests {
         let error = Instance::open(dir.path()).unwrap_err();
         assert!(matches!(error, Error::Conflict { .. }), "{error}");
         let (id, runtime_dir) = (first.id.clone(), first.runtime_dir.clone());
+        assert!(runtime_dir.is_dir());
         drop(first);
+        assert!(!runtime_dir.exists(), "an empty runtime directory goes");
         assert_eq!(Instance::open(dir.path()).unwrap().id, id, "the identity outlives the process");
-        std::fs::remove_dir(runtime_dir).unwrap();
     }
 
     #[test]
@@ -201,11 +218,9 @@ mod tests {
         let password = instance.password(&a);
         assert_ne!(password, instance.password(&b));
         assert_eq!(password.expose().len(), 32);
-        let runtime_dir = instance.runtime_dir.clone();
         drop(instance);
         assert_eq!(Instance::open(dir.path()).unwrap().password(&a), password);
         assert_eq!(dir.path().join("instance.key").metadata().unwrap().mode() & 0o777, 0o600);
-        std::fs::remove_dir(runtime_dir).unwrap();
     }
 
     #[test]

@@ -15,10 +15,15 @@ use crate::error::Result;
 use crate::label::{Labels, Selector};
 use crate::name::{AttemptId, ServiceName, StackName};
 
+#[cfg(feature = "docker")]
+mod docker;
 mod process;
 mod record;
 mod spec;
+mod turns;
 
+#[cfg(feature = "docker")]
+pub use docker::{Docker, DockerOptions};
 pub use process::{Process, ProcessOptions};
 
 /// Runs stacks: named sets of programs with their mounts, ports and labels.

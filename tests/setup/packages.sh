@@ -3,7 +3,7 @@
 #
 #   tests/setup/packages.sh SET…
 #
-# Sets: build (to compile), run (to run databases), test (to run the tests), lint (to check the scripts), nextest (the test runner).
+# Sets: build (to compile), run (to run databases), test (to run the tests), lint (to check the scripts), fuzz (to fuzz), nextest (the test runner).
 #
 # It starts and enables no service: Debian's packages would start a Docker Engine and make and start a Postgres cluster on port 5432.
 # Neither is wanted here, so while apt runs, and only then, one file says so to each, where no such file is there already.
@@ -25,6 +25,7 @@ packages_of() {
             if [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" = Y ]; then echo apparmor; fi
             ;;
         lint) echo shellcheck ;;
+        fuzz) echo g++ ;;
         *) echo "error: there is no set of packages called $1" >&2 && return 1 ;;
     esac
 }
@@ -80,7 +81,7 @@ install_missing() {
 
 main() {
     if [ $# -eq 0 ]; then
-        echo "usage: tests/setup/packages.sh build|run|test|lint|nextest…" >&2
+        echo "usage: tests/setup/packages.sh build|run|test|lint|fuzz|nextest…" >&2
         exit 2
     fi
     local set package missing=() nextest=no list

@@ -5,7 +5,7 @@ use std::future::Future;
 
 use tokio::sync::oneshot;
 
-use super::{Stack, StackId, StackSpec};
+use super::{Service, ServiceState, Stack, StackId, StackSpec};
 use crate::error::{Error, Result};
 use crate::name::{AttemptId, StackName};
 
@@ -45,6 +45,21 @@ impl StackSpec {
             return invalid(format!("its mount {} is not an absolute path", mount.source.display()));
         }
         Ok(())
+    }
+}
+
+impl Service {
+    /// Tells whether it runs or is about to.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, ServiceState::Running | ServiceState::Starting)
+    }
+}
+
+/// Makes the error for a stack that is on its way out.
+pub(super) fn being_removed(name: &StackName) -> Error {
+    Error::Conflict {
+        message: format!("stack {name} is being removed"),
+        hint: "wait until it is gone, or remove it again if the removal was interrupted".into(),
     }
 }
 
