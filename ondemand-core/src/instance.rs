@@ -58,6 +58,7 @@ impl Instance {
         let key = Key::load_or_make(&data_dir.join("instance.key"))?;
         let id = hex(&key.mac(b"instance id")[..4]);
         let runtime_dir = runtime_dir(&id)?;
+        point_to(&data_dir.join("run"), &runtime_dir)?;
         let hold = Hold { runtime_dir: runtime_dir.clone(), _lock: lock };
         Ok(Self { id, runtime_dir, key: Arc::new(key), _hold: Arc::new(hold) })
     }
@@ -112,6 +113,20 @@ fn runtime_dir(id: &str) -> Result<PathBuf> {
     }
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o711)).map_err(failed)?;
     Ok(path)
+}
+
+/// Makes a symbolic link, in place of one that is there: it tells people, and scripts that clean up, where the sockets are.
+fn point_to(link: &Path, target: &Path) -> Result<()> {
+    if std::fs::read_link(link).is_ok_and(|known| known == target) {
+        return Ok(());
+    }
+    let failed = |e| Error::io("data directory", format!("making {}", link.display()), e);
+    let new = link.with_extension("new");
+    match std::fs::remove_file(&new) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    std::os::unix::fs::symlink(target, &new).and_then(|()| std::fs::rename(&new, link)).map_err(failed)
 }
 
 /// The secret that passwords are derived from.
@@ -205,6 +220,7 @@ mod tests {
         assert!(matches!(error, Error::Conflict { .. }), "{error}");
         let (id, runtime_dir) = (first.id.clone(), first.runtime_dir.clone());
         assert!(runtime_dir.is_dir());
+        assert_eq!(std::fs::read_link(dir.path().join("run")).unwrap(), runtime_dir);
         drop(first);
         assert!(!runtime_dir.exists(), "an empty runtime directory goes");
         assert_eq!(Instance::open(dir.path()).unwrap().id, id, "the identity outlives the process");

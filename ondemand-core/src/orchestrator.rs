@@ -25,6 +25,8 @@ mod turns;
 #[cfg(feature = "docker")]
 pub use docker::{Docker, DockerOptions};
 pub use process::{Process, ProcessOptions};
+#[cfg(feature = "fakes")]
+pub(crate) use spec::deploy_or_undo;
 
 /// Runs stacks: named sets of programs with their mounts, ports and labels.
 ///

@@ -1,5 +1,7 @@
 //! Containers of a Docker Engine: the contract, and what only they have to prove. `make test` starts the engine they need.
 
+#![expect(clippy::expect_used, reason = "these are tests")]
+
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -17,6 +19,7 @@ use ondemand_core::orchestrator::{
 };
 use ondemand_core::{AttemptId, Error, Labels, Orchestrator, Selector, ServiceName, StackName};
 use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A directory of records, and the engine that the environment names.
 struct Containers {
@@ -25,7 +28,7 @@ struct Containers {
 }
 
 impl Containers {
-    async fn start() -> Self {
+    fn start() -> Self {
         let instance = AttemptId::random().expect("randomness").to_string();
         Self { dir: tempfile::tempdir().expect("a directory"), instance }
     }
@@ -36,20 +39,35 @@ impl Containers {
         Docker::new(DockerOptions { host, state_dir, instance: self.instance.clone() }).expect("an orchestrator")
     }
 
-    fn client(&self) -> bollard::Docker {
-        let host = variable("ONDEMAND_TEST_DOCKER_HOST");
-        bollard::Docker::connect_with_host(&host).expect("an address")
-    }
-
     /// Returns how many containers and networks of this instance there are.
     async fn left(&self) -> (usize, usize) {
-        let client = self.client().negotiate_version().await.expect("an engine");
+        let client = client().await;
         let filters = HashMap::from([("label".to_owned(), vec![format!("ondemand.instance={}", self.instance)])]);
         let options =
             ListContainersOptions { all: true, filters: Some(filters.clone()), ..ListContainersOptions::default() };
         let containers = client.list_containers(Some(options)).await.expect("containers");
         let networks = client.list_networks(Some(ListNetworksOptions { filters: Some(filters) })).await;
         (containers.len(), networks.expect("networks").len())
+    }
+}
+
+/// Removes what a failing test left; the others left nothing.
+impl Drop for Containers {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let docker = self.docker();
+        // The test's own runtime does not wait for anything any more.
+        let removing = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                for stack in docker.list(&Selector::all()).await.unwrap_or_default() {
+                    let _ = docker.remove(&stack.id).await;
+                }
+            });
+        });
+        let _ = removing.join();
     }
 }
 
@@ -86,6 +104,11 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`, which sets it"))
 }
 
+async fn client() -> bollard::Docker {
+    let client = bollard::Docker::connect_with_host(&variable("ONDEMAND_TEST_DOCKER_HOST")).expect("an address");
+    client.negotiate_version().await.expect("an engine")
+}
+
 fn service(name: &str, script: &str) -> ServiceSpec {
     let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
     ServiceSpec {
@@ -114,7 +137,7 @@ async fn lines(docker: &Docker, name: &StackName, options: LogOptions) -> Vec<St
 
 #[tokio::test]
 async fn nothing_of_a_stack_is_left_in_the_engine() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let spec = stack("a", vec![service("one", "exec sleep 1000"), service("two", "exec sleep 1000")]);
     let deployed = docker.deploy(&spec).await.expect("deployed");
@@ -138,7 +161,7 @@ async fn nothing_of_a_stack_is_left_in_the_engine() {
 
 #[tokio::test]
 async fn a_container_is_what_the_specification_says() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let data = containers.dir.path().join("data");
     std::fs::create_dir(&data).expect("a directory");
@@ -162,7 +185,7 @@ async fn a_container_is_what_the_specification_says() {
 
 #[tokio::test]
 async fn a_missing_mount_is_named_and_not_made() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let missing = containers.dir.path().join("missing");
     let mut main = service("main", "exec sleep 1000");
@@ -177,7 +200,7 @@ async fn a_missing_mount_is_named_and_not_made() {
 
 #[tokio::test]
 async fn a_port_is_published_once() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let address = free_address();
     let publish = |name: &str| {
@@ -201,7 +224,7 @@ async fn a_port_is_published_once() {
 
 #[tokio::test]
 async fn services_reach_each_other_by_name() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let find = "until grep -q . /etc/hosts && ping -c1 -W5 db >/dev/null 2>&1 || getent hosts db >/dev/null 2>&1; do sleep 0.1; done; echo found";
     let spec = stack("a", vec![service("db", "exec sleep 1000"), service("web", find)]);
@@ -214,10 +237,10 @@ async fn services_reach_each_other_by_name() {
 
 #[tokio::test]
 async fn what_is_not_ours_is_never_touched() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let spec = stack("a", vec![service("main", "exec sleep 1000"), service("other", "exec sleep 1000")]);
-    let client = containers.client().negotiate_version().await.expect("an engine");
+    let client = client().await;
     let name = |service: &str| format!("ondemand-{}-a.{service}", containers.instance);
     let body = ContainerCreateBody {
         image: Some(variable("ONDEMAND_TEST_IMAGE")),
@@ -246,7 +269,7 @@ async fn what_is_not_ours_is_never_touched() {
 
 #[tokio::test]
 async fn two_instances_do_not_see_each_other() {
-    let (one, two) = (Containers::start().await, Containers::start().await);
+    let (one, two) = (Containers::start(), Containers::start());
     let spec = stack("a", vec![service("main", "exec sleep 1000")]);
     let mine = one.docker().deploy(&spec).await.expect("deployed");
     assert_eq!(two.docker().list(&Selector::all()).await.expect("a list"), []);
@@ -261,7 +284,7 @@ async fn two_instances_do_not_see_each_other() {
 
 #[tokio::test]
 async fn a_stack_whose_record_was_lost_is_listed_and_removed() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let mut spec = stack("a", vec![service("main", "exec sleep 1000"), service("other", "exec sleep 1000")]);
     spec.labels = Labels::new().with("test.a", "1").expect("a label");
@@ -277,11 +300,11 @@ async fn a_stack_whose_record_was_lost_is_listed_and_removed() {
 
 #[tokio::test]
 async fn a_deployment_that_died_half_way_is_listed_and_removed() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let spec = stack("a", vec![service("main", "exec sleep 1000")]);
     let deployed = docker.deploy(&spec).await.expect("deployed");
-    let client = containers.client().negotiate_version().await.expect("an engine");
+    let client = client().await;
     let force = RemoveContainerOptions { force: true, ..RemoveContainerOptions::default() };
     let container = format!("ondemand-{}-a.main", containers.instance);
     client.remove_container(&container, Some(force)).await.expect("removed");
@@ -295,7 +318,7 @@ async fn a_deployment_that_died_half_way_is_listed_and_removed() {
 
 #[tokio::test]
 async fn log_lines_have_times() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let long = "i=0; while [ $i -lt 3000 ]; do printf 0123456789; i=$((i + 1)); done; echo";
     let spec = stack("a", vec![service("main", &format!("echo one; {long}; sleep 1.2; echo two >&2"))]);
@@ -313,7 +336,7 @@ async fn log_lines_have_times() {
 
 #[tokio::test]
 async fn followed_logs_go_on_when_a_stack_wakes() {
-    let containers = Containers::start().await;
+    let containers = Containers::start();
     let docker = containers.docker();
     let spec = stack("a", vec![service("main", "echo hello; exec sleep 1000")]);
     let deployed = docker.deploy(&spec).await.expect("deployed");
@@ -337,4 +360,50 @@ async fn an_engine_that_is_not_there_is_a_transient_error() {
     assert!(docker.remove(&StackId("a.0123456789abcdef".into())).await.expect_err("no engine").is_transient());
     assert!(docker.list(&Selector::all()).await.expect_err("no engine").is_transient());
     assert!(!dir.path().join("stacks/a.json").exists(), "the name is not taken");
+}
+
+/// Says which version it speaks, as an engine does, and then hangs up on whatever it is asked.
+async fn half_an_engine(socket: std::path::PathBuf) {
+    let listener = tokio::net::UnixListener::bind(socket).expect("a socket");
+    loop {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        tokio::spawn(async move {
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).await.expect("a request");
+            if request[..read].starts_with(b"GET /version") {
+                let body = r#"{"ApiVersion":"1.41"}"#;
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:";
+                let answer = format!("{head} {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.expect("an answer");
+                // The next request on this connection gets no answer.
+                let _ = stream.read(&mut request).await;
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_stops_in_between_is_a_transient_error_that_can_be_undone_later() {
+    let containers = Containers::start();
+    let socket = containers.dir.path().join("docker.sock");
+    let engine = tokio::spawn(half_an_engine(socket.clone()));
+    while !socket.exists() {
+        tokio::task::yield_now().await;
+    }
+    let options = DockerOptions {
+        host: Some(format!("unix://{}", socket.display())),
+        state_dir: containers.dir.path().join("stacks"),
+        instance: containers.instance.clone(),
+    };
+    let spec = stack("a", vec![service("main", "exit 0")]);
+    let error = Docker::new(options).expect("an orchestrator").deploy(&spec).await.expect_err("it hangs up");
+    assert!(matches!(error, Error::Backend { backend: "docker", transient: true, .. }), "{error:?}");
+    engine.abort();
+
+    // Whether the engine did what it was asked is unknown, so the attempt is remembered until that is certain.
+    let docker = containers.docker();
+    let listed = docker.list(&Selector::all()).await.expect("a list");
+    assert_eq!((&listed[0].id, listed[0].services[0].state), (&spec.id(), ServiceState::Exited { status: None }));
+    docker.remove(&spec.id()).await.expect("removed");
+    assert_eq!(docker.list(&Selector::all()).await.expect("a list"), []);
 }

@@ -64,7 +64,7 @@ pub(super) fn being_removed(name: &StackName) -> Error {
 }
 
 /// Deploys in a task of its own, and undoes it there if the returned future is dropped before it is ready.
-pub(super) async fn deploy_or_undo<D, U, F>(backend: &'static str, deploy: D, undo: U) -> Result<Stack>
+pub(crate) async fn deploy_or_undo<D, U, F>(backend: &'static str, deploy: D, undo: U) -> Result<Stack>
 where
     D: Future<Output = Result<Stack>> + Send + 'static,
     U: FnOnce(StackId) -> F + Send + 'static,

@@ -118,7 +118,8 @@ pub(super) fn container(
             port_bindings: Some(port_bindings(service)),
             shm_size: shm_size.map_err(|_| Error::invalid("shm_size", "it is too large"))?,
             log_config: Some(HostConfigLogConfig {
-                typ: Some("local".into()),
+                // The driver `local` of some engines loses where a line of more than 16 KiB ends.
+                typ: Some("json-file".into()),
                 config: Some(
                     [("max-size", LOG_SIZE), ("max-file", LOG_FILES)].map(|(k, v)| (k.into(), v.into())).into(),
                 ),

@@ -83,8 +83,8 @@ impl Handle {
         let Some(pid) = i32::try_from(identity.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         let fd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(fd) => fd,
-            // EINVAL: the number is now that of a thread, which is no process of ours.
-            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
+            // The last two: the number is now that of a thread, which is no process of ours.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
         // Only now: the number can no longer be given to another process without the descriptor telling the difference.
@@ -147,6 +147,24 @@ mod tests {
         assert!(Handle::open(&this, "another boot").expect("readable").is_none());
         assert!(Handle::open(&Identity { pid: 0, ..this.clone() }, &boot).expect("readable").is_none());
         assert!(Handle::open(&Identity { pid: u32::MAX, ..this }, &boot).expect("readable").is_none());
+    }
+
+    #[test]
+    fn a_thread_is_no_process() {
+        let boot = boot_id().expect("a boot id");
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || ended.recv());
+        let threads = std::fs::read_dir("/proc/self/task").expect("threads").flatten();
+        let threads = threads.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let others: Vec<_> = threads.filter(|id| *id != std::process::id()).collect();
+        assert!(!others.is_empty());
+        for pid in others {
+            let start = Stat::read(pid).map_or(0, |stat| stat.start);
+            let identity = Identity { pid, start, boot: boot.clone() };
+            assert!(Handle::open(&identity, &boot).expect("no error").is_none());
+        }
+        drop(end);
+        thread.join().expect("no panic").expect_err("nothing was sent");
     }
 
     #[tokio::test]
