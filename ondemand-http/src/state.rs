@@ -70,6 +70,7 @@ impl AppState {
         let last = "the server is starting: it is finding out what runs".to_owned();
         Problem::from(Error::NotReady { waited: Duration::ZERO, last, log: Vec::new() })
             .with_hint("try again; if that does not help, the server's log says why")
+            .expected()
     }
 
     pub(crate) async fn shutdown(&self) {
