@@ -130,7 +130,7 @@ clean_up() {
         sleep 0.1
     done
     if [ -n "$(mounts)" ]; then
-        as_root "$bin/ondemand" pool delete --path "$dir/data/pool" >/dev/null 2>"$dir/pool.log" || cat "$dir/pool.log" >&2
+        as_root "$bin/ondemand" pool delete --force --path "$dir/data/pool" >/dev/null 2>"$dir/pool.log" || cat "$dir/pool.log" >&2
         while IFS= read -r mount; do as_root umount --detach-loop "$mount" || true; done < <(mounts)
     fi
     if [ -n "$(mounts)$(processes)" ]; then
@@ -156,10 +156,12 @@ build() { cargo build --locked --profile demo --package ondemand-cli --package o
 # Where this runs as root, the server makes a copy-on-write pool by itself; where not, root makes one for it once, if there is a way.
 make_pool() {
     if [ "$(id -u)" -eq 0 ]; then return; fi
+    local free
+    free=$(df --output=avail --block-size=G "$dir" | tail -n 1 | tr -d ' ')
     say "  making a copy-on-write pool needs root, once:"
-    say "  \$ sudo ondemand pool create --path $dir/data/pool --owner $(id -un)"
+    say "  \$ sudo ondemand pool create --path $dir/data/pool --size $free --owner $(id -un)"
     mkdir -p "$dir/data"
-    as_root "$bin/ondemand" pool create --path "$dir/data/pool" --owner "$(id -un)" ||
+    as_root "$bin/ondemand" pool create --path "$dir/data/pool" --size "$free" --owner "$(id -un)" >/dev/null ||
         say "  there is none then: every database will be a full copy"
 }
 
@@ -187,7 +189,10 @@ create_all() {
     done
 }
 
-sql() { psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 "$(cat "$dir/$1.url")" --command "$2"; }
+# Runs $2, and what follows it, in the database $1.
+sql() {
+    psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 "$(cat "$dir/$1.url")" --command "${@:2}"
+}
 
 # A different change for each database; each shows in one column of the facts below.
 readonly changes=(
@@ -204,7 +209,8 @@ write_all() {
     local i pids=()
     for i in "${!databases[@]}"; do
         say "  ${databases[$i]}: ${changes[$i]}"
-        sql "${databases[$i]}" "${changes[$i]}" &
+        # Written down at once, so that what the pool grows by is told honestly.
+        sql "${databases[$i]}" "${changes[$i]}" --command CHECKPOINT &
         pids+=($!)
     done
     for pid in "${pids[@]}"; do wait "$pid" || fail "writing failed"; done
@@ -243,7 +249,7 @@ delete_all() {
 
 # Prints how many bytes the pool uses, once the file system has written down what it holds.
 used() {
-    sync --file-system "$dir/data"
+    if [ -d "$dir/data/pool" ]; then sync --file-system "$dir/data/pool"; else sync --file-system "$dir/data"; fi
     "$bin/ondemand" pool status --json | grep -o '"Used": *[0-9]*' | head -n 1 | grep -o '[0-9]*$'
 }
 
