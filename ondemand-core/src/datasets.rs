@@ -209,6 +209,11 @@ impl Datasets {
         catalog::resolve(&*self.inner.store, reference).await
     }
 
+    /// As [`Datasets::resolve`], with no databases counted.
+    pub(crate) async fn find(&self, reference: Option<&DatasetRef>) -> Result<DatasetSnapshot> {
+        catalog::find(&*self.inner.store, reference).await
+    }
+
     /// Deletes a dataset, or one version of it.
     ///
     /// # Errors

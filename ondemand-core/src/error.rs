@@ -285,6 +285,9 @@ impl Error {
                     "build or pull the image on the host of the engine, or name another in the configuration".into()
                 }
                 Kind::File => "check the path".into(),
+                Kind::Dataset => {
+                    "list those that exist with `ondemand dataset list`, or import one: `ondemand dataset import NAME --dump FILE`".into()
+                }
                 kind => format!("list the {kind}s that exist"),
             },
             Self::AlreadyExists { .. } => "choose another name, or delete the existing one first".into(),

@@ -26,8 +26,23 @@ pub(crate) struct Instance {
     /// A short directory for sockets, whose paths may have 107 bytes at most.
     pub(crate) runtime_dir: PathBuf,
     key: Arc<Key>,
-    /// Held for as long as anything works on the data directory; the system releases it however this process ends.
-    _lock: Arc<File>,
+    /// Held for as long as anything works on the data directory.
+    _hold: Arc<Hold>,
+}
+
+/// What is given back when nothing works on the data directory any more.
+#[derive(Debug)]
+struct Hold {
+    runtime_dir: PathBuf,
+    /// The system releases it however this process ends.
+    _lock: File,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // This removes it only if it is empty: databases that live on have their sockets there.
+        let _ = std::fs::remove_dir(&self.runtime_dir);
+    }
 }
 
 impl Instance {
@@ -43,7 +58,9 @@ impl Instance {
         let key = Key::load_or_make(&data_dir.join("instance.key"))?;
         let id = hex(&key.mac(b"instance id")[..4]);
         let runtime_dir = runtime_dir(&id)?;
-        Ok(Self { id, runtime_dir, key: Arc::new(key), _lock: Arc::new(lock) })
+        point_to(&data_dir.join("run"), &runtime_dir)?;
+        let hold = Hold { runtime_dir: runtime_dir.clone(), _lock: lock };
+        Ok(Self { id, runtime_dir, key: Arc::new(key), _hold: Arc::new(hold) })
     }
 
     /// Returns the password of a database. It is derived, so it is stored nowhere.
@@ -96,6 +113,20 @@ fn runtime_dir(id: &str) -> Result<PathBuf> {
     }
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o711)).map_err(failed)?;
     Ok(path)
+}
+
+/// Makes a symbolic link, in place of one that is there: it tells people, and scripts that clean up, where the sockets are.
+fn point_to(link: &Path, target: &Path) -> Result<()> {
+    if std::fs::read_link(link).is_ok_and(|known| known == target) {
+        return Ok(());
+    }
+    let failed = |e| Error::io("data directory", format!("making {}", link.display()), e);
+    let new = link.with_extension("new");
+    match std::fs::remove_file(&new) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    std::os::unix::fs::symlink(target, &new).and_then(|()| std::fs::rename(&new, link)).map_err(failed)
 }
 
 /// The secret that passwords are derived from.
@@ -188,9 +219,11 @@ mod tests {
         let error = Instance::open(dir.path()).unwrap_err();
         assert!(matches!(error, Error::Conflict { .. }), "{error}");
         let (id, runtime_dir) = (first.id.clone(), first.runtime_dir.clone());
+        assert!(runtime_dir.is_dir());
+        assert_eq!(std::fs::read_link(dir.path().join("run")).unwrap(), runtime_dir);
         drop(first);
+        assert!(!runtime_dir.exists(), "an empty runtime directory goes");
         assert_eq!(Instance::open(dir.path()).unwrap().id, id, "the identity outlives the process");
-        std::fs::remove_dir(runtime_dir).unwrap();
     }
 
     #[test]
@@ -201,11 +234,9 @@ mod tests {
         let password = instance.password(&a);
         assert_ne!(password, instance.password(&b));
         assert_eq!(password.expose().len(), 32);
-        let runtime_dir = instance.runtime_dir.clone();
         drop(instance);
         assert_eq!(Instance::open(dir.path()).unwrap().password(&a), password);
         assert_eq!(dir.path().join("instance.key").metadata().unwrap().mode() & 0o777, 0o600);
-        std::fs::remove_dir(runtime_dir).unwrap();
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::datasets::{Datasets, DatasetsOptions};
 use crate::error::{Error, Result};
 use crate::instance::{Instance, check_reachable};
 use crate::janitor::Janitor;
+#[cfg(feature = "docker")]
+use crate::orchestrator::{Docker, DockerOptions};
 use crate::orchestrator::{Orchestrator, Process, ProcessOptions};
 use crate::postgres::{Installs, StaticFiles, Wire, os_user};
 use crate::snapshot::SnapshotStore;
@@ -110,6 +112,13 @@ fn orchestrator(config: &Config, instance: &Instance) -> Result<Arc<dyn Orchestr
             log_dir: config.data_dir.join("logs"),
             instance: instance.id.clone(),
         })?)),
+        #[cfg(feature = "docker")]
+        OrchestratorKind::Docker => Ok(Arc::new(Docker::new(DockerOptions {
+            host: config.docker.host.clone(),
+            state_dir: config.data_dir.join("containers"),
+            instance: instance.id.clone(),
+        })?)),
+        #[cfg(not(feature = "docker"))]
         OrchestratorKind::Docker => Err(Error::Unsupported {
             message: "this program was built without Docker".into(),
             hint: "build it with the feature `docker`".into(),

@@ -15,11 +15,18 @@ use crate::error::Result;
 use crate::label::{Labels, Selector};
 use crate::name::{AttemptId, ServiceName, StackName};
 
+#[cfg(feature = "docker")]
+mod docker;
 mod process;
 mod record;
 mod spec;
+mod turns;
 
+#[cfg(feature = "docker")]
+pub use docker::{Docker, DockerOptions};
 pub use process::{Process, ProcessOptions};
+#[cfg(feature = "fakes")]
+pub(crate) use spec::deploy_or_undo;
 
 /// Runs stacks: named sets of programs with their mounts, ports and labels.
 ///

@@ -1,5 +1,6 @@
 //! Loop-file pools, made and removed for real. Needs root.
 #![cfg(feature = "btrfs")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "what fails must fail the test")]
 
 #[path = "fixtures/pool.rs"]
 mod fixture;

@@ -1,8 +1,11 @@
 //! `Btrfs` on a real file system: loop-file pools that this program makes and removes. Needs root.
 #![cfg(feature = "btrfs")]
+#![expect(clippy::unwrap_used, reason = "what fails must fail the test")]
 
 #[path = "fixtures/pool.rs"]
 mod fixture;
+#[path = "fixtures/killed.rs"]
+mod killed;
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -171,6 +174,63 @@ async fn an_ordinary_user_may_keep_a_store() {
 }
 
 #[tokio::test]
+async fn a_snapshot_survives_a_power_cut() {
+    let pool = TestPool::new(256).await;
+    let store = Btrfs::open(pool.path()).await.unwrap();
+    let source = store.create_volume(&volume("v"), &Labels::new()).await.unwrap();
+    fs::write(source.path.join("file"), vec![7; 3 << 20]).unwrap();
+    let labels = Labels::new().with("x", "1").unwrap();
+    let made = store.snapshot(&volume("v"), &snapshot("s@1"), &labels).await.unwrap();
+    drop(store);
+    pool.cut_power().await;
+    let store = Btrfs::open(pool.path()).await.unwrap();
+    assert_eq!(store.snapshots(&Selector::all()).await.unwrap(), std::slice::from_ref(&made));
+    assert_eq!(fs::read(made.path.join("file")).unwrap(), vec![7; 3 << 20]);
+}
+
+#[tokio::test]
+async fn what_a_power_cut_leaves_of_volumes_can_be_found() {
+    let pool = TestPool::new(256).await;
+    let store = Btrfs::open(pool.path()).await.unwrap();
+    // One record that fits beside its name, one that has blocks of its own.
+    let labels = ["1".to_owned(), "2".repeat(4000)].map(|value| Labels::new().with("x", value).unwrap());
+    let old = [volume("old-1"), volume("old-2")];
+    let new = [volume("new-1"), volume("new-2")];
+    store.create_volume(&volume("v"), &Labels::new()).await.unwrap();
+    for (name, labels) in old.iter().zip(&labels) {
+        store.create_volume(name, labels).await.unwrap();
+    }
+    // From here on these are there for good, with these labels or later ones.
+    store.sync().await.unwrap();
+    for (name, labels) in old.iter().zip(labels.iter().rev()) {
+        store.set_volume_labels(name, labels).await.unwrap();
+    }
+    store.snapshot(&volume("v"), &snapshot("s@1"), &Labels::new()).await.unwrap();
+    for (name, labels) in new.iter().zip(&labels) {
+        store.clone_snapshot(&snapshot("s@1"), name, labels).await.unwrap();
+    }
+    for (name, labels) in old.iter().zip(&labels) {
+        store.set_volume_labels(name, labels).await.unwrap();
+    }
+    drop(store);
+    pool.cut_power().await;
+
+    let store = Btrfs::open(pool.path()).await.unwrap();
+    let listed = store.volumes(&Selector::all()).await.unwrap();
+    for name in &old {
+        let found = listed.iter().find(|v| v.name == *name).expect("it was synced");
+        assert!(found.complete && labels.contains(&found.labels), "{found:?}");
+    }
+    for found in listed.iter().filter(|v| new.contains(&v.name)) {
+        assert!(labels.contains(&found.labels), "{found:?}");
+    }
+    // There is nothing that is not listed.
+    let directories = fs::read_dir(pool.path().join("volumes")).unwrap();
+    let directories = directories.filter(|entry| entry.as_ref().unwrap().metadata().unwrap().is_dir()).count();
+    assert_eq!(directories, listed.iter().filter(|v| v.path.exists()).count());
+}
+
+#[tokio::test]
 async fn a_snapshot_cannot_be_written_to() {
     let h = btrfs().await;
     let store = h.store();
@@ -228,4 +288,12 @@ async fn a_full_pool_is_out_of_space_and_can_be_emptied() {
             Err(other) => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_killed_process_leaves_nothing_unlisted() {
+    killed::work_if_to_be_killed(Btrfs::open).await;
+    let pool = TestPool::new(256).await;
+    let root = pool.path().join("store");
+    killed::kill_and_look("a_killed_process_leaves_nothing_unlisted", &root, Btrfs::open).await;
 }

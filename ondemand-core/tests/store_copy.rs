@@ -1,7 +1,10 @@
 //! `Copy`: plain copies where this program's temporary files are, reflinks on BTRFS. Needs root for the latter.
+#![expect(clippy::unwrap_used, reason = "what fails must fail the test")]
 
 #[path = "fixtures/pool.rs"]
 mod fixture;
+#[path = "fixtures/killed.rs"]
+mod killed;
 
 use std::fs;
 use std::sync::Arc;
@@ -156,8 +159,16 @@ async fn a_dropped_copy_stops_before_its_end() {
     assert!(!listed.iter().any(|v| v.name == volume("c") && v.complete), "{listed:?}");
     copying.abort();
     assert!(copying.await.unwrap_err().is_cancelled(), "it was done before it could be dropped");
-    // The deletion waits for the copy to stop; there is nothing left of it to delete or to list then.
-    store.delete_volume(&volume("c")).await.unwrap();
+    // This takes its turn when the copy has stopped: a finished one would be there.
+    let late = store.set_volume_labels(&volume("c"), &Labels::new()).await;
+    assert_eq!(late.unwrap_err().code(), Code::NotFound);
     assert!(!h.root().join("volumes/c").exists());
     assert!(!h.root().join("volumes/c.json").exists());
+}
+
+#[tokio::test]
+async fn a_killed_process_leaves_nothing_unlisted() {
+    killed::work_if_to_be_killed(Copy::open).await;
+    let dir = tempfile::tempdir().unwrap();
+    killed::kill_and_look("a_killed_process_leaves_nothing_unlisted", &dir.path().join("store"), Copy::open).await;
 }

@@ -1,4 +1,5 @@
 //! `FakeStore` meets the contract of `SnapshotStore`, and so does one behind a wrapper by which nothing goes wrong.
+#![expect(clippy::unwrap_used, reason = "what fails must fail the test")]
 
 use std::sync::Arc;
 

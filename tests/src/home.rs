@@ -93,12 +93,13 @@ impl Home {
             // A process that is just ending may still have a file open.
             let deadline = Instant::now() + Duration::from_secs(10);
             loop {
-                let status = Command::new("umount").arg(mount).status().context("running umount")?;
-                if status.success() {
+                let output = Command::new("umount").arg(mount).output().context("running umount")?;
+                if output.status.success() {
                     break;
                 }
-                ensure!(Instant::now() < deadline, "{} cannot be unmounted", mount.display());
-                std::thread::yield_now();
+                let why = String::from_utf8_lossy(&output.stderr);
+                ensure!(Instant::now() < deadline, "{} cannot be unmounted: {why}", mount.display());
+                std::thread::sleep(Duration::from_millis(20));
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ pub mod home;
 pub mod server;
 
 pub use home::Home;
-pub use server::{Database, Server, ServerOptions};
+pub use server::{Database, Server, ServerOptions, free_range};
 
 /// Connects as a user would, asks for something, and returns it as text.
 ///
@@ -32,4 +32,17 @@ pub fn without_password(url: &str) -> anyhow::Result<(String, String)> {
     let (user, rest) = url.split_once('@').context("the URL names no user")?;
     let (user, password) = user.rsplit_once(':').context("the URL has no password")?;
     Ok((format!("{user}@{rest}"), password.to_owned()))
+}
+
+/// Returns the configuration of the crash tests: child processes on a small pool.
+///
+/// # Panics
+/// Never: its literals are valid.
+pub fn crash_config(data_dir: std::path::PathBuf, first_port: u16) -> ondemand_core::Config {
+    let mut config = ondemand_core::Config { data_dir, ..ondemand_core::Config::default() };
+    config.databases.first_port = first_port;
+    config.databases.last_port = first_port + 99;
+    config.databases.default_dataset = Some("production".parse().expect("a dataset"));
+    config.pool.size = Some(ondemand_core::Size(2 << 30));
+    config
 }

@@ -26,7 +26,8 @@ struct Sent {
 }
 
 fn events(events: &[(&str, serde_json::Value)]) -> Response {
-    let text: String = events.iter().map(|(name, data)| format!("event: {name}\ndata: {data}\n\n")).collect();
+    let text =
+        events.iter().map(|(name, data)| format!("event: {name}\ndata: {data}\n\n")).collect::<Vec<_>>().concat();
     ([(header::CONTENT_TYPE, "text/event-stream")], text).into_response()
 }
 

@@ -1,5 +1,7 @@
 //! The program as users and scripts meet it: what it prints, where, and how it ends.
 
+#![expect(clippy::expect_used, reason = "what a test cannot do without fails it")]
+
 mod configuration;
 mod fake;
 mod import;

@@ -74,7 +74,7 @@ pub async fn run(harness: &dyn Harness, behaviour: impl for<'a> FnOnce(&'a dyn H
 
 /// Makes a test of every behaviour of an [`Orchestrator`](crate::Orchestrator).
 ///
-/// It takes an expression that, awaited, is a [`Harness`](crate::conformance::orchestrator::Harness) with a fresh orchestrator.
+/// It takes an expression that makes a [`Harness`](crate::conformance::orchestrator::Harness) with a fresh orchestrator.
 #[macro_export]
 macro_rules! orchestrator_conformance {
     ($harness:expr) => {
@@ -107,7 +107,7 @@ macro_rules! orchestrator_conformance {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $behaviour() {
-                let harness = $harness.await;
+                let harness = $harness;
                 $crate::conformance::orchestrator::run(&harness, |harness| {
                     Box::pin($crate::conformance::orchestrator::$behaviour(harness))
                 })

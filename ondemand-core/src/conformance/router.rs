@@ -1,6 +1,6 @@
 //! The contract of [`Router`] as tests.
 //!
-//! ```ignore
+//! ```text
 //! ondemand_core::router_conformance!(my_router, Arc::new(MyRouter::new()));
 //! ```
 

@@ -1,6 +1,6 @@
 //! The contract of [`SnapshotStore`] as tests.
 //!
-//! ```ignore
+//! ```text
 //! ondemand_core::store_conformance!(my_store, MyHarness::new().await);
 //! ```
 
@@ -167,7 +167,7 @@ pub async fn a_new_volume_is_empty_and_listed(h: &dyn Harness) {
     let made = store.create_volume(&volume("a"), &label("x", "1")).await.unwrap();
     assert_eq!((made.name.as_str(), &made.snapshot, made.complete), ("a", &None, true));
     assert_eq!(made.labels, label("x", "1"));
-    assert!(made.path.is_absolute(), "{:?}", made.path);
+    assert!(made.path.is_absolute(), "{}", made.path.display());
     assert!(made.created >= before && made.created <= OffsetDateTime::now_utc(), "{}", made.created);
     assert_eq!(volumes(&*store).await, [made]);
     assert_eq!(h.read(&volume("a"), "file").await, None);

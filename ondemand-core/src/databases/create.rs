@@ -60,7 +60,7 @@ impl Creation<'_> {
         let expires = inner.expiry(options.ttl.unwrap_or(limits.default_ttl))?;
         let attempt = inner.begin_create(options.name.as_ref())?;
         let reference = options.dataset.as_ref().or(limits.default_dataset.as_ref());
-        let snapshot = inner.datasets.resolve(reference).await?;
+        let snapshot = inner.datasets.find(reference).await?;
         let lease = take_port(inner)?;
         let record = plan(options, &snapshot, &attempt, expires, lease.port())?;
         // Labels that the store would refuse are found before anything is made.

@@ -25,27 +25,35 @@ pub(super) async fn get(store: &dyn SnapshotStore, name: &DatasetName) -> Result
     found.into_iter().next().ok_or_else(|| Error::not_found(Kind::Dataset, name))
 }
 
+/// Returns the snapshot that `reference` names, with the databases that live on it counted.
 pub(super) async fn resolve(store: &dyn SnapshotStore, reference: Option<&DatasetRef>) -> Result<DatasetSnapshot> {
-    let (dataset, version) = match reference {
-        Some(reference) => (get(store, &reference.dataset).await?, reference.version.as_ref()),
-        None => {
-            let mut all = list(store).await?;
-            match all.len() {
-                0 => return Err(Error::not_found(Kind::Dataset, "*")),
-                1 => (all.remove(0), None),
-                _ => {
-                    let names = all.iter().map(|d| d.name.as_str()).collect::<Vec<_>>().join(", ");
-                    return Err(Error::invalid("dataset", format!("there are several, so one must be named: {names}")));
-                }
-            }
+    let mut found = find(store, reference).await?;
+    count(store, std::slice::from_mut(&mut found)).await?;
+    Ok(found)
+}
+
+/// As [`resolve`], without counting: what it costs does not grow with the databases that live.
+pub(super) async fn find(store: &dyn SnapshotStore, reference: Option<&DatasetRef>) -> Result<DatasetSnapshot> {
+    let selector = match reference {
+        Some(reference) => Selector::all().with(keys::DATASET, reference.dataset.as_str()),
+        None => Selector::all(),
+    };
+    let mut versions = versions(store, selector).await?;
+    if reference.is_none() {
+        let names: BTreeSet<_> = versions.iter().map(|version| version.dataset.as_str()).collect();
+        if names.len() > 1 {
+            let names = names.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(Error::invalid("dataset", format!("there are several, so one must be named: {names}")));
         }
-    };
-    let missing = || match version {
-        Some(version) => Error::not_found(Kind::Snapshot, format!("{}@{version}", dataset.name)),
-        None => Error::not_found(Kind::Dataset, &dataset.name),
-    };
-    let mut versions = dataset.versions.iter().rev();
-    versions.find(|v| version.is_none_or(|version| v.version == *version)).cloned().ok_or_else(missing)
+    }
+    let wanted = reference.and_then(|reference| reference.version.as_ref());
+    let exists = !versions.is_empty();
+    versions.retain(|version| wanted.is_none_or(|wanted| version.version == *wanted));
+    versions.pop().ok_or_else(|| match reference {
+        Some(reference) if exists => Error::not_found(Kind::Snapshot, reference),
+        Some(reference) => Error::not_found(Kind::Dataset, &reference.dataset),
+        None => Error::not_found(Kind::Dataset, "*"),
+    })
 }
 
 pub(super) async fn delete(store: &dyn SnapshotStore, reference: &DatasetRef) -> Result<()> {
@@ -73,8 +81,31 @@ pub(super) async fn delete(store: &dyn SnapshotStore, reference: &DatasetRef) ->
 }
 
 async fn datasets(store: &dyn SnapshotStore, selector: Selector) -> Result<Vec<Dataset>> {
-    let snapshots = store.snapshots(&selector.clone().with(keys::KIND, DATASET)).await?;
-    let volumes = store.volumes(&selector.with(keys::KIND, DATABASE)).await?;
+    let mut versions = versions(store, selector).await?;
+    count(store, &mut versions).await?;
+    let mut datasets: BTreeMap<DatasetName, Vec<DatasetSnapshot>> = BTreeMap::new();
+    for version in versions {
+        datasets.entry(version.dataset.clone()).or_default().push(version);
+    }
+    Ok(datasets.into_iter().map(|(name, versions)| Dataset { name, versions }).collect())
+}
+
+/// Returns the published versions that `selector` chooses, the newest last, with no databases counted.
+async fn versions(store: &dyn SnapshotStore, selector: Selector) -> Result<Vec<DatasetSnapshot>> {
+    let mut versions = Vec::new();
+    for snapshot in store.snapshots(&selector.with(keys::KIND, DATASET)).await? {
+        match published(&snapshot) {
+            Ok(version) => versions.push(version),
+            Err(error) => tracing::warn!(snapshot = %snapshot.name, %error, "a snapshot's labels cannot be read"),
+        }
+    }
+    versions.sort_by(|a, b| a.version.cmp(&b.version));
+    Ok(versions)
+}
+
+/// Counts the databases that live on each version.
+async fn count(store: &dyn SnapshotStore, versions: &mut [DatasetSnapshot]) -> Result<()> {
+    let volumes = store.volumes(&Selector::all().with(keys::KIND, DATABASE)).await?;
     // A database that is being reset has two volumes for a moment.
     let mut live: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     for volume in &volumes {
@@ -83,24 +114,11 @@ async fn datasets(store: &dyn SnapshotStore, selector: Selector) -> Result<Vec<D
             live.entry((dataset, version)).or_default().insert(id);
         }
     }
-    let mut datasets: BTreeMap<DatasetName, Vec<DatasetSnapshot>> = BTreeMap::new();
-    for snapshot in &snapshots {
-        match published(snapshot) {
-            Ok(mut version) => {
-                let key = (version.dataset.as_str(), version.version.as_str());
-                version.databases = live.get(&key).map_or(0, BTreeSet::len);
-                datasets.entry(version.dataset.clone()).or_default().push(version);
-            }
-            Err(error) => tracing::warn!(snapshot = %snapshot.name, %error, "a snapshot's labels cannot be read"),
-        }
+    for version in versions {
+        let key = (version.dataset.as_str(), version.version.as_str());
+        version.databases = live.get(&key).map_or(0, BTreeSet::len);
     }
-    Ok(datasets
-        .into_iter()
-        .map(|(name, mut versions)| {
-            versions.sort_by(|a, b| a.version.cmp(&b.version));
-            Dataset { name, versions }
-        })
-        .collect())
+    Ok(())
 }
 
 /// Reads a snapshot's labels.

@@ -96,7 +96,7 @@ fn connection_name(dbname: &str) -> String {
 /// [`Error::InvalidDump`] with psql's first error, or if the dump ends too early.
 pub(super) async fn sql(server: &Server, dbname: &str, mut bytes: Bytes) -> Result<()> {
     let (path, mut command) = client(server, "psql", dbname);
-    command.args(["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1"]).stdin(Stdio::piped());
+    command.args(["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-f", "-"]).stdin(Stdio::piped());
     let mut child = server.cluster().processes.spawn(&path, &mut command)?;
     let said = Said::default();
     // Notices are not what went wrong, and there may be one for every table.

@@ -10,7 +10,7 @@ use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use super::record::{Records, make_private_dir};
 use super::spec::deploy_or_undo;
-use super::{LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec};
+use super::{LogLine, LogOptions, Orchestrator, Service, Stack, StackId, StackSpec};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::name::StackName;
@@ -119,7 +119,7 @@ impl Orchestrator for Process {
         let shared = &self.shared;
         let id = shared.record(name)?.id;
         loop {
-            let changed = shared.changed.notified();
+            let changed = shared.turns.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             let record = shared.record(name)?;
@@ -127,7 +127,7 @@ impl Orchestrator for Process {
                 return Err(Error::not_found(Kind::Stack, name));
             }
             let stack = shared.stack(&record);
-            if !stack.services.iter().all(state::is_up) {
+            if !stack.services.iter().all(Service::is_up) {
                 return Ok(stack);
             }
             let mut waits: Vec<BoxFuture<'_, std::io::Result<()>>> = vec![Box::pin(async {

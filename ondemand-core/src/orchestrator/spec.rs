@@ -5,7 +5,7 @@ use std::future::Future;
 
 use tokio::sync::oneshot;
 
-use super::{Stack, StackId, StackSpec};
+use super::{Service, ServiceState, Stack, StackId, StackSpec};
 use crate::error::{Error, Result};
 use crate::name::{AttemptId, StackName};
 
@@ -48,8 +48,23 @@ impl StackSpec {
     }
 }
 
+impl Service {
+    /// Tells whether it runs or is about to.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, ServiceState::Running | ServiceState::Starting)
+    }
+}
+
+/// Makes the error for a stack that is on its way out.
+pub(super) fn being_removed(name: &StackName) -> Error {
+    Error::Conflict {
+        message: format!("stack {name} is being removed"),
+        hint: "wait until it is gone, or remove it again if the removal was interrupted".into(),
+    }
+}
+
 /// Deploys in a task of its own, and undoes it there if the returned future is dropped before it is ready.
-pub(super) async fn deploy_or_undo<D, U, F>(backend: &'static str, deploy: D, undo: U) -> Result<Stack>
+pub(crate) async fn deploy_or_undo<D, U, F>(backend: &'static str, deploy: D, undo: U) -> Result<Stack>
 where
     D: Future<Output = Result<Stack>> + Send + 'static,
     U: FnOnce(StackId) -> F + Send + 'static,

@@ -28,7 +28,7 @@ pub struct Copy {
     method: CopyMethod,
 }
 
-/// How a [`Copy`] store clones.
+/// How a [`Copy`](struct@Copy) store clones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyMethod {
     /// Files share their blocks until they are written.

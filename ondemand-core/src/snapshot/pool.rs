@@ -19,7 +19,7 @@ mod system;
 pub use system::supported;
 
 use mounts::Mounted;
-use system::{mount_image, run, unmount};
+use system::{mount_image, program, run, unmount};
 
 const BACKEND: &str = "pool";
 /// Below this BTRFS has no room to work in.
@@ -165,7 +165,7 @@ fn create_now(spec: &PoolSpec) -> Result<Pool> {
     let mut undo = Undo::default();
     make_mount_point(&spec.path, &mut undo)?;
     make_image(&image, spec.size, &mut undo)?;
-    let mkfs = probe::program("mkfs.btrfs").unwrap_or_else(|| "mkfs.btrfs".into());
+    let mkfs = program("mkfs.btrfs").unwrap_or_else(|| "mkfs.btrfs".into());
     // One copy of the metadata: the file lies on one disk anyway, and half of it need not be written.
     run(&mkfs, &["-q", "-L", "ondemand", "-m", "single", "-d", "single", "--"], &[&image])?;
     mount_image(&image, &spec.path)?;

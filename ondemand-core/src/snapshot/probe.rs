@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -68,11 +68,4 @@ pub(super) fn space(path: &Path, backend: &'static str) -> Result<(u64, u64, u64
         .map_err(|e| Error::io(backend, format!("asking how full {} is", path.display()), e.into()))?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
     Ok((bytes(stat.f_blocks), bytes(stat.f_blocks.saturating_sub(stat.f_bfree)), bytes(stat.f_bavail)))
-}
-
-/// Returns the first of the usual places that has the program: those of root are not in everybody's `PATH`.
-pub(super) fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(usual).map(|dir| dir.join(name)).find(|p| p.is_absolute() && p.is_file())
 }

@@ -1,7 +1,9 @@
 //! What the store knows about a volume or a snapshot: one file beside it.
 //!
 //! `volumes/NAME.json` describes `volumes/NAME`. Records are always whole: they come into being by a link and are replaced by
-//! a rename, so a reader, or the next process after a crash, sees the old one or the new one.
+//! a rename, so a reader, or the next process after a crash, sees the old one or the new one. After a power cut too: a name may reach
+//! the disk before the contents of its file do, so the contents are also kept with the file as an attribute, which file systems
+//! write in one order with names. That is much quicker than waiting for the disk.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -10,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
 use time::OffsetDateTime;
 
 use crate::error::{Error, Result};
@@ -19,6 +23,8 @@ use crate::name::SnapshotName;
 const SUFFIX: &str = ".json";
 /// What temporary files end in. They start with a dot, as no name does.
 const TEMPORARY: &str = ".tmp";
+/// The attribute that holds the contents of a record whose file a power cut left empty.
+const TWIN: &str = "user.ondemand.record";
 /// No record of ours comes near this; more is garbage.
 const LARGEST: u64 = 4 << 20;
 
@@ -116,9 +122,14 @@ impl Catalog {
             Err(e) => return Err(self.error(&format!("opening the record of {name}"), e)),
         };
         let mut text = Vec::with_capacity(1024);
-        file.take(LARGEST)
-            .read_to_end(&mut text)
-            .map_err(|e| self.error(&format!("reading the record of {name}"), e))?;
+        let mut read = || {
+            (&file).take(LARGEST).read_to_end(&mut text)?;
+            if text.is_empty() {
+                text = read_twin(&file)?;
+            }
+            Ok(())
+        };
+        read().map_err(|e| self.error(&format!("reading the record of {name}"), e))?;
         serde_json::from_slice(&text)
             .map(Some)
             .map_err(|e| Error::backend(self.backend, format!("reading {}", self.record(name).display()), e))
@@ -202,7 +213,23 @@ impl Catalog {
 fn write_new(path: &Path, text: &[u8], durable: bool) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text)?;
-    if durable { file.sync_all() } else { Ok(()) }
+    // Where there is no room or no support for the attribute, the disk has to be waited for after all.
+    if durable || rustix::fs::fsetxattr(&file, TWIN, text, XattrFlags::empty()).is_err() {
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Reads the attribute with a file's contents; nothing if it has none.
+fn read_twin(file: &File) -> std::io::Result<Vec<u8>> {
+    // The kernel's limit for any attribute.
+    let mut text = vec![0; 64 << 10];
+    match rustix::fs::fgetxattr(file, TWIN, text.as_mut_slice()) {
+        Ok(length) => text.truncate(length),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => text.clear(),
+        Err(e) => return Err(e.into()),
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -263,6 +290,21 @@ mod tests {
         record.complete = true;
         catalog.replace("a", &record, true).expect("replaced");
         assert_eq!(catalog.read("a").expect("readable"), Some(record));
+    }
+
+    #[test]
+    fn a_record_that_a_power_cut_left_empty_is_read_from_its_attribute() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let catalog = open(dir.path());
+        let mut record = record("x");
+        // Too large for the attribute on many file systems: it is on disk instead, which no test can see.
+        record.labels.set("large", "y".repeat(4096)).expect("a label");
+        assert!(catalog.create("large", &record).expect("created"));
+        record.labels.unset("large");
+        assert!(catalog.create("a", &record).expect("created"));
+        File::create(dir.path().join("volumes/a.json")).expect("emptied");
+        assert_eq!(catalog.read("a").expect("readable"), Some(record));
+        assert!(catalog.read("large").expect("readable").is_some());
     }
 
     #[test]

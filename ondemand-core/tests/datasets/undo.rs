@@ -1,1 +1,218 @@
-//! To be written.
+//! What stops in the middle leaves nothing, and what is in use stays.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ondemand_core::label::keys;
+use ondemand_core::progress::{Event, Phase, silent};
+use ondemand_core::{Code, ImportOptions, Labels, Selector, SnapshotStore, Source};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+
+use crate::formats::SHOP;
+use crate::server::{BIN, TestServer};
+use crate::{Setup, dataset, shared_pool, stream};
+
+/// A dump that never ends by itself, and the end where more of it can be written.
+fn endless() -> (Source, tokio::io::DuplexStream) {
+    let (reader, writer) = tokio::io::duplex(1 << 16);
+    (Source::Stream { reader: Box::pin(reader), total: None }, writer)
+}
+
+/// Waits, with an end, until what a dropped import made is gone: nobody is told of it.
+async fn until_clean(setup: &Setup) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let attempt = || async {
+        let volumes = setup.store.volumes(&Selector::all().with(keys::KIND, "import")).await.unwrap();
+        let runs = std::fs::read_dir(setup.dir.path().join("run")).map_or(0, Iterator::count);
+        volumes.is_empty() && runs == 0
+    };
+    while !attempt().await {
+        assert!(Instant::now() < deadline, "something is left after half a minute");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    setup.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_dropped_import_leaves_nothing() {
+    let setup = Setup::new().await;
+    let dir = setup.postgres_dir("source");
+    let mut server = TestServer::create(&dir);
+    server.stop("fast");
+    for phase in
+        [Phase::Preparing, Phase::Receiving, Phase::Restoring, Phase::Neutralising, Phase::Analysing, Phase::Publishing]
+    {
+        let (seen, mut phases) = watch::channel(None);
+        let reporter = Arc::new(move |event: Event| {
+            seen.send_replace(Some(event.phase));
+        });
+        let source = if phase == Phase::Receiving { Source::Path(server.pgdata.clone()) } else { stream(SHOP) };
+        let name = dataset("dropped");
+        tokio::select! {
+            result = setup.datasets.import(&name, source, ImportOptions::default(), reporter) => panic!("it ended: {result:?}"),
+            _ = phases.wait_for(|now| *now >= Some(phase)) => {}
+        }
+        until_clean(&setup).await;
+        setup.assert_nothing_published().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_upload_can_be_dropped() {
+    let setup = Setup::new().await;
+    // SQL that has been begun, an archive that is being written to disk, a tar archive that is being unpacked.
+    let mut header = tar::Header::new_ustar();
+    header.set_path("base/1/2").unwrap();
+    header.set_size(1 << 30);
+    header.set_cksum();
+    let filler = vec![b'\n'; 100_000];
+    for (head, phase) in [
+        (&b"CREATE TABLE t (i int);\nSELECT pg_sleep(1000);\n"[..], Phase::Restoring),
+        (b"PGDMP\x01\x0e\x00\x04\x08\x01\x01\x01", Phase::Receiving),
+        (header.as_bytes(), Phase::Receiving),
+    ] {
+        let (source, mut writer) = endless();
+        let (seen, mut phases) = watch::channel(None);
+        let reporter = Arc::new(move |event: Event| {
+            seen.send_replace(Some(event.phase));
+        });
+        let name = dataset("stalled");
+        let import = setup.datasets.import(&name, source, ImportOptions::default(), reporter);
+        let feed = async {
+            writer.write_all(head).await.unwrap();
+            writer.write_all(&filler).await.unwrap();
+            phases.wait_for(|now| *now >= Some(phase)).await.unwrap();
+        };
+        tokio::select! {
+            result = import => panic!("it ended: {result:?}"),
+            () = feed => {}
+        }
+        until_clean(&setup).await;
+        setup.assert_nothing_published().await;
+    }
+}
+
+#[tokio::test]
+async fn two_imports_into_one_dataset() {
+    let setup = Setup::new().await;
+    let (source, writer) = endless();
+    let (first, other) = (dataset("one"), dataset("other"));
+    let running = setup.datasets.import(&first, source, ImportOptions::default(), silent());
+    let meanwhile = async {
+        let error = setup.import("one", stream(SHOP), ImportOptions::default()).await.unwrap_err();
+        assert_eq!(error.code(), Code::Conflict, "{error:?}");
+        assert!(error.hint().is_some());
+        let snapshot = setup.datasets.import(&other, stream(SHOP), ImportOptions::default(), silent()).await.unwrap();
+        assert_eq!(snapshot.dataset, other, "another dataset is not held up");
+        assert!(setup.datasets.reconcile().await.unwrap().is_empty(), "what runs here is not a dead attempt");
+        let mut writer = writer;
+        writer.write_all(SHOP.as_bytes()).await.unwrap();
+    };
+    let (snapshot, ()) = tokio::join!(running, meanwhile);
+    assert_eq!(snapshot.unwrap().dataset, first);
+    let again = setup.import("one", stream(SHOP), ImportOptions::default()).await.unwrap();
+    let versions = setup.datasets.get(&first).await.unwrap().versions;
+    assert_eq!(versions.len(), 2);
+    assert_eq!(versions.last(), Some(&again), "the newest comes last");
+    assert_eq!(setup.datasets.resolve(Some(&first.into())).await.unwrap(), again);
+    let several = setup.datasets.resolve(None).await.unwrap_err();
+    assert!(several.code() == Code::InvalidInput && several.to_string().contains("one, other"), "{several}");
+    setup.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_dataset_in_use_is_not_deleted() {
+    let setup = Setup::new().await;
+    let old = setup.import("shop", stream(SHOP), ImportOptions::default()).await.unwrap();
+    let new = setup.import("shop", stream(SHOP), ImportOptions::default()).await.unwrap();
+    let labels = |id: &str| {
+        let mut labels = Labels::new();
+        for (key, value) in
+            [(keys::KIND, "database"), (keys::DATASET, "shop"), (keys::VERSION, old.version.as_str()), (keys::ID, id)]
+        {
+            labels.set(key, value).unwrap();
+        }
+        labels
+    };
+    // One database that is being reset, and another.
+    for (volume, id) in [("a-1", "a"), ("a-2", "a"), ("b-1", "b")] {
+        setup.store.clone_snapshot(&old.name, &volume.parse().unwrap(), &labels(id)).await.unwrap();
+    }
+    let versions = setup.datasets.get(&dataset("shop")).await.unwrap().versions;
+    assert_eq!(versions.iter().map(|v| v.databases).collect::<Vec<_>>(), [2, 0]);
+    let reference = |text: String| text.parse().unwrap();
+    for used in ["shop".to_owned(), format!("shop@{}", old.version)] {
+        let error = setup.datasets.delete(&reference(used)).await.unwrap_err();
+        assert_eq!(error.code(), Code::Conflict);
+        assert!(error.to_string().contains("2 databases live on shop"), "{error}");
+        assert!(error.hint().is_some());
+    }
+    setup.datasets.delete(&reference(format!("shop@{}", new.version))).await.unwrap();
+    assert_eq!(setup.datasets.get(&dataset("shop")).await.unwrap().versions.len(), 1);
+    for volume in ["a-1", "a-2", "b-1"] {
+        setup.store.delete_volume(&volume.parse().unwrap()).await.unwrap();
+    }
+    setup.datasets.delete(&reference("shop".into())).await.unwrap();
+    setup.assert_nothing_published().await;
+}
+
+/// Makes what an import leaves whose process is killed: a volume, with a server on it and a program that works for it.
+#[tokio::test]
+async fn what_a_killed_process_left_is_removed() {
+    let setup = Setup::new().await;
+    let attempt = "0123456789abcdef";
+    let mut labels = Labels::new();
+    for (key, value) in [(keys::KIND, "import"), (keys::ATTEMPT, attempt), (keys::DATASET, "shop")] {
+        labels.set(key, value).unwrap();
+    }
+    let made = setup.import("shop", stream(SHOP), ImportOptions::default()).await.unwrap();
+    let name = format!("import-{attempt}");
+    let volume = setup.store.clone_snapshot(&made.name, &name.parse().unwrap(), &labels).await.unwrap();
+    let private = setup.postgres_dir(&format!("run/i-{attempt}"));
+    let server = TestServer::on(&volume.path, &private);
+    let mut psql = tokio::process::Command::new(format!("{BIN}/psql"))
+        .args(["-X", "-h", private.to_str().unwrap(), "-U", "postgres", "-c", "SELECT pg_sleep(1000)"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    // A stranger, on a directory of its own.
+    let stranger = TestServer::create(&setup.postgres_dir("stranger"));
+    // Whether psql has connected yet does not matter: it is known by what it was told.
+    assert_eq!(setup.datasets.reconcile().await.unwrap(), [name]);
+    let status = tokio::time::timeout(Duration::from_secs(10), psql.wait()).await.expect("psql ends").unwrap();
+    assert!(!status.success());
+    assert!(!volume.path.exists() && !private.exists());
+    assert_eq!(stranger.sql("postgres", "SELECT 1"), "1");
+    assert_eq!(setup.datasets.get(&dataset("shop")).await.unwrap().versions, [made]);
+    setup.assert_clean().await;
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_full_pool_is_said_to_be_full() {
+    let pool = Arc::new(crate::pool::TestPool::new(160).await);
+    let setup = Setup::on(pool).await;
+    let noise =
+        "CREATE TABLE noise AS SELECT md5(i::text) || md5((i + 1)::text) AS t FROM generate_series(1, 4000000) i;\n";
+    let error = setup.import("big", stream(noise), ImportOptions::default()).await.unwrap_err();
+    assert_eq!(error.code(), Code::OutOfSpace, "{error:?}");
+    until_clean(&setup).await;
+    setup.assert_nothing_published().await;
+    // An upload that has to be written to disk first.
+    let mut archive = b"PGDMP\x01\x0e\x00\x04\x08\x01\x01\x01".to_vec();
+    archive.resize(400 << 20, 0);
+    let mut x = 1_u64;
+    for chunk in archive[16..].chunks_exact_mut(8) {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        chunk.copy_from_slice(&x.to_le_bytes());
+    }
+    let error = setup.import("big", stream(archive), ImportOptions::default()).await.unwrap_err();
+    assert_eq!(error.code(), Code::OutOfSpace, "{error:?}");
+    setup.assert_clean().await;
+    setup.assert_nothing_published().await;
+    let _ = shared_pool;
+}

@@ -1,16 +1,16 @@
 //! What is remembered about stacks, and what is done to them, one thing at a time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex};
 
 use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use rustix::process::Signal;
 use time::OffsetDateTime;
-use tokio::sync::{Notify, OwnedMutexGuard, watch};
+use tokio::sync::watch;
 
 use super::identity::{Handle, Identity};
 use super::logs::{LogFile, lines};
@@ -20,6 +20,8 @@ use super::{BACKEND, LogLine, LogOptions};
 use crate::error::{Error, Kind, Result};
 use crate::name::{ServiceName, StackName};
 use crate::orchestrator::record::Records;
+use crate::orchestrator::spec::being_removed;
+use crate::orchestrator::turns::{Turns, locked};
 use crate::orchestrator::{Service, ServiceSpec, ServiceState, Stack, StackId, StackSpec, StopSignal};
 
 /// What is remembered about a stack.
@@ -61,22 +63,8 @@ pub(super) struct Shared {
     boot: String,
     /// The processes whose parent this process is, and how they ended.
     children: Mutex<HashMap<Identity, watch::Receiver<Option<Exit>>>>,
-    /// What is being started, and so has perhaps no process yet.
-    starting: Mutex<HashSet<StackId>>,
-    /// Serialises what is done to one stack.
-    names: Mutex<HashMap<StackName, Weak<tokio::sync::Mutex<()>>>>,
-    /// Told when a stack was started, put to sleep or removed.
-    pub(super) changed: Notify,
-}
-
-/// Takes a lock. What is behind it is changed in single steps, so a panic of its holder leaves nothing half done.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Tells whether a service runs or is about to.
-pub(super) fn is_up(service: &Service) -> bool {
-    matches!(service.state, ServiceState::Running | ServiceState::Starting)
+    /// Who does what to which stack.
+    pub(super) turns: Turns,
 }
 
 fn signal(stop: StopSignal) -> Signal {
@@ -89,16 +77,7 @@ fn signal(stop: StopSignal) -> Signal {
 
 impl Shared {
     pub(super) fn new(records: Records<Record>, log_dir: PathBuf, instance: String, boot: String) -> Self {
-        Self {
-            records,
-            log_dir,
-            instance,
-            boot,
-            children: Mutex::default(),
-            starting: Mutex::default(),
-            names: Mutex::default(),
-            changed: Notify::new(),
-        }
+        Self { records, log_dir, instance, boot, children: Mutex::default(), turns: Turns::default() }
     }
 
     /// Reads the record of a stack.
@@ -124,7 +103,7 @@ impl Shared {
 
     fn service(&self, record: &Record, at: usize, name: &ServiceName) -> Service {
         let started = record.processes.get(at).and_then(Option::as_ref);
-        let starting = locked(&self.starting).contains(&record.id);
+        let starting = self.turns.is_starting(&record.id);
         let exit = started.map_or(Some(Exit { status: None }), |started| self.exit(started));
         let state = match exit {
             None if starting => ServiceState::Starting,
@@ -173,26 +152,10 @@ impl Shared {
         }
     }
 
-    /// Waits for one's turn to do something to a stack.
-    async fn turn(&self, name: &StackName) -> OwnedMutexGuard<()> {
-        let turns = {
-            let mut names = locked(&self.names);
-            if let Some(turns) = names.get(name).and_then(Weak::upgrade) {
-                turns
-            } else {
-                names.retain(|_, turns| turns.strong_count() > 0);
-                let turns = Arc::default();
-                names.insert(name.clone(), Arc::downgrade(&turns));
-                turns
-            }
-        };
-        turns.lock_owned().await
-    }
-
     /// Claims the name, starts all services and releases them. Undoes all if one cannot be started.
     pub(super) async fn deploy(self: Arc<Self>, spec: StackSpec, programs: Vec<PathBuf>) -> Result<Stack> {
         let name = spec.name.clone();
-        let _turn = self.turn(&name).await;
+        let _turn = self.turns.take(&name).await;
         let record = Record {
             id: spec.id(),
             processes: vec![None; spec.services.len()],
@@ -201,7 +164,7 @@ impl Shared {
             asleep: false,
             removing: false,
         };
-        let starting = Starting::new(&self, &record.id);
+        let starting = self.turns.starting(&record.id);
         self.records.create(&name, &record)?;
         let result = match self.delete_logs(&record) {
             Ok(()) => self.start(&record, programs.into_iter().enumerate().collect()).await,
@@ -286,7 +249,7 @@ impl Shared {
 
     /// Ends a stack's processes and keeps its definition.
     pub(super) async fn sleep(&self, name: &StackName) -> Result<()> {
-        let _turn = self.turn(name).await;
+        let _turn = self.turns.take(name).await;
         let fall_asleep = |record: &mut Record| {
             record.asleep = true;
             Some(record.clone())
@@ -294,13 +257,13 @@ impl Shared {
         let record = self.records.update(name, fall_asleep)?;
         let record = record.ok_or_else(|| Error::not_found(Kind::Stack, name))?;
         self.end(&record).await?;
-        self.changed.notify_waiters();
+        self.turns.changed.notify_waiters();
         Ok(())
     }
 
     /// Starts whatever of a stack does not run.
     pub(super) async fn wake(self: &Arc<Self>, name: &StackName) -> Result<()> {
-        let _turn = self.turn(name).await;
+        let _turn = self.turns.take(name).await;
         let record = self.record(name)?;
         if record.removing {
             return Err(being_removed(name));
@@ -315,7 +278,7 @@ impl Shared {
             // What came from the process that ended may have survived it.
             self.end_service(&record, at).await?;
         }
-        let _starting = Starting::new(self, &record.id);
+        let _starting = self.turns.starting(&record.id);
         self.start(&record, programs).await?;
         Ok(())
     }
@@ -323,7 +286,7 @@ impl Shared {
     /// Ends a stack and forgets it.
     pub(super) async fn remove(&self, id: &StackId) -> Result<()> {
         let Some((name, _)) = id.parts() else { return Ok(()) };
-        let _turn = self.turn(&name).await;
+        let _turn = self.turns.take(&name).await;
         let begin = |record: &mut Record| {
             record.removing |= record.id == *id;
             (record.id == *id).then(|| record.clone())
@@ -341,7 +304,7 @@ impl Shared {
         self.delete_logs(&record)?;
         // Last: until then, it is found by its record.
         self.records.delete(&record.spec.name, |now| now.id == record.id)?;
-        self.changed.notify_waiters();
+        self.turns.changed.notify_waiters();
         Ok(())
     }
 
@@ -409,32 +372,5 @@ impl Shared {
         });
         let files: Vec<_> = files.collect();
         Ok(if options.follow { stream::select_all(files).boxed() } else { stream::iter(files).flatten().boxed() })
-    }
-}
-
-fn being_removed(name: &StackName) -> Error {
-    Error::Conflict {
-        message: format!("stack {name} is being removed"),
-        hint: "wait until it is gone, or remove it again if the removal was interrupted".into(),
-    }
-}
-
-/// Marks a stack as being started until it is dropped.
-struct Starting<'a> {
-    shared: &'a Shared,
-    id: StackId,
-}
-
-impl<'a> Starting<'a> {
-    fn new(shared: &'a Shared, id: &StackId) -> Self {
-        locked(&shared.starting).insert(id.clone());
-        Self { shared, id: id.clone() }
-    }
-}
-
-impl Drop for Starting<'_> {
-    fn drop(&mut self) {
-        locked(&self.shared.starting).remove(&self.id);
-        self.shared.changed.notify_waiters();
     }
 }

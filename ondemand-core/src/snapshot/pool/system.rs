@@ -1,12 +1,11 @@
 //! The programs and kernel parts that pools are made with.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::BACKEND;
 use crate::error::{Error, Result};
-use crate::snapshot::probe;
 
 /// What a pool is mounted with: what needs a copy needs no access times, an owner may delete their own subvolumes, and what is
 /// deleted gives its room back to the disk.
@@ -21,10 +20,10 @@ pub fn supported() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return missing("making and mounting a pool needs root", "run it as root, for instance with sudo");
     }
-    if probe::program("mkfs.btrfs").is_none() {
+    if program("mkfs.btrfs").is_none() {
         return missing("mkfs.btrfs is not installed", "install it: apt-get install btrfs-progs");
     }
-    if probe::program("mount").is_none() || probe::program("umount").is_none() {
+    if program("mount").is_none() || program("umount").is_none() {
         return missing("mount and umount are not installed", "install them: apt-get install mount");
     }
     if !knows_btrfs() {
@@ -53,7 +52,7 @@ fn knows_btrfs() -> bool {
 
 /// Loads a kernel module if that can be done; what counts is whether it is there afterwards.
 fn load(module: &str) {
-    if let Some(modprobe) = probe::program("modprobe") {
+    if let Some(modprobe) = program("modprobe") {
         let loaded = Command::new(modprobe).arg("-q").arg(module).output();
         tracing::debug!(module, ?loaded, "loading a kernel module");
     }
@@ -61,7 +60,7 @@ fn load(module: &str) {
 
 /// Mounts the file system in `image` at `path`; the loop device goes away with the mount.
 pub(super) fn mount_image(image: &Path, path: &Path) -> Result<()> {
-    let mount = probe::program("mount").unwrap_or_else(|| "mount".into());
+    let mount = program("mount").unwrap_or_else(|| "mount".into());
     run(&mount, &["-t", "btrfs", "-o", OPTIONS, "--"], &[image, path])
 }
 
@@ -76,6 +75,13 @@ pub(super) fn unmount(path: &Path) -> Result<()> {
         }),
         Err(e) => Err(Error::io(BACKEND, format!("unmounting {}", path.display()), e.into())),
     }
+}
+
+/// Returns the first of the usual places that has the program: those of root are not in everybody's `PATH`.
+pub(super) fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(usual).map(|dir| dir.join(name)).find(|p| p.is_absolute() && p.is_file())
 }
 
 /// Runs a program to its end; what it says is the error's cause.

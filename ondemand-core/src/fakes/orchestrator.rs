@@ -1,0 +1,413 @@
+//! An orchestrator that runs nothing, and minds the contract.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+use tokio::task::yield_now;
+
+use crate::error::{Error, Kind, Result};
+use crate::label::{Labels, Selector};
+use crate::name::{ServiceName, StackName};
+use crate::orchestrator::{
+    LogLine, LogOptions, Orchestrator, Service, ServiceSpec, ServiceState, Stack, StackId, StackSpec, deploy_or_undo,
+};
+
+/// The first number that a fake process gets; no kernel gives one as high to a real one.
+const FIRST_PID: u32 = 1 << 30;
+
+/// What a fake program does when it is started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum FakeProgram {
+    /// It runs until it is told to end.
+    #[default]
+    Runs,
+    /// It writes these lines, and runs.
+    Prints(Vec<String>),
+    /// It writes `tick 0`, `tick 1`, and so on, one after each such time.
+    Ticks(Duration),
+    /// It ends at once with this status.
+    Exits(i32),
+    /// It does not exist, so a stack with it cannot be deployed.
+    Missing,
+}
+
+/// Keeps stacks in memory as an orchestrator would that runs them, for tests of what is built on one.
+///
+/// A program does what [`FakeOrchestrator::program`] said for its name, and otherwise runs until it is told to end. As a real
+/// orchestrator, it refuses a published port that another stack has and a mount that does not exist. A program under test that
+/// deploys one id a second time breaks the contract, and gets a panic.
+///
+/// Clones share their stacks: one can be dropped and another used, as after a restart.
+#[derive(Debug, Clone, Default)]
+pub struct FakeOrchestrator {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stacks: BTreeMap<StackName, FakeStack>,
+    programs: BTreeMap<String, FakeProgram>,
+    deployed: HashSet<StackId>,
+    processes: u32,
+}
+
+#[derive(Debug)]
+struct FakeStack {
+    id: StackId,
+    spec: StackSpec,
+    created: OffsetDateTime,
+    services: Vec<FakeService>,
+}
+
+#[derive(Debug)]
+struct FakeService {
+    state: ServiceState,
+    pid: Option<u32>,
+    log: Vec<(OffsetDateTime, String)>,
+}
+
+impl FakeOrchestrator {
+    /// Makes one with nothing in it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Says what the program of this name, the first word of a command, does from now on.
+    pub fn program(&self, name: impl Into<String>, program: FakeProgram) {
+        self.shared.state().programs.insert(name.into(), program);
+    }
+
+    /// Returns what was deployed under a name and has not been removed, with its labels as they are now.
+    pub fn spec(&self, name: &StackName) -> Option<StackSpec> {
+        self.shared.state().stacks.get(name).map(|stack| stack.spec.clone())
+    }
+
+    /// Returns the names of all stacks.
+    pub fn names(&self) -> Vec<StackName> {
+        self.shared.state().stacks.keys().cloned().collect()
+    }
+
+    /// Returns the ids of everything that was ever deployed.
+    pub fn ever_deployed(&self) -> HashSet<StackId> {
+        self.shared.state().deployed.clone()
+    }
+
+    /// Tells whether a fake process runs.
+    pub fn is_alive(&self, pid: u32) -> bool {
+        let state = self.shared.state();
+        state.stacks.values().flat_map(|stack| &stack.services).any(|service| service.pid == Some(pid))
+    }
+
+    /// Makes all services of a stack that run end by themselves. Returns how many did.
+    pub fn exit(&self, name: &StackName, status: i32) -> usize {
+        let mut ended = 0;
+        if let Some(stack) = self.shared.state().stacks.get_mut(name) {
+            for service in stack.services.iter_mut().filter(|service| service.pid.is_some()) {
+                service.end(ServiceState::Exited { status: Some(status) });
+                ended += 1;
+            }
+        }
+        self.shared.changed.notify_waiters();
+        ended
+    }
+
+    /// Makes a service write a line. Tells whether there is such a service.
+    pub fn print(&self, name: &StackName, service: &ServiceName, line: impl Into<String>) -> bool {
+        let printed = {
+            let mut state = self.shared.state();
+            let found = state.stacks.get_mut(name).and_then(|stack| stack.service(service));
+            found.map(|service| service.log.push((OffsetDateTime::now_utc(), line.into()))).is_some()
+        };
+        self.shared.changed.notify_waiters();
+        printed
+    }
+}
+
+impl FakeService {
+    fn end(&mut self, state: ServiceState) {
+        self.state = state;
+        self.pid = None;
+    }
+}
+
+impl FakeStack {
+    fn service(&mut self, name: &ServiceName) -> Option<&mut FakeService> {
+        let at = self.spec.services.iter().position(|service| service.name == *name)?;
+        self.services.get_mut(at)
+    }
+
+    fn view(&self) -> Stack {
+        let services = self.spec.services.iter().zip(&self.services);
+        Stack {
+            id: self.id.clone(),
+            name: self.spec.name.clone(),
+            attempt: self.spec.attempt.clone(),
+            labels: self.spec.labels.clone(),
+            created: self.created,
+            services: services
+                .map(|(spec, now)| Service { name: spec.name.clone(), state: now.state, pid: now.pid })
+                .collect(),
+        }
+    }
+}
+
+impl State {
+    fn what(&self, service: &ServiceSpec) -> FakeProgram {
+        let program = service.command.first().and_then(|program| self.programs.get(program));
+        program.cloned().unwrap_or_default()
+    }
+
+    fn stack(&mut self, name: &StackName) -> Result<&mut FakeStack> {
+        self.stacks.get_mut(name).ok_or_else(|| Error::not_found(Kind::Stack, name))
+    }
+
+    /// Checks what only can be checked against the host and the other stacks.
+    fn check(&self, spec: &StackSpec) -> Result<()> {
+        for service in &spec.services {
+            if self.what(service) == FakeProgram::Missing {
+                return Err(Error::not_found(Kind::File, service.command.first().map_or("", String::as_str)));
+            }
+            if let Some(mount) = service.mounts.iter().find(|mount| !mount.source.exists()) {
+                return Err(Error::not_found(Kind::File, mount.source.display()));
+            }
+            let others = self.stacks.values().flat_map(|stack| stack.spec.services.iter().zip(&stack.services));
+            let taken = others.filter(|(_, now)| now.pid.is_some()).flat_map(|(other, _)| &other.ports);
+            let taken: HashSet<_> = taken.map(|port| port.published).collect();
+            if let Some(port) = service.ports.iter().find(|port| taken.contains(&port.published)) {
+                return Err(Error::Conflict {
+                    message: format!("port {} is taken", port.published),
+                    hint: "choose another port".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deploy(self: &Arc<Self>, spec: StackSpec) -> Result<Stack> {
+        let id = spec.id();
+        let name = spec.name.clone();
+        {
+            let mut state = self.state();
+            if state.stacks.contains_key(&name) {
+                return Err(Error::already_exists(Kind::Stack, &name));
+            }
+            state.check(&spec)?;
+            state.deployed.insert(id.clone());
+            let asleep = |_: &ServiceSpec| FakeService { state: ServiceState::Asleep, pid: None, log: Vec::new() };
+            let services = spec.services.iter().map(asleep).collect();
+            state.stacks.insert(name.clone(), FakeStack { id, spec, created: OffsetDateTime::now_utc(), services });
+        }
+        self.start(&name)?;
+        Ok(self.state().stack(&name)?.view())
+    }
+
+    /// Starts whatever of a stack does not run.
+    fn start(self: &Arc<Self>, name: &StackName) -> Result<()> {
+        let mut state = self.state();
+        let programs: Vec<_> = state.stack(name)?.spec.services.clone().iter().map(|spec| state.what(spec)).collect();
+        let mut pid = FIRST_PID + state.processes;
+        let stack = state.stack(name)?;
+        for (at, (service, program)) in stack.services.iter_mut().zip(programs).enumerate() {
+            if service.pid.is_some() {
+                continue;
+            }
+            service.state = ServiceState::Running;
+            service.pid = Some(pid);
+            match program {
+                FakeProgram::Runs | FakeProgram::Missing => {}
+                FakeProgram::Prints(lines) => {
+                    service.log.extend(lines.into_iter().map(|line| (OffsetDateTime::now_utc(), line)));
+                }
+                FakeProgram::Exits(status) => service.end(ServiceState::Exited { status: Some(status) }),
+                FakeProgram::Ticks(pause) => {
+                    tokio::spawn(Arc::clone(self).tick(name.clone(), at, pid, pause));
+                }
+            }
+            pid += 1;
+        }
+        state.processes = pid - FIRST_PID;
+        drop(state);
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Writes a line now and then, while the process runs.
+    async fn tick(self: Arc<Self>, name: StackName, at: usize, pid: u32, pause: Duration) {
+        for n in 0_u64.. {
+            let runs = {
+                let mut state = self.state();
+                let service = state.stacks.get_mut(&name).and_then(|stack| stack.services.get_mut(at));
+                service.filter(|service| service.pid == Some(pid)).map(|service| {
+                    service.log.push((OffsetDateTime::now_utc(), format!("tick {n}")));
+                })
+            };
+            if runs.is_none() {
+                return;
+            }
+            self.changed.notify_waiters();
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn remove(&self, id: &StackId) {
+        let Some((name, _)) = id.parts() else { return };
+        let mut state = self.state();
+        if state.stacks.get(&name).is_some_and(|stack| stack.id == *id) {
+            state.stacks.remove(&name);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    fn logs(self: Arc<Self>, name: &StackName, options: LogOptions) -> Result<BoxStream<'static, Result<LogLine>>> {
+        let mut state = self.state();
+        let stack = state.stack(name)?;
+        let id = stack.id.clone();
+        let mut services = Vec::new();
+        for (spec, now) in stack.spec.services.iter().zip(&stack.services) {
+            if options.service.as_ref().is_none_or(|name| *name == spec.name) {
+                services.push((spec.name.clone(), now.log.len().saturating_sub(options.tail.unwrap_or(usize::MAX))));
+            }
+        }
+        drop(state);
+        if let (true, Some(service)) = (services.is_empty(), &options.service) {
+            return Err(Error::not_found(Kind::Service, service));
+        }
+        let name = name.clone();
+        let streams = services.into_iter().map(move |(service, from)| {
+            let cursor = Cursor { id: id.clone(), name: name.clone(), service, next: from };
+            self.clone().lines(cursor, options.clone())
+        });
+        Ok(stream::select_all(streams).boxed())
+    }
+
+    fn lines(self: Arc<Self>, cursor: Cursor, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {
+        stream::unfold((self, cursor, options), |(shared, mut cursor, options)| async move {
+            loop {
+                let changed = shared.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                let line = {
+                    let mut state = shared.state();
+                    let stack = state.stacks.get_mut(&cursor.name).filter(|stack| stack.id == cursor.id);
+                    // A stack that was removed has taken its log with it.
+                    stack?.service(&cursor.service)?.log.get(cursor.next).cloned()
+                };
+                match line {
+                    Some((time, text)) => {
+                        cursor.next += 1;
+                        if options.since.is_none_or(|since| time >= since) {
+                            let line = LogLine { service: cursor.service.clone(), time: Some(time), text };
+                            return Some((Ok(line), (shared.clone(), cursor, options)));
+                        }
+                    }
+                    None if options.follow => changed.await,
+                    None => return None,
+                }
+            }
+        })
+        .boxed()
+    }
+}
+
+/// Which line of which log comes next.
+struct Cursor {
+    id: StackId,
+    name: StackName,
+    service: ServiceName,
+    next: usize,
+}
+
+#[async_trait]
+impl Orchestrator for FakeOrchestrator {
+    async fn deploy(&self, stack: &StackSpec) -> Result<Stack> {
+        stack.check()?;
+        let id = stack.id();
+        assert!(!self.shared.state().deployed.contains(&id), "{id} was deployed before: an attempt is one try");
+        let (shared, undoing, stack) = (Arc::clone(&self.shared), Arc::clone(&self.shared), stack.clone());
+        let deploy = async move {
+            yield_now().await;
+            shared.deploy(stack)
+        };
+        deploy_or_undo("fake", deploy, move |id| async move {
+            undoing.remove(&id);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn get(&self, name: &StackName) -> Result<Stack> {
+        yield_now().await;
+        Ok(self.shared.state().stack(name)?.view())
+    }
+
+    async fn list(&self, selector: &Selector) -> Result<Vec<Stack>> {
+        yield_now().await;
+        let state = self.shared.state();
+        let chosen = state.stacks.values().filter(|stack| selector.matches(&stack.spec.labels));
+        Ok(chosen.map(FakeStack::view).collect())
+    }
+
+    async fn set_labels(&self, name: &StackName, labels: &Labels) -> Result<()> {
+        yield_now().await;
+        self.shared.state().stack(name)?.spec.labels.clone_from(labels);
+        Ok(())
+    }
+
+    async fn set_running(&self, name: &StackName, running: bool) -> Result<()> {
+        yield_now().await;
+        if running {
+            return self.shared.start(name);
+        }
+        for service in &mut self.shared.state().stack(name)?.services {
+            service.end(ServiceState::Asleep);
+        }
+        self.shared.changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn remove(&self, id: &StackId) -> Result<()> {
+        yield_now().await;
+        self.shared.remove(id);
+        Ok(())
+    }
+
+    async fn wait_stopped(&self, name: &StackName) -> Result<Stack> {
+        let id = self.shared.state().stack(name)?.id.clone();
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let stack = self.shared.state().stack(name)?.view();
+            if stack.id != id {
+                return Err(Error::not_found(Kind::Stack, name));
+            }
+            if !stack.is_running() {
+                return Ok(stack);
+            }
+            changed.await;
+        }
+    }
+
+    fn logs(&self, name: &StackName, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {
+        let (shared, name) = (Arc::clone(&self.shared), name.clone());
+        stream::once(async move { shared.logs(&name, options) }).try_flatten().boxed()
+    }
+}

@@ -1,0 +1,179 @@
+//! Programs as containers of one Docker Engine.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+
+use super::record::Records;
+use super::spec::deploy_or_undo;
+use super::turns::Turns;
+use super::{LogLine, LogOptions, Orchestrator, Service, Stack, StackId, StackSpec};
+use crate::error::{Error, Kind, Result};
+use crate::label::{Labels, Selector};
+use crate::name::StackName;
+
+mod containers;
+mod engine;
+mod logs;
+mod state;
+mod translate;
+
+use engine::Engine;
+use state::{Record, Shared};
+use translate::Doing;
+
+/// What errors call this orchestrator.
+const BACKEND: &str = "docker";
+
+/// Which engine a [`Docker`] uses, and where it keeps what containers cannot remember.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerOptions {
+    /// The engine: `unix:///PATH` or `tcp://HOST:PORT`. Where there is none, `DOCKER_HOST`, or the usual socket.
+    pub host: Option<String>,
+    /// The directory of its records, one file a stack; made if need be.
+    pub state_dir: PathBuf,
+    /// The installation it belongs to: what carries another one's label is never touched. It is part of the containers' names, so it
+    /// holds letters, digits, `-` and `_`.
+    pub instance: String,
+}
+
+/// Runs services as containers of one engine.
+///
+/// Each service is a container named `ondemand-<instance>-<stack>.<service>`, started with the engine's init, never restarted by
+/// the engine, with a log of bounded size. A stack of several services has a network of its own, in which they reach each other by
+/// name. Containers carry the stack's labels as they were in the beginning; as the engine never changes labels, a record beside
+/// them holds the labels as they are now.
+///
+/// The engine is connected to when it is first needed. While it cannot be reached, every call is a transient
+/// [`Error::Backend`].
+///
+/// # What it does not do
+/// - It pulls no images: a missing one is [`Error::NotFound`].
+/// - A program that is not named by its absolute path is looked for by the container itself, so if it is missing, the service is
+///   started and exits with status 127.
+/// - [`LogOptions::tail`] is counted for each service.
+#[derive(Debug, Clone)]
+pub struct Docker {
+    shared: Arc<Shared>,
+}
+
+impl Docker {
+    /// Opens the directory of records, and makes it if need be. Does not talk to the engine yet.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if the instance could not be a part of a container's name.
+    pub fn new(options: DockerOptions) -> Result<Self> {
+        let in_name = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        if options.instance.is_empty() || !options.instance.bytes().all(in_name) {
+            let reason = "it must hold letters, digits, '-' and '_', and not be empty";
+            return Err(Error::invalid("instance", reason));
+        }
+        let records = Records::open(options.state_dir, BACKEND)?;
+        let engine = Engine::new(options.host);
+        Ok(Self { shared: Arc::new(Shared { engine, records, instance: options.instance, turns: Turns::default() }) })
+    }
+}
+
+#[async_trait]
+impl Orchestrator for Docker {
+    async fn deploy(&self, stack: &StackSpec) -> Result<Stack> {
+        stack.check()?;
+        stack.services.iter().try_for_each(|service| translate::image(service).map(drop))?;
+        let shared = Arc::clone(&self.shared);
+        let undoing = Arc::clone(&self.shared);
+        let stack = stack.clone();
+        deploy_or_undo(BACKEND, async move { shared.deploy(stack).await }, move |id| async move {
+            undoing.remove(&id).await
+        })
+        .await
+    }
+
+    async fn get(&self, name: &StackName) -> Result<Stack> {
+        self.shared.get(name).await
+    }
+
+    async fn list(&self, selector: &Selector) -> Result<Vec<Stack>> {
+        let mut stacks = self.shared.list().await?;
+        stacks.retain(|stack| selector.matches(&stack.labels));
+        Ok(stacks)
+    }
+
+    async fn set_labels(&self, name: &StackName, labels: &Labels) -> Result<()> {
+        let set = |record: &mut Record| {
+            record.spec.labels.clone_from(labels);
+            Some(())
+        };
+        self.shared.records.update(name, set)?.ok_or_else(|| Error::not_found(Kind::Stack, name))
+    }
+
+    async fn set_running(&self, name: &StackName, running: bool) -> Result<()> {
+        if running { self.shared.wake(name).await } else { self.shared.sleep(name).await }
+    }
+
+    async fn remove(&self, id: &StackId) -> Result<()> {
+        self.shared.remove(id).await
+    }
+
+    async fn wait_stopped(&self, name: &StackName) -> Result<Stack> {
+        let shared = &self.shared;
+        let id = shared.record(name)?.id;
+        let client = shared.engine.client().await?;
+        loop {
+            let changed = shared.turns.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let record = shared.record(name)?;
+            if record.removing || record.id != id {
+                return Err(Error::not_found(Kind::Stack, name));
+            }
+            let seen = shared.see_all(&record).await?;
+            let stack = shared.stack(&record, &seen);
+            if !stack.services.iter().all(Service::is_up) {
+                // The removal may have begun while the containers were looked at.
+                if shared.record(name)?.removing {
+                    return Err(Error::not_found(Kind::Stack, name));
+                }
+                return Ok(stack);
+            }
+            let mut waits: Vec<BoxFuture<'_, Result<()>>> = vec![Box::pin(async {
+                changed.await;
+                Ok(())
+            })];
+            for seen in seen.iter().flatten().filter(|seen| seen.doing == Doing::Running) {
+                waits.push(Box::pin(containers::ended(client, &seen.container, "not-running")));
+            }
+            let (ended, ..) = futures_util::future::select_all(waits).await;
+            ended?;
+        }
+    }
+
+    fn logs(&self, name: &StackName, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {
+        let shared = Arc::clone(&self.shared);
+        let name = name.clone();
+        stream::once(async move { open_logs(&shared, &name, &options) }).try_flatten().boxed()
+    }
+}
+
+/// Returns the lines of a stack's services: one after the other, or as they come if they are followed.
+fn open_logs(
+    shared: &Arc<Shared>,
+    name: &StackName,
+    options: &LogOptions,
+) -> Result<BoxStream<'static, Result<LogLine>>> {
+    let record = shared.record(name)?;
+    let services: Vec<_> =
+        record.spec.services.iter().filter(|spec| options.service.as_ref().is_none_or(|s| *s == spec.name)).collect();
+    if let (true, Some(service)) = (services.is_empty(), &options.service) {
+        return Err(Error::not_found(Kind::Service, service));
+    }
+    let (shared, record, options) = (Arc::clone(shared), record.clone(), options.clone());
+    let services: Vec<_> = services.into_iter().cloned().collect();
+    let follow = options.follow;
+    let streams = services
+        .into_iter()
+        .map(move |service| logs::lines(Arc::clone(&shared), record.clone(), service, options.clone()));
+    Ok(if follow { stream::select_all(streams).boxed() } else { stream::iter(streams).flatten().boxed() })
+}

@@ -1,0 +1,318 @@
+//! What is remembered about stacks, and what is done to them, one thing at a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use time::OffsetDateTime;
+
+use super::containers::{self, Found};
+use super::engine::Engine;
+use super::translate::{self, Doing, Names, STACK, label_filter, owner};
+use crate::error::{Error, Kind, Result};
+use crate::label::{Labels, keys};
+use crate::name::{ServiceName, StackName};
+use crate::orchestrator::record::Records;
+use crate::orchestrator::spec::being_removed;
+use crate::orchestrator::turns::Turns;
+use crate::orchestrator::{Service, ServiceSpec, ServiceState, Stack, StackId, StackSpec};
+
+/// How many containers are inspected at once.
+const AT_ONCE: usize = 16;
+
+/// What is remembered about a stack: what its containers cannot tell, since their labels never change.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(super) struct Record {
+    pub(super) id: StackId,
+    /// The specification, with the labels as they are now.
+    pub(super) spec: StackSpec,
+    #[serde(with = "time::serde::rfc3339")]
+    created: OffsetDateTime,
+    /// Whether it was put to sleep.
+    asleep: bool,
+    /// Whether its removal was begun.
+    pub(super) removing: bool,
+}
+
+/// A container of a stack, as it was seen.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) container: String,
+    pub(super) doing: Doing,
+    pid: Option<u32>,
+    /// When it was last started, as the engine writes it.
+    pub(super) started: Option<String>,
+}
+
+/// What all handles on one `Docker`, and the tasks it started, have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) engine: Engine,
+    pub(super) records: Records<Record>,
+    pub(super) instance: String,
+    pub(super) turns: Turns,
+}
+
+impl Shared {
+    fn names<'a>(&'a self, spec: &'a StackSpec) -> Names<'a> {
+        Names { instance: &self.instance, stack: &spec.name, attempt: &spec.attempt }
+    }
+
+    /// Reads the record of a stack.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub(super) fn record(&self, name: &StackName) -> Result<Record> {
+        self.records.read(name)?.ok_or_else(|| Error::not_found(Kind::Stack, name))
+    }
+
+    /// Looks at the container of a service; `None` if it has none.
+    pub(super) async fn see(&self, record: &Record, service: &ServiceSpec) -> Result<Option<Seen>> {
+        let client = self.engine.client().await?;
+        let name = self.names(&record.spec).container(&service.name);
+        let seen = self.see_container(client, &name).await?;
+        // One that merely has the name is not ours.
+        Ok(seen.filter(|(owner, _)| *owner == (record.id.clone(), service.name.clone())).map(|(_, seen)| seen))
+    }
+
+    async fn see_container(
+        &self,
+        client: &bollard::Docker,
+        container: &str,
+    ) -> Result<Option<((StackId, ServiceName), Seen)>> {
+        let Some(container) = containers::inspect(client, container).await? else { return Ok(None) };
+        let (doing, pid) = translate::doing(&container);
+        let started = container.state.and_then(|state| state.started_at);
+        let labels = container.config.and_then(|config| config.labels).unwrap_or_default();
+        let ours = labels.get(keys::INSTANCE) == Some(&self.instance);
+        Ok((owner(&labels).filter(|_| ours).zip(container.id))
+            .map(|(owner, id)| (owner, Seen { container: id, doing, pid, started })))
+    }
+
+    /// Looks at all containers of a stack, in the order of its services.
+    pub(super) async fn see_all(&self, record: &Record) -> Result<Vec<Option<Seen>>> {
+        try_join_all(record.spec.services.iter().map(|service| self.see(record, service))).await
+    }
+
+    /// Returns a stack as it was seen.
+    pub(super) fn stack(&self, record: &Record, seen: &[Option<Seen>]) -> Stack {
+        let starting = self.turns.is_starting(&record.id);
+        let services = record.spec.services.iter().zip(seen);
+        let services =
+            services.map(|(service, seen)| to_service(&service.name, seen.as_ref(), starting, record.asleep));
+        Stack {
+            id: record.id.clone(),
+            name: record.spec.name.clone(),
+            attempt: record.spec.attempt.clone(),
+            labels: record.spec.labels.clone(),
+            created: record.created,
+            services: services.collect(),
+        }
+    }
+
+    /// Returns a stack as it is now.
+    pub(super) async fn get(&self, name: &StackName) -> Result<Stack> {
+        if let Some(record) = self.records.read(name)? {
+            let seen = self.see_all(&record).await?;
+            return Ok(self.stack(&record, &seen));
+        }
+        let orphans = self.orphans(Some(name)).await?;
+        orphans.into_iter().next().ok_or_else(|| Error::not_found(Kind::Stack, name))
+    }
+
+    /// Returns all stacks as they are now, in the order of their names.
+    pub(super) async fn list(&self) -> Result<Vec<Stack>> {
+        let mut stacks = self.orphans(None).await?;
+        let recorded = stream::iter(self.records.list()?).map(|record| async move {
+            let seen = self.see_all(&record).await?;
+            // It may have been removed while it was looked at.
+            let still = self.records.read(&record.spec.name)?.is_some_and(|now| now.id == record.id);
+            Ok::<_, Error>(still.then(|| self.stack(&record, &seen)))
+        });
+        let recorded: Vec<_> = recorded.buffered(AT_ONCE).try_collect().await?;
+        stacks.extend(recorded.into_iter().flatten());
+        stacks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        Ok(stacks)
+    }
+
+    /// Returns the stacks that have containers and no record, as when the records were lost. They can still be removed.
+    async fn orphans(&self, name: Option<&StackName>) -> Result<Vec<Stack>> {
+        let mut labels = [(keys::INSTANCE.to_owned(), self.instance.clone())].to_vec();
+        labels.extend(name.map(|name| (STACK.to_owned(), name.to_string())));
+        let client = self.engine.client().await?;
+        // Before the records: what is deployed meanwhile has a record first.
+        let found = containers::list(client, label_filter(labels.into_iter().collect())).await?;
+        let mut orphans: BTreeMap<StackId, Vec<(ServiceName, Found)>> = BTreeMap::new();
+        for found in found {
+            let Some((id, service)) = owner(&found.labels) else { continue };
+            let Some((name, _)) = id.parts() else { continue };
+            // A record that cannot be read is no proof that there is none.
+            if !matches!(self.records.read(&name), Ok(record) if record.as_ref().is_none_or(|now| now.id != id)) {
+                continue;
+            }
+            orphans.entry(id).or_default().push((service, found));
+        }
+        let mut stacks = Vec::new();
+        for (id, mut found) in orphans {
+            found.sort_by(|a, b| a.0.cmp(&b.0));
+            let Some((name, attempt)) = id.parts() else { continue };
+            let mut services = Vec::new();
+            let mut labels = Labels::new();
+            let mut created = OffsetDateTime::UNIX_EPOCH;
+            for (service, found) in found {
+                // It may have been removed since it was listed.
+                let Some((_, seen)) = self.see_container(client, &found.id).await? else { continue };
+                services.push(to_service(&service, Some(&seen), false, false));
+                created = OffsetDateTime::from_unix_timestamp(found.created).unwrap_or(created);
+                for (key, value) in found.labels {
+                    // What a label of ours could not be is not from us.
+                    let _ = labels.set(key, value);
+                }
+            }
+            if !services.is_empty() {
+                stacks.push(Stack { id, name, attempt, labels, created, services });
+            }
+        }
+        Ok(stacks)
+    }
+
+    /// Claims the name, and creates and starts all containers. Undoes all if one cannot be started.
+    pub(super) async fn deploy(self: Arc<Self>, spec: StackSpec) -> Result<Stack> {
+        let name = spec.name.clone();
+        let _turn = self.turns.take(&name).await;
+        // Before anything is recorded: an engine that cannot be reached has nothing to undo.
+        self.engine.client().await?;
+        let record = Record { id: spec.id(), spec, created: OffsetDateTime::now_utc(), asleep: false, removing: false };
+        let starting = self.turns.starting(&record.id);
+        self.records.create(&name, &record)?;
+        let result = self.create_and_start(&record).await;
+        drop(starting);
+        let result = match result {
+            Ok(()) => self.see_all(&record).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(seen) => Ok(self.stack(&record, &seen)),
+            Err(error) => {
+                if let Err(undo) = self.end_and_forget(&record.spec.name, &record.id).await {
+                    tracing::warn!(stack = %name, error = %undo, "what a failed deployment left could not be removed");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn create_and_start(&self, record: &Record) -> Result<()> {
+        let client = self.engine.client().await?;
+        let names = self.names(&record.spec);
+        let network = match record.spec.services.len() {
+            1 => None,
+            _ => Some(containers::create_network(client, names).await?),
+        };
+        let mut created = Vec::new();
+        for service in &record.spec.services {
+            created.push(containers::create(client, &record.spec, service, names, network.as_deref()).await?);
+        }
+        for (id, service) in created.iter().zip(&record.spec.services) {
+            containers::start(client, id, service).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a stack's containers and keeps them.
+    pub(super) async fn sleep(&self, name: &StackName) -> Result<()> {
+        let _turn = self.turns.take(name).await;
+        let fall_asleep = |record: &mut Record| {
+            record.asleep = true;
+            Some(record.clone())
+        };
+        let record = self.records.update(name, fall_asleep)?;
+        let record = record.ok_or_else(|| Error::not_found(Kind::Stack, name))?;
+        let client = self.engine.client().await?;
+        let stop = async |service: &ServiceSpec| match self.see(&record, service).await? {
+            Some(seen) => containers::stop(client, &seen.container, service.stop_signal, service.stop_grace).await,
+            None => Ok(()),
+        };
+        try_join_all(record.spec.services.iter().map(stop)).await?;
+        self.turns.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Starts whatever of a stack does not run.
+    pub(super) async fn wake(&self, name: &StackName) -> Result<()> {
+        let _turn = self.turns.take(name).await;
+        let record = self.record(name)?;
+        if record.removing {
+            return Err(being_removed(name));
+        }
+        let client = self.engine.client().await?;
+        let names = self.names(&record.spec);
+        let _starting = self.turns.starting(&record.id);
+        for service in &record.spec.services {
+            let id = match self.see(&record, service).await? {
+                Some(Seen { doing: Doing::Running, .. }) => continue,
+                Some(seen) => seen.container,
+                // Somebody removed it by hand.
+                None => {
+                    let network = (record.spec.services.len() > 1).then(|| names.network());
+                    containers::create(client, &record.spec, service, names, network.as_deref()).await?
+                }
+            };
+            containers::start(client, &id, service).await?;
+        }
+        let awake = |now: &mut Record| {
+            now.asleep = false;
+            Some(())
+        };
+        self.records.update(name, awake)?.ok_or_else(|| Error::not_found(Kind::Stack, name))
+    }
+
+    /// Ends a stack and forgets it.
+    pub(super) async fn remove(&self, id: &StackId) -> Result<()> {
+        let Some((name, _)) = id.parts() else { return Ok(()) };
+        let _turn = self.turns.take(&name).await;
+        self.records.update(&name, |record| {
+            record.removing |= record.id == *id;
+            (record.id == *id).then_some(())
+        })?;
+        self.end_and_forget(&name, id).await
+    }
+
+    /// Removes all that carries the labels of a deployment, with or without a record of it.
+    async fn end_and_forget(&self, name: &StackName, id: &StackId) -> Result<()> {
+        let Some((_, attempt)) = id.parts() else { return Ok(()) };
+        let record = self.records.read(name)?.filter(|record| record.id == *id);
+        let client = self.engine.client().await?;
+        let names = Names { instance: &self.instance, stack: name, attempt: &attempt };
+        let found = containers::list(client, names.filter()).await?;
+        let end = async |found: Found| {
+            let service = found.service();
+            let mut services = record.iter().flat_map(|record| &record.spec.services);
+            let spec = services.find(|spec| service.as_ref() == Some(&spec.name)).cloned();
+            if let Some(spec) = spec.or_else(|| service.map(|service| ServiceSpec::new(service, Vec::new()))) {
+                containers::stop(client, &found.id, spec.stop_signal, spec.stop_grace).await?;
+            }
+            containers::remove(client, &found.id).await
+        };
+        try_join_all(found.into_iter().map(end)).await?;
+        if record.as_ref().is_none_or(|record| record.spec.services.len() > 1) {
+            containers::remove_networks(client, names).await?;
+        }
+        // Last: until then, it is found by its record.
+        self.records.delete(name, |record| record.id == *id)?;
+        self.turns.changed.notify_waiters();
+        Ok(())
+    }
+}
+
+fn to_service(name: &ServiceName, seen: Option<&Seen>, starting: bool, asleep: bool) -> Service {
+    let state = match seen.map(|seen| seen.doing) {
+        Some(Doing::Running) => ServiceState::Running,
+        None | Some(Doing::Created) if starting => ServiceState::Starting,
+        _ if asleep => ServiceState::Asleep,
+        Some(Doing::Ended { status }) => ServiceState::Exited { status },
+        None | Some(Doing::Created) => ServiceState::Exited { status: None },
+    };
+    Service { name: name.clone(), state, pid: seen.and_then(|seen| seen.pid) }
+}
