@@ -111,7 +111,7 @@ mounts() { awk -v dir="$dir/" 'index($5, dir) == 1 {print $5}' /proc/self/mounti
 
 # Takes back everything, however far it came.
 clean_up() {
-    local pid mount deadline
+    local pid mount deadline runtime
     if [ -z "${dir:-}" ] || [ ! -d "$dir" ]; then return 0; fi
     if pid=$(server); then
         # The databases do not end with the server: whoever works on one keeps it while the server is replaced.
@@ -137,6 +137,9 @@ clean_up() {
         echo "demo: error: these are left: $(mounts | tr '\n' ' ')$(processes | tr '\n' ' ')" >&2
         return 1
     fi
+    # The server removes this, unless it was killed.
+    runtime=$(readlink -- "$dir/data/run" || true)
+    case "$runtime" in /run/ondemand-* | /tmp/ondemand-*) rm -rf --one-file-system -- "$runtime" ;; esac
     rm -rf --one-file-system -- "$dir" 2>/dev/null || as_root rm -rf --one-file-system -- "$dir"
 }
 
@@ -144,14 +147,21 @@ finish() {
     local status=$?
     trap - EXIT
     trap '' INT TERM HUP
-    jobs -p | xargs --no-run-if-empty kill 2>/dev/null || true
+    local job
+    for job in $(jobs -p); do kill "$job" 2>/dev/null || true; done
     clean_up || status=1
     exit "$status"
 }
 
 # --- What is shown --------------------------------------------------------------------------------------------------------------------
 
-build() { cargo build --locked --profile demo --package ondemand-cli --package ondemand-sample; }
+# Runs what takes long so that a signal is heard at once, not at its end.
+interruptibly() {
+    "$@" &
+    wait $!
+}
+
+build() { interruptibly cargo build --locked --profile demo --package ondemand-cli --package ondemand-sample; }
 
 # Where this runs as root, the server makes a copy-on-write pool by itself; where not, root makes one for it once, if there is a way.
 make_pool() {
@@ -165,9 +175,9 @@ make_pool() {
         say "  there is none then: every database will be a full copy"
 }
 
-make_dump() { "$bin/sample-shop" --size "$size" >"$dir/shop.sql"; }
+make_dump() { interruptibly "$bin/sample-shop" --size "$size" >"$dir/shop.sql"; }
 
-import() { "$bin/ondemand" dataset import shop --dump "$dir/shop.sql"; }
+import() { interruptibly "$bin/ondemand" dataset import shop --dump "$dir/shop.sql"; }
 
 # Creates one database, and keeps its URL and the time it took.
 create() {
@@ -342,11 +352,15 @@ case "${1:-}" in
         demo
         ;;
     stop)
-        dir=$(realpath -- "${2:?the directory that the demo named}")
+        if [ $# -ne 2 ]; then fail "usage: tests/demo.sh stop DIR"; fi
+        dir=$(realpath -m -- "$2")
         if [[ "$(basename "$dir")" != ondemand-demo.* ]]; then fail "$dir is not a demo's directory"; fi
-        port=$(cat "$dir/port")
-        export ONDEMAND_URL=http://127.0.0.1:$port
-        clean_up
+        if [ -d "$dir" ]; then
+            port=$(cat "$dir/port")
+            export ONDEMAND_URL=http://127.0.0.1:$port
+            clean_up
+        fi
+        say "Nothing is left of it."
         ;;
     *) fail "usage: tests/demo.sh [stop DIR]" ;;
 esac
