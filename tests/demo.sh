@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 . tests/setup/privilege.sh
 
 readonly databases=(demo-1 demo-2 demo-3 demo-4 demo-5)
-bin=${CARGO_TARGET_DIR:-$PWD/target}/demo
+bin=${CARGO_TARGET_DIR:-$PWD/target}/release
 
 say() { printf '%s\n' "$*"; }
 title() { printf '\n\033[1m%s\033[0m\n' "$*"; }
@@ -161,7 +161,7 @@ interruptibly() {
     wait $!
 }
 
-build() { interruptibly cargo build --locked --profile demo --package ondemand-cli --package ondemand-sample; }
+build() { interruptibly cargo build --locked --release --package ondemand-cli --package ondemand-sample; }
 
 # Where this runs as root, the server makes a copy-on-write pool by itself; where not, root makes one for it once, if there is a way.
 make_pool() {
@@ -287,7 +287,7 @@ demo() {
     title "Installing what is missing"
     tests/setup/packages.sh build run
     title "Building"
-    timed "build (profile demo; a moment, if it is built already)" build
+    timed "build (a moment, if it is built already)" build
 
     dir=$(mktemp -d "${TMPDIR:-/var/tmp}/ondemand-demo.XXXXXX")
     # Postgres runs as a user of its own, and must come through to its data.

@@ -83,16 +83,23 @@ impl Creation<'_> {
 
     async fn make(&mut self) -> Result<()> {
         let inner = self.inner;
+        tracing::debug!(id = self.record.id.short(), port = self.record.port, "creating");
         let password = verifier(inner.instance.password(&self.record.id));
         let labels = self.record.labels(&inner.instance.id)?;
+        let id = self.record.id.short().to_owned();
         let volume = inner.store.clone_snapshot(&self.record.snapshot(), &self.record.volume(), &labels).await?;
+        tracing::debug!(%id, "cloned");
         self.still_wanted()?;
         self.start(&volume.path).await?;
+        tracing::debug!(%id, "ready");
         let verifier = password.await.map_err(|e| Error::backend("task", "hashing a password", e))?;
         inner.engine.set_password(&inner.endpoint(&self.record), &verifier).await?;
         self.still_wanted()?;
+        tracing::debug!(%id, "password set");
         self.record.state = State::Announced;
-        inner.write(&self.record).await
+        inner.write(&self.record).await?;
+        tracing::debug!(%id, "announced");
+        Ok(())
     }
 
     /// Starts the server, on another port where a stranger has taken the one that was found free.

@@ -33,7 +33,9 @@ impl Inner {
         let run_dir = self.make_run_dir(&record.id)?;
         let notify = Notify::bind(&run_dir)?;
         let spec = self.spec(record, data, &run_dir, &notify)?;
+        tracing::debug!(id = record.id.short(), "deploying");
         self.orchestrator.deploy(&spec).await?;
+        tracing::debug!(id = record.id.short(), "deployed");
         self.wait_ready(record, &notify).await
     }
 
