@@ -1,10 +1,44 @@
 //! What the end-to-end tests and the benchmark share: real servers, in homes of their own, that leave nothing.
 
 pub mod home;
+pub mod inventory;
+pub mod ports;
 pub mod server;
 
+use std::time::{Duration, Instant};
+
 pub use home::Home;
-pub use server::{Database, Server, ServerOptions, free_range};
+pub use inventory::Inventory;
+pub use ports::free_range;
+pub use server::{Database, Server, ServerOptions};
+
+/// Waits until something holds, looking every few milliseconds: for what tells nobody when it happens.
+///
+/// # Errors
+/// If it does not hold within 20 seconds, with what was seen last.
+pub async fn eventually<T, E: std::fmt::Debug>(mut look: impl AsyncFnMut() -> Result<T, E>) -> anyhow::Result<T> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match look().await {
+            Ok(found) => return Ok(found),
+            Err(last) => anyhow::ensure!(Instant::now() < deadline, "it did not happen within 20 seconds: {last:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Runs a program to its end, and returns its output.
+///
+/// # Errors
+/// If it fails, with what it said.
+pub async fn run(command: &mut std::process::Command) -> anyhow::Result<String> {
+    use anyhow::Context;
+    let mut command = tokio::process::Command::from(std::mem::replace(command, std::process::Command::new("true")));
+    let output = command.stdin(std::process::Stdio::null()).kill_on_drop(true).output().await.context("starting it")?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    anyhow::ensure!(output.status.success(), "{:?}: {}: {said}", command.as_std().get_program(), output.status);
+    Ok(String::from_utf8(output.stdout)?)
+}
 
 /// Connects as a user would, asks for something, and returns it as text.
 ///

@@ -12,6 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::ports::{free_port, free_range};
+
 /// How a server is started.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
@@ -42,13 +44,50 @@ impl Default for ServerOptions {
     }
 }
 
+/// Returns the program under test, ready for arguments, with no configuration of the machine or the user.
+///
+/// # Panics
+/// If it is not built.
+pub fn program() -> std::process::Command {
+    let mut command = std::process::Command::new(binary());
+    for (name, _) in std::env::vars_os() {
+        // What the tests are told is not for the program; but for the mark by which its processes are found.
+        if name.to_string_lossy().starts_with("ONDEMAND_") && name != "ONDEMAND_TEST_RUN" {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+impl ServerOptions {
+    /// The options of a server over the Docker Engine of the tests.
+    ///
+    /// # Panics
+    /// If there is no such engine.
+    pub fn docker() -> Self {
+        for name in ["ONDEMAND_TEST_DOCKER_HOST", "ONDEMAND_TEST_IMAGE"] {
+            assert!(std::env::var_os(name).is_some(), "{name} is not set: this test needs a Docker Engine; use `make test`");
+        }
+        Self { orchestrator: "docker", ..Self::default() }
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn with<T: Into<String>>(mut self, arguments: impl IntoIterator<Item = T>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+}
+
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
+    reader: Option<tokio::task::JoinHandle<()>>,
     url: String,
     log: Arc<Mutex<Vec<String>>>,
     client: reqwest::Client,
+    token: Option<String>,
 }
 
 /// A database, as the wire format shows it.
@@ -62,6 +101,8 @@ pub struct Database {
     pub host: String,
     pub port: String,
     pub password: String,
+    pub dbname: String,
+    pub snapshot: String,
     pub status: String,
     #[serde(rename = "Expires_at")]
     pub expires_at: String,
@@ -78,26 +119,6 @@ pub fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
     let found = test.ancestors().map(|directory| directory.join("ondemand")).find(|path| path.is_file());
     found.expect("`ondemand` is not built; use `make test`, or `cargo build` first")
-}
-
-/// Returns a port of loopback that is free now.
-///
-/// # Panics
-/// If loopback has none.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
-}
-
-/// Returns a range of ports below those that the system hands out by itself. Tests run side by side, each with its own range.
-pub fn free_range(count: u16) -> (u16, u16) {
-    const FIRST: u16 = 12_000;
-    const LAST: u16 = 32_000;
-    let slots = (LAST - FIRST) / count;
-    #[expect(clippy::cast_possible_truncation, reason = "it is below the number of slots")]
-    let slot = (std::process::id() % u32::from(slots)) as u16;
-    let start = FIRST + slot * count;
-    (start, start + count - 1)
 }
 
 impl Server {
@@ -128,14 +149,13 @@ impl Server {
     /// If the program cannot be started.
     pub fn spawn(data_dir: &Path, options: &ServerOptions) -> Result<Self> {
         let listen = format!("127.0.0.1:{}", free_port());
-        let mut command = std::process::Command::new(binary());
+        let mut command = program();
         command
             .args(["serve", "--listen", &listen, "--orchestrator", options.orchestrator, "--store", options.store])
             .args(["--ports", &format!("{}-{}", options.ports.0, options.ports.1)])
             .args(&options.arguments)
             .arg("--data-dir")
             .arg(data_dir)
-            .envs(&options.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -144,6 +164,7 @@ impl Server {
         {
             command.env("ONDEMAND_DOCKER_HOST", host).env("ONDEMAND_DOCKER_IMAGE", image);
         }
+        command.envs(&options.environment);
         if let Some((uid, gid)) = options.user {
             command.uid(uid).gid(gid);
         }
@@ -153,7 +174,7 @@ impl Server {
         let stderr = child.stderr.take().context("stderr is piped")?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
-        tokio::spawn(async move {
+        let reader = tokio::spawn(async move {
             let mut reader = BufReader::new(stderr).lines();
             while let Ok(Some(line)) = reader.next_line().await {
                 if let Ok(mut lines) = lines.lock() {
@@ -161,7 +182,22 @@ impl Server {
                 }
             }
         });
-        Ok(Self { child, url: format!("http://{listen}"), log, client: reqwest::Client::new() })
+        let token = options.environment.get("ONDEMAND_TOKEN").cloned();
+        Ok(Self { child, reader: Some(reader), url: format!("http://{listen}"), log, client: reqwest::Client::new(), token })
+    }
+
+    /// Waits until it ends by itself, and returns its exit status and what it wrote.
+    ///
+    /// # Errors
+    /// If it still runs after half a minute.
+    pub async fn wait(mut self) -> Result<(Option<i32>, String)> {
+        let ended = tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await;
+        let status = ended.with_context(|| format!("it does not end:\n{}", self.log()))??;
+        // What it wrote last may still be on its way.
+        if let Some(reader) = self.reader.take() {
+            reader.await?;
+        }
+        Ok((status.code(), self.log()))
     }
 
     /// Returns where it answers.
@@ -185,14 +221,27 @@ impl Server {
         body: impl Into<reqwest::Body>,
     ) -> Result<(u16, serde_json::Value)> {
         let method = method.parse::<reqwest::Method>()?;
-        let answer = self.client.request(method, format!("{}{path}", self.url)).body(body).send().await?;
+        let answer = self.request(method, path).body(body).send().await?;
         let status = answer.status().as_u16();
         let text = answer.text().await?;
         let json = serde_json::from_str(&text).with_context(|| format!("status {status}, not JSON: {text}"))?;
         Ok((status, json))
     }
 
-    async fn succeed(&self, method: &str, path: &str, body: impl Into<reqwest::Body>) -> Result<serde_json::Value> {
+    /// Begins a request that carries the server's token, if it has one.
+    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.url));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// Sends a request that is to succeed, and returns the JSON of the answer.
+    ///
+    /// # Errors
+    /// If it does not succeed.
+    pub async fn succeed(&self, method: &str, path: &str, body: impl Into<reqwest::Body>) -> Result<serde_json::Value> {
         let (status, json) = self.send(method, path, body).await?;
         ensure!((200..300).contains(&status), "{method} {path}: status {status}: {json}");
         Ok(json)
@@ -246,6 +295,28 @@ impl Server {
     /// If the server refuses.
     pub async fn delete(&self, id: &str) -> Result<()> {
         self.succeed("DELETE", &format!("/servers/{id}"), "").await.map(drop)
+    }
+
+    /// Sends a request that is to be refused, and returns the problem.
+    ///
+    /// # Errors
+    /// If it is not refused with this status and code, or the problem does not say all it must.
+    pub async fn refused(
+        &self,
+        (method, path): (&str, &str),
+        body: impl Into<reqwest::Body>,
+        (status, code): (u16, &str),
+    ) -> Result<serde_json::Value> {
+        let what = format!("{method} {}", path.chars().take(80).collect::<String>());
+        let answer = self.request(method.parse()?, path).body(body).send().await.with_context(|| what.clone())?;
+        let found = answer.status().as_u16();
+        let kind = answer.headers().get("content-type").and_then(|kind| kind.to_str().ok()).map(ToOwned::to_owned);
+        let problem: serde_json::Value = answer.json().await.with_context(|| what.clone())?;
+        ensure!(found == status && problem["code"] == code, "{what}: {found}, not {status} {code}: {problem}");
+        ensure!(kind.as_deref() == Some("application/problem+json"), "{what}: content type {kind:?}");
+        ensure!(problem["status"] == status, "{what}: {problem}");
+        ensure!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{what}: {problem}");
+        Ok(problem)
     }
 
     /// Returns the resident bytes of the server's own process.

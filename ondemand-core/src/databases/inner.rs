@@ -144,6 +144,12 @@ impl Inner {
         self.known().attempts.contains_key(attempt)
     }
 
+    /// Tells whether any attempt is under way in this process.
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        !self.known().attempts.is_empty()
+    }
+
     /// Makes a database known.
     pub(super) fn announce(&self, record: Record, lease: Option<Lease>) {
         let entry = Entry { record: record.clone(), lease, activity: None, gate: Arc::default() };

@@ -295,7 +295,7 @@ impl Import {
             let mut file = writer.create(&target).map_err(writing)?;
             let mut buffer = vec![0; 1 << 20];
             loop {
-                let read = std::io::Read::read(&mut reader, &mut buffer).map_err(|e| outcome.explain(e))?;
+                let read = std::io::Read::read(&mut reader, &mut buffer).map_err(|e| outcome.explain(&e))?;
                 if read == 0 {
                     return Ok(());
                 }

@@ -144,52 +144,58 @@ const ADMIN_ATTRIBUTES: &str = "SUPERUSER LOGIN CREATEDB CREATEROLE REPLICATION 
 /// # Errors
 /// [`Error::Backend`] with PostgreSQL's error, [`Error::OutOfSpace`].
 pub(crate) async fn clean_catalogs(server: &Server, report: &(dyn Fn(&str) + Sync)) -> Result<Vec<String>> {
-    let main = match server.connect("postgres").await {
-        Ok(main) => main,
-        Err(_) => {
-            let template = server.connect("template1").await?;
-            let missing = "SELECT 1 FROM pg_database WHERE datname = 'postgres'";
-            if template.column("listing databases", missing).await?.is_empty() {
-                template.run("making database postgres", "CREATE DATABASE postgres TEMPLATE template0").await?;
-            }
-            drop(template);
-            server.connect("postgres").await?
-        }
-    };
+    let template = server.connect("template1").await?;
+    let existing = "SELECT 1 FROM pg_database WHERE datname = 'postgres'";
+    if template.column("listing databases", existing).await?.is_empty() {
+        template.run("making database postgres", "CREATE DATABASE postgres TEMPLATE template0").await?;
+    }
+    // Nobody may be in it when another is made from it.
+    drop(template);
+    let main = server.connect("postgres").await?;
     clean_shared(&main).await?;
 
     // One that was being dropped is of no use, and nobody can connect to it.
     main.run_each("dropping", "SELECT format('DROP DATABASE %I', datname) FROM pg_database WHERE datconnlimit = -2")
         .await?;
-    let databases = main
+    let rows = main
         .rows(
             "listing databases",
-            "SELECT datname, datallowconn FROM pg_database WHERE datname <> 'template0' ORDER BY 1",
+            "SELECT datname, datallowconn FROM pg_database WHERE datname <> 'template0' ORDER BY datname",
         )
         .await?;
-    let mut names = Vec::new();
-    for row in databases {
-        let [Some(name), Some(allowed)] = row.as_slice() else { continue };
-        report(name);
-        let quoted = quote_name(name);
-        let closed = allowed == "f";
-        if closed {
-            main.run("opening", &format!("ALTER DATABASE {quoted} WITH ALLOW_CONNECTIONS true")).await?;
+    let databases: Vec<(String, bool)> = rows
+        .into_iter()
+        .filter_map(|row| match row.as_slice() {
+            [Some(name), Some(open)] => Some((name.clone(), open == "t")),
+            _ => None,
+        })
+        .collect();
+    let allow = async |name: &str, allow: bool| {
+        let sql = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {allow}", quote_name(name));
+        main.run("opening and closing databases", &sql).await
+    };
+    // Transactions prepared on the original hold locks that nobody here would release. They also keep what is deleted in any
+    // database from being forgotten, so all of them go first.
+    for (name, open) in &databases {
+        if !open {
+            allow(name, true).await?;
         }
-        let session = server.connect(name).await?;
-        clean_database(&session).await?;
-        drop(session);
-        if closed {
-            main.run("closing", &format!("ALTER DATABASE {quoted} WITH ALLOW_CONNECTIONS false")).await?;
-        } else {
-            names.push(name.clone());
+        let prepared =
+            "SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts WHERE database = current_database()";
+        server.connect(name).await?.run_each("rolling prepared transactions back", prepared).await?;
+    }
+    for (name, open) in &databases {
+        report(name);
+        clean_database(&server.connect(name).await?).await?;
+        if !open {
+            allow(name, false).await?;
         }
     }
     // Rewritten, they hold no longer what was deleted from them.
     for catalog in ["pg_authid", "pg_subscription", "pg_db_role_setting"] {
         main.run("rewriting a catalog", &format!("VACUUM FULL pg_catalog.{catalog}")).await?;
     }
-    Ok(names)
+    Ok(databases.into_iter().filter(|(_, open)| *open).map(|(name, _)| name).collect())
 }
 
 /// Cleans what all databases share.
@@ -303,13 +309,7 @@ async fn clean_database(session: &Session) -> Result<()> {
         session.run(what, &format!("ALTER EVENT TRIGGER {name} {state}")).await?;
     }
     session.run(what, "COMMIT").await?;
-    // These cannot be in a transaction. Transactions prepared on the original hold locks that nobody here would release.
-    session
-        .run_each(
-            what,
-            "SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts WHERE database = current_database()",
-        )
-        .await?;
+    // This cannot be in a transaction. Rewritten, they hold no longer what was deleted from them.
     for catalog in ["pg_user_mapping", "pg_foreign_server", "pg_statistic"] {
         session.run(what, &format!("VACUUM FULL pg_catalog.{catalog}")).await?;
     }
