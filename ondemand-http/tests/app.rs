@@ -2,7 +2,6 @@
 
 #![expect(clippy::expect_used, reason = "what a test cannot do without fails it")]
 
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -18,8 +17,6 @@ use tower::ServiceExt;
 const DUMP: &str = "create table people(name text); insert into people values ('Ada'), ('Grace');";
 /// An id that no server has.
 const NOBODY: &str = "30c8e143ee0c24aa322d1918ee5dd37f00590ea63bed9c032046ccfaf111f332";
-/// How many ports each service of this process has to itself.
-const PORTS: u16 = 10;
 
 /// A service with a data directory of its own, which is cleaned up with it.
 struct Service {
@@ -61,11 +58,9 @@ impl Answer {
 impl Service {
     /// Opens one that is not ready yet.
     async fn open(change: impl FnOnce(&mut Config)) -> Self {
-        static OPENED: AtomicU16 = AtomicU16::new(0);
         let home = Home::new().expect("a home");
-        let first = free_range(20 * PORTS).0 + PORTS * OPENED.fetch_add(1, Ordering::Relaxed);
         let mut config = Config { data_dir: home.path().join("data"), store: StoreKind::Copy, ..Config::default() };
-        (config.databases.first_port, config.databases.last_port) = (first, first + PORTS - 1);
+        (config.databases.first_port, config.databases.last_port) = free_range(10);
         change(&mut config);
         let ondemand = Ondemand::open(&config).await.expect("it opens");
         let state = AppState::new(ondemand.clone(), &config.http);

@@ -103,9 +103,12 @@ impl Home {
         let entries = std::fs::read_dir(self.path()).into_iter().flatten().flatten();
         let links = entries.filter_map(|entry| std::fs::read_link(entry.path().join("run")).ok());
         // Whatever a test may have put there, only such a directory is removed.
-        links.filter(|path| path.starts_with("/run") || path.starts_with("/tmp")).filter(|path| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ondemand-")) && path.is_dir()
-        }).collect()
+        links
+            .filter(|path| path.starts_with("/run") || path.starts_with("/tmp"))
+            .filter(|path| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ondemand-")) && path.is_dir()
+            })
+            .collect()
     }
 
     /// Returns the ids of the containers that have something of it mounted.
@@ -118,7 +121,11 @@ impl Home {
             let output = Command::new("docker").arg("--host").arg(&host).args(arguments).output()?;
             // A container that goes while it is looked at is an error of the command, and none of ours.
             let gone = String::from_utf8_lossy(&output.stderr).contains("No such");
-            ensure!(output.status.success() || gone, "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+            ensure!(
+                output.status.success() || gone,
+                "docker {arguments:?}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             Ok(String::from_utf8(output.stdout)?)
         };
         let ids = docker(&["ps", "--all", "--quiet", "--no-trunc"])?;

@@ -66,7 +66,10 @@ impl ServerOptions {
     /// If there is no such engine.
     pub fn docker() -> Self {
         for name in ["ONDEMAND_TEST_DOCKER_HOST", "ONDEMAND_TEST_IMAGE"] {
-            assert!(std::env::var_os(name).is_some(), "{name} is not set: this test needs a Docker Engine; use `make test`");
+            assert!(
+                std::env::var_os(name).is_some(),
+                "{name} is not set: this test needs a Docker Engine; use `make test`"
+            );
         }
         Self { orchestrator: "docker", ..Self::default() }
     }
@@ -183,7 +186,14 @@ impl Server {
             }
         });
         let token = options.environment.get("ONDEMAND_TOKEN").cloned();
-        Ok(Self { child, reader: Some(reader), url: format!("http://{listen}"), log, client: reqwest::Client::new(), token })
+        Ok(Self {
+            child,
+            reader: Some(reader),
+            url: format!("http://{listen}"),
+            log,
+            client: reqwest::Client::new(),
+            token,
+        })
     }
 
     /// Waits until it ends by itself, and returns its exit status and what it wrote.

@@ -112,7 +112,9 @@ async fn bodies_are_json_whatever_their_type_says() -> Result<()> {
     server.import("production", "CREATE TABLE people ();").await?;
     server.import("fixtures", "CREATE TABLE things ();").await?;
     let servers = format!("{}/servers", server.url());
-    for (number, header) in ["Content-Type: text/plain", "Content-Type: application/json", "Content-Type:"].iter().enumerate() {
+    for (number, header) in
+        ["Content-Type: text/plain", "Content-Type: application/json", "Content-Type:"].iter().enumerate()
+    {
         let body = format!("-d{{\"Dataset\":\"fixtures\",\"Name\":\"db{number}\",\"Ttl\":\"1h\"}}");
         let created = object(&curl(&["-XPOST", "-H", header, &body, &servers]).await?)?;
         ensure!(created["Name"] == format!("/db{number}") && created["Dataset"] == "fixtures", "{created:?}");
@@ -123,6 +125,9 @@ async fn bodies_are_json_whatever_their_type_says() -> Result<()> {
     ensure!(server.get("db1").await?.name == "/db1");
     // No body is `{}`, and then the dataset must be clear.
     let problem = server.refused(("POST", "/servers"), "", (400, "invalid_input")).await?;
-    ensure!(problem["detail"].as_str().is_some_and(|d| d.contains("fixtures") && d.contains("production")), "{problem}");
+    ensure!(
+        problem["detail"].as_str().is_some_and(|d| d.contains("fixtures") && d.contains("production")),
+        "{problem}"
+    );
     Ok(())
 }
