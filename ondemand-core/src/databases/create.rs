@@ -14,7 +14,6 @@ use crate::datasets::DatasetSnapshot;
 use crate::error::{Error, Kind, Result};
 use crate::name::{DatabaseId, DatabaseName};
 use crate::postgres;
-use crate::secret::Secret;
 
 /// How many ports are tried when strangers take them between the look and the start.
 const PORTS_TRIED: usize = 5;
@@ -84,16 +83,16 @@ impl Creation<'_> {
     async fn make(&mut self) -> Result<()> {
         let inner = self.inner;
         tracing::debug!(id = self.record.id.short(), port = self.record.port, "creating");
-        let password = verifier(inner.instance.password(&self.record.id));
+        let hashing = inner.hash_password(&self.record);
         let labels = self.record.labels(&inner.instance.id)?;
         let id = self.record.id.short().to_owned();
         let volume = inner.store.clone_snapshot(&self.record.snapshot(), &self.record.volume(), &labels).await?;
         tracing::debug!(%id, "cloned");
         self.still_wanted()?;
+        let password = inner.place_password(&volume.path, hashing).await?;
         self.start(&volume.path).await?;
         tracing::debug!(%id, "ready");
-        let verifier = password.await.map_err(|e| Error::backend("task", "hashing a password", e))?;
-        inner.engine.set_password(&inner.endpoint(&self.record), &verifier).await?;
+        inner.ensure_password(&self.record, &password).await?;
         self.still_wanted()?;
         tracing::debug!(%id, "password set");
         self.record.state = State::Announced;
@@ -162,9 +161,4 @@ fn default_name(port: u16) -> Result<DatabaseName> {
 
 fn take_port(inner: &Inner) -> Result<Lease> {
     inner.ports.take(|port| inner.engine.is_free((inner.options.listen, port).into()))
-}
-
-/// Hashes a password on another thread, while the server starts.
-pub(super) fn verifier(password: Secret) -> tokio::task::JoinHandle<String> {
-    tokio::task::spawn_blocking(move || postgres_protocol::password::scram_sha_256(password.expose().as_bytes()))
 }
