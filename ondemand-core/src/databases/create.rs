@@ -24,19 +24,46 @@ pub(super) async fn create(inner: &Arc<Inner>, options: CreateOptions) -> Result
     let inner = Arc::clone(inner);
     tokio::spawn(async move {
         let result = Creation::run(&inner, options, &mut tell).await;
-        if let Err(Ok(unwanted)) = tell.send(result)
-            && let Err(error) = inner.delete(&unwanted.id).await
-        {
-            tracing::warn!(id = %unwanted.id, %error, "a database that nobody waited for could not be deleted; the janitor will");
-        }
+        let result = result.map(|database| Parcel { database: Some(database), inner });
+        // Where nobody is there to take it, the parcel comes back, and is dropped.
+        let _ = tell.send(result);
     });
-    told.await.map_err(|e| Error::backend("task", "creating a database", e))?
+    told.await.map_err(|e| Error::backend("task", "creating a database", e))??.accept()
+}
+
+/// A database on its way to its caller. One that is dropped on the way is deleted: between the sending and the taking, too, a caller can go
+/// away.
+#[derive(Debug)]
+struct Parcel {
+    database: Option<Database>,
+    inner: Arc<Inner>,
+}
+
+impl Parcel {
+    fn accept(mut self) -> Result<Database> {
+        self.database.take().ok_or(Error::Cancelled)
+    }
+}
+
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        let Some(database) = self.database.take() else { return };
+        let inner = Arc::clone(&self.inner);
+        // Without a runtime the process is ending, and the database stays until it expires.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = inner.delete(&database.id).await {
+                    tracing::warn!(id = %database.id, %error, "a database that nobody waited for could not be deleted; the janitor will");
+                }
+            });
+        }
+    }
 }
 
 /// What the name of a database begins with that was given none; its port follows.
 const DEFAULT_NAME: &str = "pgondemand_";
 
-type Caller = oneshot::Sender<Result<Database>>;
+type Caller = oneshot::Sender<Result<Parcel>>;
 
 struct Creation<'a> {
     inner: &'a Arc<Inner>,

@@ -395,6 +395,24 @@ async fn a_caller_that_goes_away_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_database_that_was_sent_and_not_taken_is_deleted() {
+    let world = World::new().await;
+    let mut create = Box::pin(world.create());
+    // Polled once, so that the work begins; then it ends with nobody looking.
+    assert!(futures_util::poll!(&mut create).is_pending());
+    while world.databases.inner.records().is_empty() || world.databases.inner.is_busy() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(create);
+    let empty = async {
+        while world.volumes().await > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), empty).await.expect("it was left");
+}
+
+#[tokio::test]
 async fn names_are_unique_while_they_live() {
     let world = World::new().await;
     let named = || CreateOptions::default().with_name("mine".parse().unwrap());
