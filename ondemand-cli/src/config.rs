@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, FromArgMatches, ValueEnum};
 use ondemand_core::config::{OrchestratorKind, StoreKind};
 use ondemand_core::{Config, DatasetRef, Secret, Size, Ttl};
 
@@ -61,6 +61,12 @@ pub(crate) struct Overrides {
     /// Where the programs of Postgres are [default: looked for]
     #[arg(long, env = "ONDEMAND_POSTGRES_BIN_DIR", value_name = "DIR")]
     pub(crate) postgres_bin_dir: Option<PathBuf>,
+    /// Where the Docker Engine answers: `unix:///PATH` or `tcp://HOST:PORT` [default: as `docker` finds it]
+    #[arg(long, env = "ONDEMAND_DOCKER_HOST", value_name = "ADDRESS")]
+    pub(crate) docker_host: Option<String>,
+    /// The image that has Postgres; `{major}` stands for its major version [default: postgres:{major}]
+    #[arg(long, env = "ONDEMAND_DOCKER_IMAGE", value_name = "IMAGE")]
+    pub(crate) docker_image: Option<String>,
 }
 
 /// What runs databases.
@@ -102,6 +108,15 @@ impl std::str::FromStr for Ports {
 }
 
 impl Overrides {
+    /// Returns what environment variables say, for a command that has no flags for it.
+    pub(crate) fn of_environment() -> Result<Self, Failure> {
+        let command = Self::augment_args(clap::Command::new("ondemand").no_binary_name(true));
+        let words: [&str; 0] = [];
+        let matches = command.try_get_matches_from(words);
+        let overrides = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        overrides.map_err(|e| Failure::caused("an environment variable is not understood", &e).with_exit(2))
+    }
+
     /// Changes a configuration.
     fn apply(self, config: &mut Config) {
         fn set<T>(field: &mut T, value: Option<T>) {
@@ -130,6 +145,8 @@ impl Overrides {
             default_dataset,
             max_databases,
             postgres_bin_dir,
+            docker_host,
+            docker_image,
         } = self;
         set(&mut config.data_dir, data_dir);
         set(&mut config.http.listen, listen);
@@ -148,6 +165,8 @@ impl Overrides {
         set_option(&mut databases.default_dataset, default_dataset);
         set_option(&mut databases.max, max_databases);
         set_option(&mut config.postgres.bin_dir, postgres_bin_dir);
+        set_option(&mut config.docker.host, docker_host);
+        set(&mut config.docker.image, docker_image);
     }
 }
 

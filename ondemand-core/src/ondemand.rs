@@ -18,6 +18,11 @@ use crate::snapshot::SnapshotStore;
 
 mod store;
 
+/// Where child processes are recorded, below the data directory.
+const PROCESSES: &str = "stacks";
+/// Where containers are recorded, below the data directory.
+const CONTAINERS: &str = "containers";
+
 /// Databases and datasets over one data directory, put together as a [`Config`] says.
 #[derive(Debug, Clone)]
 pub struct Ondemand {
@@ -106,16 +111,17 @@ fn make_passable(path: &Path) -> Result<()> {
 }
 
 fn orchestrator(config: &Config, instance: &Instance) -> Result<Arc<dyn Orchestrator>> {
+    refuse_others(config)?;
     match config.orchestrator {
         OrchestratorKind::Process => Ok(Arc::new(Process::new(ProcessOptions {
-            state_dir: config.data_dir.join("stacks"),
+            state_dir: config.data_dir.join(PROCESSES),
             log_dir: config.data_dir.join("logs"),
             instance: instance.id.clone(),
         })?)),
         #[cfg(feature = "docker")]
         OrchestratorKind::Docker => Ok(Arc::new(Docker::new(DockerOptions {
             host: config.docker.host.clone(),
-            state_dir: config.data_dir.join("containers"),
+            state_dir: config.data_dir.join(CONTAINERS),
             instance: instance.id.clone(),
         })?)),
         #[cfg(not(feature = "docker"))]
@@ -124,6 +130,32 @@ fn orchestrator(config: &Config, instance: &Instance) -> Result<Arc<dyn Orchestr
             hint: "build it with the feature `docker`".into(),
         }),
     }
+}
+
+/// Refuses to run databases that the other orchestrator already runs: two servers on the same files would destroy them.
+fn refuse_others(config: &Config) -> Result<()> {
+    let (wanted, other, records) = match config.orchestrator {
+        OrchestratorKind::Process => ("process", "docker", CONTAINERS),
+        OrchestratorKind::Docker => ("docker", "process", PROCESSES),
+    };
+    let path = config.data_dir.join(records);
+    let entries = match path.read_dir() {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io("data directory", format!("reading {}", path.display()), e)),
+    };
+    if !entries.flatten().any(|entry| entry.path().extension().is_some_and(|extension| extension == "json")) {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        message: format!(
+            "the databases of {} are run by the orchestrator {other:?}, and {wanted:?} is configured",
+            config.data_dir.display()
+        ),
+        hint: format!(
+            "set orchestrator = {other:?} or ONDEMAND_ORCHESTRATOR={other}; to change it, delete the databases first"
+        ),
+    })
 }
 
 fn programs(config: &Config, installs: &Installs) -> Programs {

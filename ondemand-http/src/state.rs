@@ -1,6 +1,6 @@
 //! What every handler can reach.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ondemand_core::config::HttpConfig;
@@ -25,6 +25,8 @@ struct Inner {
     max_body: u64,
     max_upload: Option<u64>,
     ready: watch::Sender<bool>,
+    /// What keeps the server from being ready, and what to do about it.
+    trouble: Mutex<Option<(String, Option<String>)>>,
     shutdown: CancellationToken,
 }
 
@@ -37,6 +39,7 @@ impl AppState {
             max_body: config.max_body.0,
             max_upload: config.max_upload.map(|size| size.0),
             ready: watch::Sender::new(false),
+            trouble: Mutex::default(),
             shutdown: CancellationToken::new(),
         }))
     }
@@ -44,6 +47,13 @@ impl AppState {
     /// Says that the first round of the janitor is done, so that what runs is known.
     pub fn set_ready(&self) {
         self.0.ready.send_replace(true);
+    }
+
+    /// Says what keeps the first round from being done, for those who ask meanwhile.
+    pub(crate) fn set_trouble(&self, error: &Error) {
+        let causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
+        let what = causes.fold(error.to_string(), |what, cause| format!("{what}: {cause}"));
+        *self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some((what, error.hint()));
     }
 
     /// Ends the answers that would never end by themselves, such as logs that are followed.
@@ -65,12 +75,14 @@ impl AppState {
     }
 
     /// Makes the problem of a server that is starting.
-    #[expect(clippy::unused_self, reason = "it reads as the state's own answer")]
     pub(crate) fn not_ready(&self) -> Problem {
-        let last = "the server is starting: it is finding out what runs".to_owned();
-        Problem::from(Error::NotReady { waited: Duration::ZERO, last, log: Vec::new() })
-            .with_hint("try again; if that does not help, the server's log says why")
-            .expected()
+        let trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (last, hint) = match trouble {
+            Some((what, hint)) => (format!("the server is starting, and cannot find out what runs: {what}"), hint),
+            None => ("the server is starting: it is finding out what runs".to_owned(), None),
+        };
+        let hint = hint.unwrap_or_else(|| "try again; if that does not help, the server's log says why".to_owned());
+        Problem::from(Error::NotReady { waited: Duration::ZERO, last, log: Vec::new() }).with_hint(hint).expected()
     }
 
     pub(crate) async fn shutdown(&self) {

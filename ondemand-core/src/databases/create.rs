@@ -102,6 +102,12 @@ impl Creation<'_> {
                 if let Err(undo) = inner.discard(&creation.record).await {
                     tracing::warn!(id = %creation.record.id, error = %undo, "a failed create could not be undone; the janitor will");
                 }
+                if let Error::OutOfSpace { .. } = error
+                    && let Err(error) = inner.store.sync().await
+                {
+                    // What was deleted is free only once that is on disk, which by itself may take half a minute.
+                    tracing::warn!(%error, "a full store could not be told to free what was deleted");
+                }
                 Err(error)
             }
         }

@@ -67,7 +67,8 @@ pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result
             Ok(Settled::Reaped) => report.reaped.push(id.to_string()),
             Ok(Settled::Restarted) => report.restarted.push(id.to_string()),
             Err(error) => {
-                tracing::warn!(%id, %error, "a database needs care and could not be given it; it will be tried again");
+                let log = error.log().join("\n");
+                tracing::warn!(%id, %error, log, "a database needs care and could not be given it; it will be tried again");
                 report.failed.push(format!("database {id}: {error}"));
             }
         }
@@ -229,10 +230,11 @@ impl Inner {
     pub(super) async fn ensure_runs(&self, record: &Record) -> Result<bool> {
         match self.orchestrator.get(&stack_of(&record.id)).await {
             Ok(stack) if record.owns(&stack) && stack.is_running() => return Ok(false),
-            Ok(stack) if record.owns(&stack) => {
-                self.restart(record).await?;
-                return Ok(true);
-            }
+            Ok(stack) if record.owns(&stack) => match self.restart(record).await {
+                // A reset was cut off while it took this stack away: that is finished, and the stack made again.
+                Err(Error::Conflict { .. }) => self.orchestrator.remove(&stack.id).await?,
+                restarted => return restarted.map(|()| true),
+            },
             // A reset that was cut off before its commit has left its stack under the database's name.
             Ok(stack) => self.orchestrator.remove(&stack.id).await?,
             Err(Error::NotFound { .. }) => {}

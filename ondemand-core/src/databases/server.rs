@@ -1,5 +1,6 @@
 //! Starting a database's server, and taking it away.
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -167,6 +168,9 @@ impl Inner {
         if let Some(line) = log.iter().find(|line| line.contains("No space left on device")) {
             return Err(Error::OutOfSpace { message: format!("Postgres could not start: {line}") });
         }
+        if let Some(line) = log.iter().find_map(|line| refused_setting(line, &record.settings)) {
+            return Err(Error::invalid("settings", line));
+        }
         Err(Error::NotReady { waited: begun.elapsed(), last, log })
     }
 
@@ -184,6 +188,14 @@ impl Inner {
         let _ = tokio::time::timeout(Duration::from_secs(2), read).await;
         tail
     }
+}
+
+/// Returns what Postgres says of one of these settings, if it is why it does not start: it names the setting, or the file that is its value.
+fn refused_setting<'a>(line: &'a str, settings: &BTreeMap<String, String>) -> Option<&'a str> {
+    let (_, said) = line.split_once("FATAL:")?;
+    let quotes = |text: &str| said.contains(&format!("\"{}\"", text.trim()));
+    let named = |(name, value): (&String, &String)| quotes(name) || value.split(',').any(quotes);
+    settings.iter().any(named).then(|| said.trim_start())
 }
 
 /// Tells whether a server failed to start because somebody had taken its port meanwhile.

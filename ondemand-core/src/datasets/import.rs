@@ -124,6 +124,12 @@ impl Import {
             }
         };
         self.clean_up(result.is_ok()).await;
+        if let Err(Error::OutOfSpace { .. }) = result
+            && let Err(error) = self.inner.store.sync().await
+        {
+            // What was deleted is free only once that is on disk, which by itself may take half a minute.
+            tracing::warn!(%error, "a full store could not be told to free what was deleted");
+        }
         if result.is_ok() {
             self.meter.phase(Phase::Done);
         }

@@ -124,7 +124,9 @@ impl Engine for Wire {
         let failed = |e| Error::backend("postgres", "setting the password", e);
         let session = Self::connect(server, ADMIN_ROLE, "").await.map_err(failed)?;
         let verifier = quote_text(verifier);
-        session.client.batch_execute(&format!("ALTER ROLE {USER} LOGIN PASSWORD {verifier}")).await.map_err(failed)?;
+        // Written at once, also where commits need not be: a server that crashes the next moment must not have forgotten it.
+        let set = format!("SET synchronous_commit = on; ALTER ROLE {USER} LOGIN PASSWORD {verifier}");
+        session.client.batch_execute(&set).await.map_err(failed)?;
         session.close().await;
         Ok(())
     }

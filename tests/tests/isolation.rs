@@ -1,0 +1,186 @@
+//! Databases are private: from each other, and from what the dataset brought along.
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
+use ondemand_tests::{Database, Home, Server, ServerOptions, query, run, without_password};
+use serde_json::json;
+
+const PEOPLE: &str = "CREATE TABLE people AS SELECT n AS id, 'person ' || n AS name FROM generate_series(1, 1000) n;";
+
+/// Returns the database's URL with another user and password.
+fn url_of(database: &Database, user: &str, password: &str) -> String {
+    format!("postgresql://{user}:{password}@{}:{}/{}", database.host, database.port, database.dbname)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_databases_do_not_see_each_others_writes() -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    server.import("production", PEOPLE).await?;
+    let databases = try_join_all((0..5).map(|_| server.create(json!({})))).await?;
+    try_join_all(databases.iter().enumerate().map(async |(number, database)| {
+        query(&database.url, &format!("UPDATE people SET name = 'of {number}' WHERE id <= {}", number + 1)).await?;
+        query(&database.url, &format!("CREATE TABLE only_{number} ()")).await
+    }))
+    .await?;
+    for (number, database) in databases.iter().enumerate() {
+        let names =
+            query(&database.url, "SELECT string_agg(DISTINCT name, ',') FROM people WHERE name LIKE 'of %'").await?;
+        ensure!(names == format!("of {number}"), "database {number} sees {names:?}");
+        let changed = query(&database.url, "SELECT count(*) FROM people WHERE name LIKE 'of %'").await?;
+        ensure!(changed == (number + 1).to_string(), "database {number} has {changed} changed rows");
+        let tables =
+            query(&database.url, "SELECT string_agg(tablename, ',') FROM pg_tables WHERE tablename LIKE 'only%'")
+                .await?;
+        ensure!(tables == format!("only_{number}"), "database {number} sees {tables:?}");
+    }
+    // A sixth is as the dataset was.
+    let fresh = server.create(json!({})).await?;
+    ensure!(query(&fresh.url, "SELECT count(*) FROM people WHERE name LIKE 'person %'").await? == "1000");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_gives_the_snapshot_back_at_the_same_address() -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    server.import("production", PEOPLE).await?;
+    let database = server.create(json!({})).await?;
+    let other = server.create(json!({})).await?;
+    query(&other.url, "DELETE FROM people").await?;
+    for _ in 0..2 {
+        query(&database.url, "DROP TABLE people; CREATE TABLE mine (); ALTER ROLE postgres PASSWORD 'forgotten'")
+            .await?;
+        let reset = server.reset(&database.id).await?;
+        ensure!(reset.url == database.url && reset.password == database.password, "{reset:?}");
+        ensure!(reset.id == database.id && reset.name == database.name && reset.expires_at == database.expires_at);
+        ensure!(query(&database.url, "SELECT count(*) FROM people").await? == "1000");
+        ensure!(query(&database.url, "SELECT count(*) FROM pg_tables WHERE tablename = 'mine'").await? == "0");
+    }
+    ensure!(query(&other.url, "SELECT count(*) FROM people").await? == "0", "another database was reset too");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_of_an_old_version_live_on() -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    let first = server.import("production", "CREATE TABLE t AS SELECT 'old' AS word;").await?;
+    let old = server.create(json!({})).await?;
+    let second = server.import("production", "CREATE TABLE t AS SELECT 'new' AS word;").await?;
+    ensure!(first["Version"].as_str() < second["Version"].as_str(), "{first} {second}");
+    let new = server.create(json!({})).await?;
+    let pinned = server.create(json!({ "Dataset": first["Name"] })).await?;
+    for (database, word) in [(&old, "old"), (&new, "new"), (&pinned, "old")] {
+        ensure!(query(&database.url, "SELECT word FROM t").await? == word, "{database:?}");
+        query(&database.url, "UPDATE t SET word = 'written'").await?;
+    }
+    server.reset(&old.id).await?;
+    ensure!(query(&old.url, "SELECT word FROM t").await? == "old", "a reset changed the version");
+
+    // What is in use is kept, and what is not may go: the version, then the dataset.
+    let path = |of: &serde_json::Value| format!("/datasets/{}", of["Name"].as_str().unwrap_or_default());
+    server.refused(("DELETE", &path(&first)), "", (409, "conflict")).await?;
+    let problem = server.refused(("DELETE", "/datasets/production"), "", (409, "conflict")).await?;
+    ensure!(problem["detail"].as_str().is_some_and(|d| d.contains('3')) && problem["hint"].is_string(), "{problem}");
+    server.delete(&new.id).await?;
+    server.succeed("DELETE", &path(&second), "").await?;
+    ensure!(query(&old.url, "SELECT word FROM t").await? == "old");
+    server.delete(&old.id).await?;
+    server.delete(&pinned.id).await?;
+    server.succeed("DELETE", "/datasets/production", "").await?;
+    ensure!(server.succeed("GET", "/datasets", "").await? == json!([]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn durability_and_settings_apply_and_stay() -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    server.import("production", PEOPLE).await?;
+    let settings = json!({ "work_mem": "77MB", "max_connections": 33, "jit": false });
+    let durable = server.create(json!({ "Durable": true, "Settings": settings })).await?;
+    let throw_away = server.create(json!({})).await?;
+    for round in ["created", "reset"] {
+        for (database, name, value) in [
+            (&durable, "fsync", "on"),
+            (&durable, "synchronous_commit", "on"),
+            (&durable, "full_page_writes", "on"),
+            (&durable, "work_mem", "77MB"),
+            (&durable, "max_connections", "33"),
+            (&durable, "jit", "off"),
+            (&throw_away, "fsync", "off"),
+            (&throw_away, "work_mem", "4MB"),
+        ] {
+            let shown = query(&database.url, &format!("SHOW {name}")).await?;
+            ensure!(shown == value, "{round}: {name} is {shown}, not {value}");
+        }
+        server.reset(&durable.id).await?;
+    }
+    let (_, shown) = server.send("GET", &format!("/servers/{}", durable.id), "").await?;
+    ensure!(shown["Durable"] == true && shown["Settings"]["max_connections"] == "33", "{shown}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_password_opens_another_database() -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    // What a dump of a whole production server has: roles that log in, with their passwords, and a superuser.
+    let dump =
+        "CREATE ROLE app LOGIN PASSWORD 'production-app'; CREATE ROLE boss LOGIN SUPERUSER PASSWORD 'production-boss';
+                ALTER ROLE postgres PASSWORD 'production-postgres'; CREATE TABLE t (); ALTER TABLE t OWNER TO app;";
+    server.import("production", dump).await?;
+    let databases = try_join_all((0..3).map(|_| server.create(json!({})))).await?;
+    for (number, database) in databases.iter().enumerate() {
+        let (_, password) = without_password(&database.url)?;
+        ensure!(password == database.password && password.len() >= 24, "the URL has the password");
+        for other in databases.iter().skip(number + 1) {
+            ensure!(other.password != password, "two databases have the same password");
+            ensure!(
+                query(&url_of(other, "postgres", &password), "SELECT 1").await.is_err(),
+                "it opens another database"
+            );
+        }
+        for (user, password) in [
+            ("postgres", "production-postgres"),
+            ("postgres", ""),
+            ("app", "production-app"),
+            ("boss", "production-boss"),
+            ("app", &database.password),
+            ("ondemand_admin", &database.password),
+            ("ondemand_admin", ""),
+        ] {
+            let error = query(&url_of(database, user, password), "SELECT 1").await;
+            ensure!(error.is_err(), "{user} gets in with {password:?}");
+        }
+        // The role is there, and owns what it owned.
+        ensure!(query(&database.url, "SELECT tableowner FROM pg_tables WHERE tablename = 't'").await? == "app");
+        // Passwords are never asked for in the clear.
+        ensure!(query(&database.url, "SHOW password_encryption").await? == "scram-sha-256");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_prints_a_url_that_psql_takes() -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    let dump = home.file("dump.sql", PEOPLE)?;
+    let ondemand = |words: &[&str]| {
+        let mut command = ondemand_tests::server::program();
+        command.args(["--url", server.url()]).args(words);
+        command
+    };
+    let path = dump.to_str().context("a path")?;
+    run(&mut ondemand(&["dataset", "import", "production", "--dump", path])).await?;
+    let url = run(&mut ondemand(&["pg", "create", "--name", "mine", "--ttl", "1h"])).await?;
+    let mut psql = std::process::Command::new("psql");
+    ensure!(run(psql.args([url.trim(), "-Atc", "SELECT count(*) FROM people"])).await?.trim() == "1000", "{url}");
+    let listed = run(&mut ondemand(&["pg", "list"])).await?;
+    ensure!(listed.contains("mine") && listed.contains("production"), "{listed}");
+    run(&mut ondemand(&["pg", "reset", "mine"])).await?;
+    run(&mut ondemand(&["pg", "delete", "mine"])).await?;
+    ensure!(server.list().await?.is_empty());
+    Ok(())
+}
