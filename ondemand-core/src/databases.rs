@@ -23,6 +23,7 @@ use crate::snapshot::SnapshotStore;
 
 mod create;
 mod inner;
+mod password;
 mod ports;
 mod reconcile;
 mod record;

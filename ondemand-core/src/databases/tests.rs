@@ -44,6 +44,10 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
+    async fn accepts(&self, _: &Endpoint, _: &Secret) -> Result<bool> {
+        panic!("a volume in memory has no place for a password")
+    }
+
     fn is_free(&self, address: SocketAddr) -> bool {
         !self.held.lock().unwrap().contains(&address.port())
     }
@@ -391,6 +395,24 @@ async fn a_caller_that_goes_away_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_database_that_was_sent_and_not_taken_is_deleted() {
+    let world = World::new().await;
+    let mut create = Box::pin(world.create());
+    // Polled once, so that the work begins; then it ends with nobody looking.
+    assert!(futures_util::poll!(&mut create).is_pending());
+    while world.databases.inner.records().is_empty() || world.databases.inner.is_busy() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(create);
+    let empty = async {
+        while world.volumes().await > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), empty).await.expect("it was left");
+}
+
+#[tokio::test]
 async fn names_are_unique_while_they_live() {
     let world = World::new().await;
     let named = || CreateOptions::default().with_name("mine".parse().unwrap());
@@ -562,4 +584,29 @@ fn a_url_escapes_what_a_url_must() {
     };
     assert_eq!(database.url(), "postgresql://postgres:p%2Fw@[::1]:5433/my%20shop");
     assert!(!format!("{database:?}").contains("p/w"), "Debug shows no password");
+}
+
+#[tokio::test]
+async fn a_deletion_whose_mark_was_lost_on_the_way_back_is_finished() {
+    let world = World::new().await;
+    let database = world.create().await.unwrap();
+    let base = world.plan.count("set_volume_labels");
+    let lost = || Error::backend("fake", "writing labels", "the answer was lost");
+    world.plan.on("set_volume_labels", base + 1, Fault::fail_after(lost));
+    world.databases.delete(&database.id).await.unwrap_err();
+    world.reconcile().await;
+    compare(&world, &Model::new()).await;
+}
+
+#[tokio::test]
+async fn a_stack_that_is_deployed_again_is_a_try_of_its_own() {
+    let world = World::new().await;
+    let database = world.create().await.unwrap();
+    let base = world.plan.count("deploy");
+    let refused = || Error::backend("fake", "starting", "on purpose");
+    world.plan.on("deploy", base + 1, Fault::fail_before(refused));
+    world.databases.reset(&database.id).await.unwrap_err();
+    assert_eq!(world.databases.get(&database.id).await.unwrap().state, DatabaseState::Running);
+    assert_eq!(world.orchestrator.ever_deployed().len(), 2, "the old volume's server was started again");
+    compare(&world, &Model::from([(database.id, (database.port, false))])).await;
 }

@@ -6,10 +6,11 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use super::ADMIN_ROLE;
-use super::cluster::{Server, Session, quote_name, write_owned};
+use super::cluster::{Server, Session, quote_name, quote_text, write_owned};
 use super::controldata::ControlData;
+use super::{ADMIN_ROLE, USER};
 use crate::error::{Error, Result};
+use crate::name::{hex, random};
 use crate::orchestrator::RunAs;
 
 /// What a data directory consists of. All else at its top belongs to the server it came from: keys, logs, configuration.
@@ -316,19 +317,24 @@ async fn clean_database(session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// Gets the server ready to be shut down for good: what the log still holds of the past goes with its old segments.
+/// Gets the server ready to be shut down for good: what the log still holds of the past goes with its old segments. Returns the verifier of the
+/// password that the user `postgres` has now. Nobody knows the password; a clone's takes its place, see [`slot`](super::slot).
 ///
 /// # Errors
 /// [`Error::Backend`] with PostgreSQL's error, [`Error::OutOfSpace`].
-pub(crate) async fn finish(server: &Server, dbname: &str) -> Result<()> {
+pub(crate) async fn finish(server: &Server, dbname: &str) -> Result<String> {
     let session = server.connect(dbname).await?;
     let what = "finishing";
     // A limit of the original's would keep its developers out of a copy.
     session.run(what, &format!("ALTER DATABASE {} WITH CONNECTION LIMIT -1", quote_name(dbname))).await?;
+    let mut password = [0; 32];
+    random(&mut password)?;
+    let verifier = postgres_protocol::password::scram_sha_256(hex(&password).as_bytes());
+    session.run(what, &format!("ALTER ROLE {USER} PASSWORD {}", quote_text(&verifier))).await?;
     for statement in ["CHECKPOINT", "SELECT pg_catalog.pg_switch_wal()", "CHECKPOINT"] {
         session.run(what, statement).await?;
     }
-    Ok(())
+    Ok(verifier)
 }
 
 /// Returns the database that holds the data: `postgres`, unless nothing is in it and exactly one other has been made.
