@@ -167,7 +167,7 @@ build() { interruptibly cargo build --locked --release --package ondemand-cli --
 make_pool() {
     if [ "$(id -u)" -eq 0 ]; then return; fi
     local free
-    free=$(df --output=avail --block-size=G "$dir" | tail -n 1 | tr -d ' ')
+    free=$(($(df --output=avail --block-size=1M "$dir" | tail -n 1) * 9 / 10))M
     say "  making a copy-on-write pool needs root, once:"
     say "  \$ sudo ondemand pool create --path $dir/data/pool --size $free --owner $(id -un)"
     mkdir -p "$dir/data"
@@ -283,7 +283,7 @@ TEXT
 }
 
 demo() {
-    local before after grown
+    local empty before after grown
     title "Installing what is missing"
     tests/setup/packages.sh build run
     title "Building"
@@ -298,6 +298,7 @@ demo() {
 
     title "Starting the server on http://127.0.0.1:$port, with its data in $dir"
     timed "start the server" eval 'make_pool; start_server'
+    empty=$(used)
     title "Writing a sample shop of $size as SQL"
     timed "write the dump" make_dump
     title "Importing it: once, for everybody"
@@ -311,14 +312,14 @@ demo() {
     timed "create five databases in parallel" create_all
     IFS='|' read -ra original <<<"$(sql "${databases[4]}" "$facts")"
     after=$(used)
-    say "  The dataset has $(megabytes "$before"). Five databases with all of it add $(megabytes $((after - before)))."
+    say "  The dataset has $(megabytes $((before - empty))). Five databases with all of it add $(megabytes $((after - before)))."
 
     title "Writing something else to each"
     timed "write to all five" write_all
     title "Comparing them"
     timed "compare all five" compare
     grown=$(($(used) - before))
-    say "  The pool grew by $(megabytes "$grown") for all that was written; five copies would be $(megabytes $((before * 5)))."
+    say "  The pool grew by $(megabytes "$grown") for all that was written; five copies would be $(megabytes $(((before - empty) * 5)))."
 
     title "Resetting one"
     say "  \$ ondemand pg reset ${databases[0]}"
