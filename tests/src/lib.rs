@@ -1,4 +1,9 @@
 //! What the end-to-end tests and the benchmark share: real servers, in homes of their own, that leave nothing.
+#![expect(
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "this is for tests: what fails must fail here, and be seen"
+)]
 
 pub mod home;
 pub mod inventory;
@@ -36,7 +41,7 @@ pub async fn run(command: &mut std::process::Command) -> anyhow::Result<String> 
     let mut command = tokio::process::Command::from(std::mem::replace(command, std::process::Command::new("true")));
     let output = command.stdin(std::process::Stdio::null()).kill_on_drop(true).output().await.context("starting it")?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    anyhow::ensure!(output.status.success(), "{:?}: {}: {said}", command.as_std().get_program(), output.status);
+    anyhow::ensure!(output.status.success(), "{}: {}: {said}", command.as_std().get_program().display(), output.status);
     Ok(String::from_utf8(output.stdout)?)
 }
 

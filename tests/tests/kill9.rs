@@ -37,7 +37,7 @@ struct Known {
 type Ledger = Arc<Mutex<BTreeMap<String, Known>>>;
 
 fn change<T>(ledger: &Ledger, work: impl FnOnce(&mut BTreeMap<String, Known>) -> T) -> T {
-    work(&mut ledger.lock().expect("no client panics"))
+    work(&mut ledger.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
 fn note(ledger: &Ledger, database: &Database, work: impl FnOnce(&mut Known)) {

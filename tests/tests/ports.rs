@@ -84,7 +84,7 @@ async fn a_port_that_is_taken_after_the_probe_costs_another_try() -> Result<()> 
     // The stranger lives as long as the file that it makes is there; Postgres is told the truth about the port.
     let stranger = home.file("stranger", "")?;
     let script = format!(
-        r#"#!/usr/bin/perl
+        r"#!/usr/bin/perl
 use IO::Socket::INET;
 if (grep {{ $_ eq 'port={first}' }} @ARGV) {{
     unlink '{stranger}' or exec '{real}/postgres', @ARGV;
@@ -92,7 +92,7 @@ if (grep {{ $_ eq 'port={first}' }} @ARGV) {{
     exit(system('{real}/postgres', @ARGV) >> 8);
 }}
 exec '{real}/postgres', @ARGV;
-"#,
+",
         stranger = stranger.display(),
         real = real.display(),
     );

@@ -44,13 +44,11 @@ pub(crate) fn note(pgdata: &Path, verifier: &str, user: RunAs) -> Result<()> {
         let found = content.windows(verifier.len()).enumerate().filter(|(_, window)| *window == verifier.as_bytes());
         places.extend(found.map(|(offset, _)| format!("{name} {offset}\n")));
     }
-    match places.as_slice() {
-        [place] => write_owned(&pgdata.join(NOTE), place, user).map_err(failed),
-        _ => {
-            tracing::debug!(places = places.len(), "clones of this snapshot are given their password by SQL");
-            Ok(())
-        }
+    if let [place] = places.as_slice() {
+        return write_owned(&pgdata.join(NOTE), place, user).map_err(failed);
     }
+    tracing::debug!(places = places.len(), "clones of this snapshot are given their password by SQL");
+    Ok(())
 }
 
 /// Writes `verifier` where the note of a clone says. Tells whether it could: without a note, or where something else stands, nothing is

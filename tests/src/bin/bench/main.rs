@@ -2,6 +2,7 @@
 //! run, on the same pool, one after the other with the thing measured.
 //!
 //! `bench [--size BYTES_OF_THE_LARGE_DATASET] [--rounds N] [--live N]`, as root; `make bench` builds what it needs.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that shows figures to a person")]
 
 mod docker;
 mod floor;
