@@ -349,6 +349,8 @@ impl Inner {
         match self.write(&record).await {
             // The volume was removed behind our back; what is left of the database still goes.
             Err(Error::NotFound { .. }) => {}
+            // To delete is the way out of a full pool. Should this process be killed before the end, the database is there again.
+            Err(Error::OutOfSpace { .. }) => {}
             other => other?,
         }
         self.update(record.clone());
