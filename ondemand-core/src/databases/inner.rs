@@ -348,9 +348,8 @@ impl Inner {
         let record = Record { state: State::Deleting, ..self.record(id)? };
         match self.write(&record).await {
             // The volume was removed behind our back; what is left of the database still goes.
-            Err(Error::NotFound { .. }) => {}
-            // To delete is the way out of a full pool. Should this process be killed before the end, the database is there again.
-            Err(Error::OutOfSpace { .. }) => {}
+            // Or the pool is full, and to delete is the way out; should this process be killed before the end, the database is there again.
+            Err(Error::NotFound { .. } | Error::OutOfSpace { .. }) => {}
             other => other?,
         }
         self.update(record.clone());
