@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself: Debian packages by name, with sudo where it isn't root.
 
 .DEFAULT_GOAL := help
-.PHONY: help build test demo lint fmt fuzz deny clean-cache
+.PHONY: help build test demo lint fmt fuzz deny
 
 help: ## Shows this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -17,6 +17,9 @@ fi
 cargo=(cargo)
 if cargo +nightly --version >/dev/null 2>&1; then cargo=(cargo +nightly); else export RUSTC_BOOTSTRAP=1; fi
 
+# One target unpacks archives, thousands of times.
+if [ -d /dev/shm ] && [ -w /dev/shm ]; then export TMPDIR=/dev/shm; fi
+
 seconds=${FUZZ_SECONDS:-60}
 if [ -z "${FUZZ_TARGETS:-}" ]; then FUZZ_TARGETS=$("${cargo[@]}" fuzz list); fi
 
@@ -26,7 +29,7 @@ for target in $FUZZ_TARGETS; do
     printf '\n== %s, for %s s\n' "$target" "$seconds" >&2
     mkdir -p "fuzz/corpus/$target"
     "${cargo[@]}" fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
-        -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 </dev/null || failed+=("$target")
+        -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1 </dev/null || failed+=("$target")
 done
 
 if [ ${#failed[@]} -gt 0 ]; then

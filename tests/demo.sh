@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 . tests/setup/privilege.sh
 
 readonly databases=(demo-1 demo-2 demo-3 demo-4 demo-5)
-bin=${CARGO_TARGET_DIR:-$PWD/target}/demo
+bin=${CARGO_TARGET_DIR:-$PWD/target}/release
 
 say() { printf '%s\n' "$*"; }
 title() { printf '\n\033[1m%s\033[0m\n' "$*"; }
@@ -111,7 +111,7 @@ mounts() { awk -v dir="$dir/" 'index($5, dir) == 1 {print $5}' /proc/self/mounti
 
 # Takes back everything, however far it came.
 clean_up() {
-    local pid mount deadline
+    local pid mount deadline runtime
     if [ -z "${dir:-}" ] || [ ! -d "$dir" ]; then return 0; fi
     if pid=$(server); then
         # The databases do not end with the server: whoever works on one keeps it while the server is replaced.
@@ -130,13 +130,16 @@ clean_up() {
         sleep 0.1
     done
     if [ -n "$(mounts)" ]; then
-        as_root "$bin/ondemand" pool delete --path "$dir/data/pool" >/dev/null 2>"$dir/pool.log" || cat "$dir/pool.log" >&2
+        as_root "$bin/ondemand" pool delete --force --path "$dir/data/pool" >/dev/null 2>"$dir/pool.log" || cat "$dir/pool.log" >&2
         while IFS= read -r mount; do as_root umount --detach-loop "$mount" || true; done < <(mounts)
     fi
     if [ -n "$(mounts)$(processes)" ]; then
         echo "demo: error: these are left: $(mounts | tr '\n' ' ')$(processes | tr '\n' ' ')" >&2
         return 1
     fi
+    # The server removes this, unless it was killed.
+    runtime=$(readlink -- "$dir/data/run" || true)
+    case "$runtime" in /run/ondemand-* | /tmp/ondemand-*) rm -rf --one-file-system -- "$runtime" ;; esac
     rm -rf --one-file-system -- "$dir" 2>/dev/null || as_root rm -rf --one-file-system -- "$dir"
 }
 
@@ -144,28 +147,37 @@ finish() {
     local status=$?
     trap - EXIT
     trap '' INT TERM HUP
-    jobs -p | xargs --no-run-if-empty kill 2>/dev/null || true
+    local job
+    for job in $(jobs -p); do kill "$job" 2>/dev/null || true; done
     clean_up || status=1
     exit "$status"
 }
 
 # --- What is shown --------------------------------------------------------------------------------------------------------------------
 
-build() { cargo build --locked --profile demo --package ondemand-cli --package ondemand-sample; }
+# Runs what takes long so that a signal is heard at once, not at its end.
+interruptibly() {
+    "$@" &
+    wait $!
+}
+
+build() { interruptibly cargo build --locked --release --package ondemand-cli --package ondemand-sample; }
 
 # Where this runs as root, the server makes a copy-on-write pool by itself; where not, root makes one for it once, if there is a way.
 make_pool() {
     if [ "$(id -u)" -eq 0 ]; then return; fi
+    local free
+    free=$(($(df --output=avail --block-size=1M "$dir" | tail -n 1) * 9 / 10))M
     say "  making a copy-on-write pool needs root, once:"
-    say "  \$ sudo ondemand pool create --path $dir/data/pool --owner $(id -un)"
+    say "  \$ sudo ondemand pool create --path $dir/data/pool --size $free --owner $(id -un)"
     mkdir -p "$dir/data"
-    as_root "$bin/ondemand" pool create --path "$dir/data/pool" --owner "$(id -un)" ||
+    as_root "$bin/ondemand" pool create --path "$dir/data/pool" --size "$free" --owner "$(id -un)" >/dev/null ||
         say "  there is none then: every database will be a full copy"
 }
 
-make_dump() { "$bin/sample-shop" --size "$size" >"$dir/shop.sql"; }
+make_dump() { interruptibly "$bin/sample-shop" --size "$size" >"$dir/shop.sql"; }
 
-import() { "$bin/ondemand" dataset import shop --dump "$dir/shop.sql"; }
+import() { interruptibly "$bin/ondemand" dataset import shop --dump "$dir/shop.sql"; }
 
 # Creates one database, and keeps its URL and the time it took.
 create() {
@@ -187,7 +199,10 @@ create_all() {
     done
 }
 
-sql() { psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 "$(cat "$dir/$1.url")" --command "$2"; }
+# Runs $2, and what follows it, in the database $1.
+sql() {
+    psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 "$(cat "$dir/$1.url")" --command "${@:2}"
+}
 
 # A different change for each database; each shows in one column of the facts below.
 readonly changes=(
@@ -204,7 +219,8 @@ write_all() {
     local i pids=()
     for i in "${!databases[@]}"; do
         say "  ${databases[$i]}: ${changes[$i]}"
-        sql "${databases[$i]}" "${changes[$i]}" &
+        # Written down at once, so that what the pool grows by is told honestly.
+        sql "${databases[$i]}" "${changes[$i]}" --command CHECKPOINT &
         pids+=($!)
     done
     for pid in "${pids[@]}"; do wait "$pid" || fail "writing failed"; done
@@ -243,7 +259,7 @@ delete_all() {
 
 # Prints how many bytes the pool uses, once the file system has written down what it holds.
 used() {
-    sync --file-system "$dir/data"
+    if [ -d "$dir/data/pool" ]; then sync --file-system "$dir/data/pool"; else sync --file-system "$dir/data"; fi
     "$bin/ondemand" pool status --json | grep -o '"Used": *[0-9]*' | head -n 1 | grep -o '[0-9]*$'
 }
 
@@ -267,11 +283,11 @@ TEXT
 }
 
 demo() {
-    local before after grown
+    local empty before after grown
     title "Installing what is missing"
     tests/setup/packages.sh build run
     title "Building"
-    timed "build (profile demo; a moment, if it is built already)" build
+    timed "build (a moment, if it is built already)" build
 
     dir=$(mktemp -d "${TMPDIR:-/var/tmp}/ondemand-demo.XXXXXX")
     # Postgres runs as a user of its own, and must come through to its data.
@@ -282,6 +298,7 @@ demo() {
 
     title "Starting the server on http://127.0.0.1:$port, with its data in $dir"
     timed "start the server" eval 'make_pool; start_server'
+    empty=$(used)
     title "Writing a sample shop of $size as SQL"
     timed "write the dump" make_dump
     title "Importing it: once, for everybody"
@@ -295,14 +312,14 @@ demo() {
     timed "create five databases in parallel" create_all
     IFS='|' read -ra original <<<"$(sql "${databases[4]}" "$facts")"
     after=$(used)
-    say "  The dataset has $(megabytes "$before"). Five databases with all of it add $(megabytes $((after - before)))."
+    say "  The dataset has $(megabytes $((before - empty))). Five databases with all of it add $(megabytes $((after - before)))."
 
     title "Writing something else to each"
     timed "write to all five" write_all
     title "Comparing them"
     timed "compare all five" compare
     grown=$(($(used) - before))
-    say "  The pool grew by $(megabytes "$grown") for all that was written; five copies would be $(megabytes $((before * 5)))."
+    say "  The pool grew by $(megabytes "$grown") for all that was written; five copies would be $(megabytes $(((before - empty) * 5)))."
 
     title "Resetting one"
     say "  \$ ondemand pg reset ${databases[0]}"
@@ -336,11 +353,15 @@ case "${1:-}" in
         demo
         ;;
     stop)
-        dir=$(realpath -- "${2:?the directory that the demo named}")
+        if [ $# -ne 2 ]; then fail "usage: tests/demo.sh stop DIR"; fi
+        dir=$(realpath -m -- "$2")
         if [[ "$(basename "$dir")" != ondemand-demo.* ]]; then fail "$dir is not a demo's directory"; fi
-        port=$(cat "$dir/port")
-        export ONDEMAND_URL=http://127.0.0.1:$port
-        clean_up
+        if [ -d "$dir" ]; then
+            port=$(cat "$dir/port")
+            export ONDEMAND_URL=http://127.0.0.1:$port
+            clean_up
+        fi
+        say "Nothing is left of it."
         ;;
     *) fail "usage: tests/demo.sh [stop DIR]" ;;
 esac

@@ -190,8 +190,12 @@ impl From<Store> for StoreKind {
 }
 
 /// Returns the configuration that holds.
-pub(crate) fn load(global: &Global, overrides: Overrides) -> Result<Config, Failure> {
+pub(crate) fn load(global: &Global, mut overrides: Overrides) -> Result<Config, Failure> {
     let file = file(global)?;
+    if let Some(dir) = &mut overrides.data_dir {
+        // What is written on a command line is meant from where one stands.
+        *dir = std::path::absolute(&dir).map_err(|e| Failure::caused(format!("finding {}", dir.display()), &e))?;
+    }
     let mut config = match &file {
         Some(file) => read(file)?,
         None => Config::default(),

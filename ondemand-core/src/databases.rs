@@ -23,11 +23,14 @@ use crate::snapshot::SnapshotStore;
 
 mod create;
 mod inner;
+mod password;
 mod ports;
 mod reconcile;
 mod record;
 mod reset;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use inner::Inner;
 
@@ -331,32 +334,5 @@ impl Databases {
     /// Makes what runs match what the volumes say; see [`Janitor::run_once`](crate::Janitor::run_once).
     pub(crate) async fn reconcile(&self, report: &mut crate::janitor::Report) -> Result<()> {
         reconcile::reconcile(&self.inner, report).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_url_escapes_what_a_url_must() {
-        let database = Database {
-            id: DatabaseId::new("a".repeat(64)).unwrap(),
-            name: "x".parse().unwrap(),
-            dataset: "x".parse().unwrap(),
-            version: "1".parse().unwrap(),
-            host: "::1".into(),
-            port: 5433,
-            user: "postgres".into(),
-            password: Secret::new("p/w"),
-            dbname: "my shop".into(),
-            created: OffsetDateTime::UNIX_EPOCH,
-            expires: OffsetDateTime::UNIX_EPOCH,
-            durable: false,
-            settings: BTreeMap::new(),
-            state: DatabaseState::Running,
-        };
-        assert_eq!(database.url(), "postgresql://postgres:p%2Fw@[::1]:5433/my%20shop");
-        assert!(!format!("{database:?}").contains("p/w"), "Debug shows no password");
     }
 }

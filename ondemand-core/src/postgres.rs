@@ -9,6 +9,7 @@ pub(crate) mod neutralise;
 pub(crate) mod program;
 mod ready;
 mod settings;
+pub(crate) mod slot;
 pub(crate) mod vacuum;
 
 pub use engine::{Endpoint, Engine, Wire};

@@ -11,12 +11,20 @@ use crate::wire;
 pub(crate) struct Problem {
     /// Boxed, because it is the error of many results.
     body: Box<wire::Problem>,
+    /// Whether it is nothing to write to the log about.
+    expected: bool,
 }
 
 impl Problem {
     /// Gives the problem another status than its code has.
     pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
         self.body.status = status.as_u16();
+        self
+    }
+
+    /// Keeps the problem out of the log: it is part of an ordinary day.
+    pub(crate) fn expected(mut self) -> Self {
+        self.expected = true;
         self
     }
 
@@ -46,11 +54,17 @@ impl Problem {
                 causes: Vec::new(),
                 log: Vec::new(),
             }),
+            // Whoever noticed the defect has written what is known of it.
+            expected: true,
         }
     }
 
-    /// Returns what is sent.
+    /// Returns what is sent, and writes to the log what is the server's fault.
     pub(crate) fn into_body(self) -> wire::Problem {
+        let wire::Problem { status, code, detail, causes, .. } = &*self.body;
+        if *status >= 500 && !self.expected {
+            tracing::error!(code = code.as_str(), causes = causes.join(": "), "{detail}");
+        }
         *self.body
     }
 }
@@ -61,9 +75,6 @@ impl From<Error> for Problem {
         let status = status(code, error.is_transient());
         let causes: Vec<String> =
             std::iter::successors(std::error::Error::source(&error), |e| e.source()).map(ToString::to_string).collect();
-        if status.is_server_error() {
-            tracing::error!(code = code.as_str(), causes = causes.join(": "), "{error}");
-        }
         Self {
             body: Box::new(wire::Problem {
                 r#type: type_of(code),
@@ -75,14 +86,16 @@ impl From<Error> for Problem {
                 causes,
                 log: error.log().to_vec(),
             }),
+            expected: false,
         }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.body.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = crate::body::reply(status, &self.body);
+        let body = self.into_body();
+        let status = StatusCode::from_u16(body.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = crate::body::reply(status, &body);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {

@@ -82,7 +82,7 @@ impl AppState {
             None => ("the server is starting: it is finding out what runs".to_owned(), None),
         };
         let hint = hint.unwrap_or_else(|| "try again; if that does not help, the server's log says why".to_owned());
-        Problem::from(Error::NotReady { waited: Duration::ZERO, last, log: Vec::new() }).with_hint(hint)
+        Problem::from(Error::NotReady { waited: Duration::ZERO, last, log: Vec::new() }).with_hint(hint).expected()
     }
 
     pub(crate) async fn shutdown(&self) {

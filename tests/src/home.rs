@@ -16,12 +16,13 @@ pub struct Home {
 }
 
 impl Home {
-    /// Makes one. It is on a disk, where `/tmp` may be memory.
+    /// Makes one, in `TMPDIR`. Where that is not set it is on a disk, since `/tmp` may be memory.
     ///
     /// # Errors
     /// If it cannot be made.
     pub fn new() -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("ondemand-test-").tempdir_in("/var/tmp")?;
+        let place = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+        let directory = tempfile::Builder::new().prefix("ondemand-test-").tempdir_in(place)?;
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o711))?;
         Ok(Self { directory })
     }

@@ -182,7 +182,7 @@ async fn secrets_stay_secret(options: ServerOptions) -> Result<()> {
     }
     // Whoever may read the key can derive the passwords.
     let mode = std::os::unix::fs::MetadataExt::mode(&home.data().join("instance.key").metadata()?);
-    ensure!(mode.trailing_zeros() >= 6, "the key has mode {mode:o}");
+    ensure!(mode & 0o077 == 0, "instance.key has mode {mode:o}");
     let shown = run(ondemand_tests::server::program()
         .args(["config", "show"])
         .env("ONDEMAND_TOKEN", TOKEN)

@@ -51,8 +51,12 @@ fn tell(global: &Global, report: &Reaped) -> Result<(), Failure> {
             output::line(format_args!("{what} {name}"))?;
         }
     }
-    unknown.iter().for_each(|name| output::note(format_args!("left alone, because it is not known: {name}")));
-    failed.iter().for_each(|name| output::note(format_args!("failed: {name}")));
+    for name in unknown {
+        output::note(format_args!("left alone, because it is not known: {name}"));
+    }
+    for name in failed {
+        output::note(format_args!("failed: {name}"));
+    }
     if output::is_watched() && report == &Reaped::default() {
         output::note("there was nothing to do");
     }

@@ -44,7 +44,9 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     let tell = |moment: Moment<'_>| match moment {
         Moment::Opened { notices, .. } => {
             say(format!("data directory: {}", config.data_dir.display()));
-            notices.iter().for_each(|notice| say(notice.clone()));
+            for notice in notices {
+                say(notice.clone());
+            }
         }
         Moment::Ready { address } => {
             say(format!("ready at http://{address}"));

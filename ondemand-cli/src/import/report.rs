@@ -71,22 +71,19 @@ fn style(event: &Event) -> ProgressStyle {
 
 /// Describes an event in a line.
 fn describe(event: &Event) -> String {
-    let mut text = format!("{}, {}", event.phase, when::span(event.elapsed));
+    let mut text = vec![format!("{}, {}", event.phase, when::span(event.elapsed))];
     if event.bytes > 0 {
-        text += &format!(": {}", Size(event.bytes));
-        if let Some(total) = event.total.filter(|&total| total > event.bytes) {
-            text += &format!(" of {}", Size(total));
-        }
+        text.push(format!(": {}", Size(event.bytes)));
+        let total = event.total.filter(|&total| total > event.bytes);
+        text.extend(total.map(|total| format!(" of {}", Size(total))));
     }
     if let Some(rate) = event.rate.filter(|rate| rate.is_finite() && *rate >= 1.0) {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is rounded for people")]
         let rate = Size(rate as u64);
-        text += &format!(" ({rate}/s)");
+        text.push(format!(" ({rate}/s)"));
     }
-    if let Some(detail) = &event.detail {
-        text += &format!(", {detail}");
-    }
-    text
+    text.extend(event.detail.as_ref().map(|detail| format!(", {detail}")));
+    text.concat()
 }
 
 #[cfg(test)]

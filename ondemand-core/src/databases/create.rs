@@ -14,7 +14,6 @@ use crate::datasets::DatasetSnapshot;
 use crate::error::{Error, Kind, Result};
 use crate::name::{DatabaseId, DatabaseName};
 use crate::postgres;
-use crate::secret::Secret;
 
 /// How many ports are tried when strangers take them between the look and the start.
 const PORTS_TRIED: usize = 5;
@@ -25,19 +24,46 @@ pub(super) async fn create(inner: &Arc<Inner>, options: CreateOptions) -> Result
     let inner = Arc::clone(inner);
     tokio::spawn(async move {
         let result = Creation::run(&inner, options, &mut tell).await;
-        if let Err(Ok(unwanted)) = tell.send(result)
-            && let Err(error) = inner.delete(&unwanted.id).await
-        {
-            tracing::warn!(id = %unwanted.id, %error, "a database that nobody waited for could not be deleted; the janitor will");
-        }
+        let result = result.map(|database| Parcel { database: Some(database), inner });
+        // Where nobody is there to take it, the parcel comes back, and is dropped.
+        let _ = tell.send(result);
     });
-    told.await.map_err(|e| Error::backend("task", "creating a database", e))?
+    told.await.map_err(|e| Error::backend("task", "creating a database", e))??.accept()
+}
+
+/// A database on its way to its caller. One that is dropped on the way is deleted: between the sending and the taking, too, a caller can go
+/// away.
+#[derive(Debug)]
+struct Parcel {
+    database: Option<Database>,
+    inner: Arc<Inner>,
+}
+
+impl Parcel {
+    fn accept(mut self) -> Result<Database> {
+        self.database.take().ok_or(Error::Cancelled)
+    }
+}
+
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        let Some(database) = self.database.take() else { return };
+        let inner = Arc::clone(&self.inner);
+        // Without a runtime the process is ending, and the database stays until it expires.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = inner.delete(&database.id).await {
+                    tracing::warn!(id = %database.id, %error, "a database that nobody waited for could not be deleted; the janitor will");
+                }
+            });
+        }
+    }
 }
 
 /// What the name of a database begins with that was given none; its port follows.
 const DEFAULT_NAME: &str = "pgondemand_";
 
-type Caller = oneshot::Sender<Result<Database>>;
+type Caller = oneshot::Sender<Result<Parcel>>;
 
 struct Creation<'a> {
     inner: &'a Arc<Inner>,
@@ -89,16 +115,23 @@ impl Creation<'_> {
 
     async fn make(&mut self) -> Result<()> {
         let inner = self.inner;
-        let password = verifier(inner.instance.password(&self.record.id));
+        tracing::debug!(id = self.record.id.short(), port = self.record.port, "creating");
+        let hashing = inner.hash_password(&self.record);
         let labels = self.record.labels(&inner.instance.id)?;
+        let id = self.record.id.short().to_owned();
         let volume = inner.store.clone_snapshot(&self.record.snapshot(), &self.record.volume(), &labels).await?;
+        tracing::debug!(%id, "cloned");
         self.still_wanted()?;
+        let password = inner.place_password(&volume.path, hashing).await?;
         self.start(&volume.path).await?;
-        let verifier = password.await.map_err(|e| Error::backend("task", "hashing a password", e))?;
-        inner.engine.set_password(&inner.endpoint(&self.record), &verifier).await?;
+        tracing::debug!(%id, "ready");
+        inner.ensure_password(&self.record, &password).await?;
         self.still_wanted()?;
+        tracing::debug!(%id, "password set");
         self.record.state = State::Announced;
-        inner.write(&self.record).await
+        inner.write(&self.record).await?;
+        tracing::debug!(%id, "announced");
+        Ok(())
     }
 
     /// Starts the server, on another port where a stranger has taken the one that was found free.
@@ -161,9 +194,4 @@ fn default_name(port: u16) -> Result<DatabaseName> {
 
 fn take_port(inner: &Inner) -> Result<Lease> {
     inner.ports.take(|port| inner.engine.is_free((inner.options.listen, port).into()))
-}
-
-/// Hashes a password on another thread, while the server starts.
-pub(super) fn verifier(password: Secret) -> tokio::task::JoinHandle<String> {
-    tokio::task::spawn_blocking(move || postgres_protocol::password::scram_sha_256(password.expose().as_bytes()))
 }

@@ -1,6 +1,6 @@
 //! What is known of every database, and the operations that are a few lines long.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::stream::BoxStream;
@@ -14,7 +14,7 @@ use crate::datasets::Datasets;
 use crate::error::{Error, Kind, Result};
 use crate::instance::Instance;
 use crate::label::{Selector, keys};
-use crate::name::{AttemptId, DatabaseId, DatabaseName};
+use crate::name::{AttemptId, DatabaseId, DatabaseName, SnapshotName};
 use crate::notation::Ttl;
 use crate::orchestrator::{LogLine, LogOptions, Orchestrator, Stack};
 use crate::postgres::{Engine, USER};
@@ -41,6 +41,8 @@ struct Known {
     entries: BTreeMap<DatabaseId, Entry>,
     /// The attempts that are under way in this process, each with the name it will announce.
     attempts: BTreeMap<AttemptId, Option<DatabaseName>>,
+    /// The snapshots whose place for the password has been seen to be right.
+    proved: BTreeSet<SnapshotName>,
 }
 
 /// An announced database.
@@ -142,6 +144,22 @@ impl Inner {
     /// Tells whether an attempt is under way in this process.
     pub(super) fn is_live(&self, attempt: &AttemptId) -> bool {
         self.known().attempts.contains_key(attempt)
+    }
+
+    /// Tells whether a snapshot's place for the password has been seen to be right.
+    pub(super) fn is_proved(&self, snapshot: &SnapshotName) -> bool {
+        self.known().proved.contains(snapshot)
+    }
+
+    /// Remembers that a snapshot's place for the password is right.
+    pub(super) fn prove(&self, snapshot: SnapshotName) {
+        self.known().proved.insert(snapshot);
+    }
+
+    /// Tells whether any attempt is under way in this process.
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        !self.known().attempts.is_empty()
     }
 
     /// Makes a database known.
@@ -329,8 +347,8 @@ impl Inner {
     pub(super) async fn delete_held(&self, id: &DatabaseId) -> Result<()> {
         let record = Record { state: State::Deleting, ..self.record(id)? };
         match self.write(&record).await {
-            // The volume was removed behind our back; what is left of the database still goes. And to delete is the way out of a full
-            // pool: should this process be killed before the end, the database is there again.
+            // The volume was removed behind our back; what is left of the database still goes.
+            // Or the pool is full, and to delete is the way out; should this process be killed before the end, the database is there again.
             Err(Error::NotFound { .. } | Error::OutOfSpace { .. }) => {}
             other => other?,
         }

@@ -9,9 +9,9 @@ use time::OffsetDateTime;
 use super::DatabaseState;
 use super::inner::{Inner, detached};
 use super::record::{Record, State, stack_of};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::janitor::Report;
-use crate::label::keys;
+use crate::label::{Labels, keys};
 use crate::name::{AttemptId, DatabaseId};
 use crate::orchestrator::Stack;
 use crate::snapshot::Volume;
@@ -49,13 +49,14 @@ pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result
     for volume in dead {
         remove_dead(inner, &volume, report).await;
     }
-    let ids: Vec<_> = inner.records().into_iter().map(|record| record.id).collect();
-    let mut rounds = futures_util::stream::iter(ids)
-        .map(|id| {
+    let mut rounds = futures_util::stream::iter(inner.records())
+        .map(|known| {
             let inner = Arc::clone(inner);
+            // Labels that were read while somebody changed them are not news, so they are looked at again before they count.
+            let drifted = found.get(&known.id).is_some_and(|record| *record != known);
             async move {
-                let worker = id.clone();
-                let done = detached(async move { settle(&inner, &worker).await }).await;
+                let id = known.id.clone();
+                let done = detached(async move { settle(&inner, &known.id, drifted).await }).await;
                 (id, done)
             }
         })
@@ -87,8 +88,7 @@ enum Verdict {
 }
 
 fn judge(inner: &Inner, volume: &Volume) -> Verdict {
-    let attempt = volume.labels.get(keys::ATTEMPT).and_then(|text| text.parse::<AttemptId>().ok());
-    if attempt.is_some_and(|attempt| inner.is_live(&attempt)) {
+    if attempt_of(&volume.labels).is_some_and(|attempt| inner.is_live(&attempt)) {
         return Verdict::LeaveAlone;
     }
     if !volume.complete {
@@ -105,6 +105,11 @@ fn judge(inner: &Inner, volume: &Volume) -> Verdict {
         Ok(record) => Verdict::Announced(Box::new(record)),
         Err(error) => Verdict::Unknown(error.to_string()),
     }
+}
+
+/// Returns the try that made a volume, from its labels or from those of a stack on it.
+fn attempt_of(labels: &Labels) -> Option<AttemptId> {
+    labels.get(keys::ATTEMPT)?.parse().ok()
 }
 
 /// Makes known what was found, and forgets what was known before the volumes were listed and is not among them.
@@ -128,7 +133,7 @@ fn adopt(inner: &Arc<Inner>, before: &[Record], found: &BTreeMap<DatabaseId, Rec
 /// Removes stacks of this instance that belong to no database.
 async fn remove_strays(inner: &Inner, found: &BTreeMap<DatabaseId, Record>, report: &mut Report) -> Result<()> {
     for stack in inner.orchestrator.list(&inner.selector()).await? {
-        if inner.is_live(&stack.attempt) {
+        if attempt_of(&stack.labels).is_some_and(|attempt| inner.is_live(&attempt)) {
             continue;
         }
         let owner = stack.labels.get(keys::ID).and_then(|id| id.parse::<DatabaseId>().ok());
@@ -179,9 +184,16 @@ enum Settled {
 }
 
 /// Gives one database what it needs: its end, or its server.
-async fn settle(inner: &Arc<Inner>, id: &DatabaseId) -> Result<Settled> {
+async fn settle(inner: &Arc<Inner>, id: &DatabaseId, drifted: bool) -> Result<Settled> {
     // Whoever holds the gate is giving it what it needs.
     let Ok(gate) = inner.try_gate(id) else { return Ok(Settled::Well) };
+    if drifted {
+        // A write whose answer was lost has changed the labels all the same, and the labels are the truth.
+        let known = inner.record(id)?;
+        if let Some(volume) = inner.volume(&known).await? {
+            inner.update(Record::read(&volume)?);
+        }
+    }
     let record = inner.record(id)?;
     if record.state == State::Deleting {
         inner.delete_held(id).await?;
@@ -199,7 +211,7 @@ async fn settle(inner: &Arc<Inner>, id: &DatabaseId) -> Result<Settled> {
         inner.set_lease(id, lease);
     }
     match inner.orchestrator.get(&record.stack()).await {
-        Ok(stack) if stack.attempt == record.attempt && stack.is_running() => return Ok(Settled::Well),
+        Ok(stack) if record.owns(&stack) && stack.is_running() => return Ok(Settled::Well),
         Ok(_) | Err(Error::NotFound { .. }) => {}
         Err(e) => return Err(e),
     }
@@ -208,11 +220,17 @@ async fn settle(inner: &Arc<Inner>, id: &DatabaseId) -> Result<Settled> {
 }
 
 impl Inner {
+    /// Returns a record's volume, as the store has it now.
+    async fn volume(&self, record: &Record) -> Result<Option<Volume>> {
+        let volumes = self.store.volumes(&self.selector().with(keys::ID, record.id.as_str())).await?;
+        Ok(volumes.into_iter().find(|volume| volume.name == record.volume()))
+    }
+
     /// Makes sure that a database's server runs on its volume. Tells whether it had to be started.
     pub(super) async fn ensure_runs(&self, record: &Record) -> Result<bool> {
         match self.orchestrator.get(&stack_of(&record.id)).await {
-            Ok(stack) if stack.attempt == record.attempt && stack.is_running() => return Ok(false),
-            Ok(stack) if stack.attempt == record.attempt => match self.restart(record).await {
+            Ok(stack) if record.owns(&stack) && stack.is_running() => return Ok(false),
+            Ok(stack) if record.owns(&stack) => match self.restart(record).await {
                 // A reset was cut off while it took this stack away: that is finished, and the stack made again.
                 Err(Error::Conflict { .. }) => self.orchestrator.remove(&stack.id).await?,
                 restarted => return restarted.map(|()| true),
@@ -222,11 +240,8 @@ impl Inner {
             Err(Error::NotFound { .. }) => {}
             Err(e) => return Err(e),
         }
-        let volumes = self.store.volumes(&self.selector().with(keys::ID, record.id.as_str())).await?;
-        let volume = volumes
-            .into_iter()
-            .find(|volume| volume.name == record.volume())
-            .ok_or_else(|| Error::not_found(crate::error::Kind::Volume, record.volume()))?;
+        let volume = self.volume(record).await?;
+        let volume = volume.ok_or_else(|| Error::not_found(Kind::Volume, record.volume()))?;
         self.start(record, &volume.path).await?;
         Ok(true)
     }

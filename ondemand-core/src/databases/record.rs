@@ -9,6 +9,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::error::{Error, Result};
 use crate::label::{Labels, keys};
 use crate::name::{AttemptId, DatabaseId, DatabaseName, DatasetName, SnapshotName, StackName, Version, VolumeName};
+use crate::orchestrator::Stack;
 use crate::snapshot::Volume;
 
 /// The kind of a database's volume and stack.
@@ -31,7 +32,7 @@ pub(super) struct Record {
     /// How often it was reset. Of several announced volumes of one database, the highest is the database.
     pub(super) generation: u32,
     pub(super) state: State,
-    /// The try that made this volume and the stack on it.
+    /// The try that made this volume. A stack on it is a try of its own, as it may be deployed again.
     pub(super) attempt: AttemptId,
 }
 
@@ -121,6 +122,11 @@ impl Record {
             .with(keys::VERSION, self.version.as_str())?
             .with(keys::VOLUME, self.volume().as_str())?
             .with(keys::ATTEMPT, self.attempt.as_str())
+    }
+
+    /// Tells whether a stack runs on this volume.
+    pub(super) fn owns(&self, stack: &Stack) -> bool {
+        stack.labels.get(keys::VOLUME) == Some(self.volume().as_str())
     }
 
     /// Reads a volume's labels.

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use super::create::verifier;
 use super::inner::{Inner, detached};
 use super::record::{Record, State};
 use super::{Database, DatabaseState};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::name::DatabaseId;
 
 /// Swaps a database's volume for a new clone.
@@ -46,14 +45,14 @@ async fn run(inner: &Arc<Inner>, id: &DatabaseId) -> Result<Database> {
 }
 
 async fn swap(inner: &Inner, old: &Record, new: &mut Record) -> Result<()> {
-    let password = verifier(inner.instance.password(&new.id));
+    let hashing = inner.hash_password(new);
     let labels = new.labels(&inner.instance.id)?;
     // Cloned while the old server still answers: it is away only for as long as a start takes.
     let volume = inner.store.clone_snapshot(&new.snapshot(), &new.volume(), &labels).await?;
+    let password = inner.place_password(&volume.path, hashing).await?;
     inner.remove_stack(old).await?;
     inner.start(new, &volume.path).await?;
-    let verifier = password.await.map_err(|e| Error::backend("task", "hashing a password", e))?;
-    inner.engine.set_password(&inner.endpoint(new), &verifier).await?;
+    inner.ensure_password(new, &password).await?;
     new.state = State::Announced;
     inner.write(new).await
 }

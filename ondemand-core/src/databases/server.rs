@@ -12,7 +12,7 @@ use super::Programs;
 use super::inner::Inner;
 use super::record::Record;
 use crate::error::{Error, Result};
-use crate::name::{DatabaseId, ServiceName};
+use crate::name::{AttemptId, DatabaseId, ServiceName};
 use crate::orchestrator::{LogOptions, Mount, PublishedPort, ServiceSpec, StackSpec, StopSignal};
 use crate::postgres::{Endpoint, Launch, Notify};
 
@@ -34,7 +34,9 @@ impl Inner {
         let run_dir = self.make_run_dir(&record.id)?;
         let notify = Notify::bind(&run_dir)?;
         let spec = self.spec(record, data, &run_dir, &notify)?;
+        tracing::debug!(id = record.id.short(), "deploying");
         self.orchestrator.deploy(&spec).await?;
+        tracing::debug!(id = record.id.short(), "deployed");
         self.wait_ready(record, &notify).await
     }
 
@@ -46,7 +48,7 @@ impl Inner {
         self.wait_ready(record, &notify).await
     }
 
-    /// Removes what an attempt made: its stack, its volume, its sockets. What another attempt made of the same database stays.
+    /// Removes a volume, the stack on it, and its sockets. What runs on another volume of the same database stays.
     pub(super) async fn discard(&self, record: &Record) -> Result<()> {
         if self.remove_stack(record).await? {
             self.remove_run_dir(&record.id)?;
@@ -54,10 +56,10 @@ impl Inner {
         self.store.delete_volume(&record.volume()).await
     }
 
-    /// Removes an attempt's stack. Tells whether none of its name is left.
+    /// Removes the stack on a record's volume. Tells whether none of its name is left.
     pub(super) async fn remove_stack(&self, record: &Record) -> Result<bool> {
         match self.orchestrator.get(&record.stack()).await {
-            Ok(stack) if stack.attempt == record.attempt => {
+            Ok(stack) if record.owns(&stack) => {
                 self.orchestrator.remove(&stack.id).await?;
                 Ok(true)
             }
@@ -144,7 +146,7 @@ impl Inner {
         service.shm_size = Some(SHM_SIZE);
         Ok(StackSpec {
             name: record.stack(),
-            attempt: record.attempt.clone(),
+            attempt: AttemptId::random()?,
             labels: record.stack_labels(&self.instance.id)?,
             services: vec![service],
         })

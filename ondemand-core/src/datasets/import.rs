@@ -25,7 +25,7 @@ use crate::name::{AttemptId, DatasetName, SnapshotName, Version, VolumeName};
 use crate::postgres::cluster::{self, Cluster, Server};
 use crate::postgres::controldata::ControlData;
 use crate::postgres::program::Processes;
-use crate::postgres::{Install, neutralise, vacuum};
+use crate::postgres::{Install, neutralise, slot, vacuum};
 use crate::progress::{Phase, Reporter};
 use crate::snapshot::Volume;
 
@@ -301,7 +301,7 @@ impl Import {
             let mut file = writer.create(&target).map_err(writing)?;
             let mut buffer = vec![0; 1 << 20];
             loop {
-                let read = std::io::Read::read(&mut reader, &mut buffer).map_err(|e| outcome.explain(e))?;
+                let read = std::io::Read::read(&mut reader, &mut buffer).map_err(|e| outcome.explain(&e))?;
                 if read == 0 {
                     return Ok(());
                 }
@@ -430,7 +430,7 @@ impl Import {
         vacuum::vacuum(&server, &databases, options.jobs, &report).await?;
 
         self.meter.phase(Phase::Publishing);
-        neutralise::finish(&server, &dbname).await?;
+        let verifier = neutralise::finish(&server, &dbname).await?;
         let install = server.cluster().install.clone();
         server.stop().await?;
         let control = ControlData::read(&install, options.user, &volume.path).await?;
@@ -440,6 +440,9 @@ impl Import {
             .block(move || {
                 neutralise::trim_wal(&pgdata, &control)?;
                 neutralise::clean_files(&pgdata, user)?;
+                if !control.has_checksums() {
+                    slot::note(&pgdata, &verifier, user)?;
+                }
                 bytes_below(&pgdata)
             })
             .await?;

@@ -56,7 +56,7 @@ pub(super) async fn open(source: Source, meter: &Meter, cancelled: &Cancellation
         Source::Path(path) => {
             let metadata = tokio::fs::metadata(&path).await.map_err(|e| open_error(&path, e))?;
             if metadata.is_dir() {
-                return directory(path);
+                return directory(&path);
             }
             let file = tokio::fs::File::open(&path).await.map_err(|e| open_error(&path, e))?;
             // A pipe has no length.
@@ -77,7 +77,7 @@ pub(super) async fn open(source: Source, meter: &Meter, cancelled: &Cancellation
     let mut reader: Reader = Box::pin(counted);
     let mut file = file;
     for _ in 0..=LAYERS {
-        let head = peek(&mut reader).await.map_err(|e| outcome.explain(e))?;
+        let head = peek(&mut reader).await.map_err(|e| outcome.explain(&e))?;
         let rest = std::mem::replace(&mut reader, Box::pin(tokio::io::empty()));
         let whole: Reader = Box::pin(io::Cursor::new(head.clone()).chain(rest));
         let Some(compression) = sniff::compression(&head) else {
@@ -117,9 +117,9 @@ fn open_error(path: &Path, error: io::Error) -> Error {
 }
 
 /// Tells what a directory is.
-fn directory(path: PathBuf) -> Result<Input> {
+fn directory(path: &Path) -> Result<Input> {
     // The working directory of PostgreSQL's programs is another.
-    let path = path.canonicalize().map_err(|e| open_error(&path, e))?;
+    let path = path.canonicalize().map_err(|e| open_error(path, e))?;
     if path.join("toc.dat").is_file() {
         return Ok(Input::DumpDirectory(path));
     }
@@ -176,7 +176,7 @@ impl Outcome {
     }
 
     /// Explains an error that came out of the layers above the source.
-    pub(super) fn explain(&self, error: io::Error) -> Error {
+    pub(super) fn explain(&self, error: &io::Error) -> Error {
         if let Some(source) = self.take() {
             return source;
         }
@@ -222,20 +222,18 @@ impl AsyncRead for Counted {
             return fail(&self.outcome, io::Error::other("the import was cancelled"));
         }
         let before = buf.filled().len();
-        match std::task::ready!(self.inner.as_mut().poll_read(cx, buf)) {
-            Err(error) => fail(&self.outcome, error),
-            Ok(()) => {
-                let read = (buf.filled().len() - before) as u64;
-                self.read += read;
-                self.meter.add(read);
-                match self.total {
-                    Some(total) if read == 0 && buf.remaining() > 0 && self.read < total => {
-                        let reason = format!("{} bytes of {total} were received", self.read);
-                        fail(&self.outcome, io::Error::new(io::ErrorKind::UnexpectedEof, reason))
-                    }
-                    _ => Poll::Ready(Ok(())),
-                }
+        if let Err(error) = std::task::ready!(self.inner.as_mut().poll_read(cx, buf)) {
+            return fail(&self.outcome, error);
+        }
+        let read = (buf.filled().len() - before) as u64;
+        self.read += read;
+        self.meter.add(read);
+        match self.total {
+            Some(total) if read == 0 && buf.remaining() > 0 && self.read < total => {
+                let reason = format!("{} bytes of {total} were received", self.read);
+                fail(&self.outcome, io::Error::new(io::ErrorKind::UnexpectedEof, reason))
             }
+            _ => Poll::Ready(Ok(())),
         }
     }
 }
@@ -252,7 +250,7 @@ mod tests {
         match open(source, &Meter::new(silent()), &CancellationToken::new()).await? {
             Input::Bytes(mut bytes) => {
                 let mut text = Vec::new();
-                bytes.reader.read_to_end(&mut text).await.map_err(|e| bytes.outcome.explain(e))?;
+                bytes.reader.read_to_end(&mut text).await.map_err(|e| bytes.outcome.explain(&e))?;
                 Ok(text)
             }
             _ => panic!("not bytes"),

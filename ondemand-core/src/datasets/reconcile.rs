@@ -51,7 +51,7 @@ pub(super) fn remove_private(dir: &Path) -> Result<()> {
     }
 }
 
-/// Ends every program of PostgreSQL that works in one of `dirs`, or was told of it: servers first, and then who is left.
+/// Ends every program of PostgreSQL that works in one of `dirs`, or was told of it: its clients first, then servers, then who is left.
 ///
 /// A program that another process had started, and that is not known by a handle any more, is recognised by what it is and where it
 /// works, never by its number alone.
@@ -71,19 +71,34 @@ pub(super) async fn end_holders(dirs: Vec<PathBuf>) -> Result<()> {
                 log: Vec::new(),
             });
         }
-        // A server takes its own processes with it, and frees their shared memory.
-        if found.iter().any(|holder| holder.server) {
-            found.retain(|holder| holder.server);
-        }
-        for Holder { pidfd, server } in found {
-            program::end(pidfd, if server { Signal::QUIT } else { Signal::KILL }).await;
+        // One kind at a time: the end of one is the end of others.
+        found.sort_by_key(|holder| holder.role);
+        let first = found[0].role;
+        for Holder { pidfd, role } in found.into_iter().take_while(|holder| holder.role == first) {
+            match role {
+                Role::Program => program::end(pidfd, Signal::KILL).await,
+                Role::Server => program::end(pidfd, Signal::QUIT).await,
+                Role::Part => program::let_end(pidfd, Duration::from_secs(3), Signal::TERM).await,
+            }
         }
     }
 }
 
 struct Holder {
     pidfd: OwnedFd,
-    server: bool,
+    role: Role,
+}
+
+/// What a program is, in the order in which they are ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    /// `initdb`, `psql` and such.
+    Program,
+    /// A server. It takes its processes with it, and frees their shared memory.
+    Server,
+    /// A process of a server, or the PostgreSQL that `initdb` feeds with commands. It notices that the other has ended; killed, it would leave
+    /// shared memory behind.
+    Part,
 }
 
 fn holders(dirs: &[PathBuf]) -> Vec<Holder> {
@@ -116,6 +131,11 @@ fn holder(pid: Pid, dirs: &[PathBuf]) -> Option<Holder> {
         below(&cwd)
             || cwd.to_str().and_then(|cwd| cwd.strip_suffix(" (deleted)")).is_some_and(|cwd| below(Path::new(cwd)))
     });
-    // Of a server's processes, only the first still has the arguments it was started with.
-    (told || works_there).then_some(Holder { pidfd, server: name == "postgres" && told })
+    let role = match name.as_str() {
+        // Of a server's processes, only the first still has the arguments it was started with.
+        "postgres" if told && !arguments.split(|&b| b == 0).any(|argument| argument == b"--single") => Role::Server,
+        "postgres" => Role::Part,
+        _ => Role::Program,
+    };
+    (told || works_there).then_some(Holder { pidfd, role })
 }

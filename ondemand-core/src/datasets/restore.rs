@@ -127,7 +127,7 @@ async fn feed(bytes: &mut Bytes, stdin: &mut tokio::process::ChildStdin, ending:
     let mut buffer = vec![0; CHUNK];
     let mut at = 0_usize;
     loop {
-        let read = bytes.reader.read(&mut buffer).await.map_err(|e| bytes.outcome.explain(e))?;
+        let read = bytes.reader.read(&mut buffer).await.map_err(|e| bytes.outcome.explain(&e))?;
         if read == 0 {
             return Ok(());
         }

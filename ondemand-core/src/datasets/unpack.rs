@@ -61,11 +61,11 @@ impl Writer {
         let mut archive = tar::Archive::new(reader);
         let mut buffer = vec![0; CHUNK];
         let mut first = true;
-        for entry in archive.entries().map_err(corrupt)? {
-            let mut entry = entry.map_err(corrupt)?;
-            let path = entry.path().map_err(corrupt)?.into_owned();
+        for entry in archive.entries().map_err(|e| corrupt(&e))? {
+            let mut entry = entry.map_err(|e| corrupt(&e))?;
+            let path = entry.path().map_err(|e| corrupt(&e))?.into_owned();
             let Some(relative) = inside(&path) else {
-                return Err(refused(format!("its entry {path:?} leads outside of it")));
+                return Err(refused(format!("its entry {} leads outside of it", shown(&path))));
             };
             let kind = entry.header().entry_type();
             if kind.is_dir() {
@@ -76,7 +76,7 @@ impl Writer {
                 return Err(tablespaces());
             }
             if !matches!(kind, tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse) {
-                return Err(refused(format!("its entry {path:?} is neither a file nor a directory")));
+                return Err(refused(format!("its entry {} is neither a file nor a directory", shown(&path))));
             }
             if let Some(parent) = relative.parent() {
                 self.make_dirs(root, parent).map_err(|e| writing(&relative, e))?;
@@ -84,12 +84,12 @@ impl Writer {
             let target = root.join(&relative);
             let mut file = match self.create(&target) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    return Err(refused(format!("its entry {path:?} is there twice")));
+                    return Err(refused(format!("its entry {} is there twice", shown(&path))));
                 }
                 file => file.map_err(|e| writing(&relative, e))?,
             };
             loop {
-                let read = entry.read(&mut buffer).map_err(corrupt)?;
+                let read = entry.read(&mut buffer).map_err(|e| corrupt(&e))?;
                 if read == 0 {
                     break;
                 }
@@ -163,7 +163,7 @@ impl Writer {
                 } else if kind.is_symlink() && relative.as_os_str().is_empty() {
                     // Configuration and keys live elsewhere, and are not wanted.
                 } else if kind.is_symlink() {
-                    return Err(refused(format!("{path:?} is a link")));
+                    return Err(refused(format!("{} is a link", shown(&path))));
                 }
             }
         }
@@ -226,6 +226,11 @@ fn is_directory_dump(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Writes a stranger's path so that it does no harm on a terminal.
+fn shown(path: &Path) -> String {
+    format!("{:?}", crate::error::shorten(&path.to_string_lossy()))
+}
+
 fn tablespaces() -> Error {
     Error::Unsupported {
         message: "the data directory has tablespaces, which lie outside of it".into(),
@@ -242,7 +247,7 @@ fn refused(message: String) -> Error {
 }
 
 /// Explains an error in reading an archive: one of the reader beneath comes through as it is.
-fn corrupt(error: io::Error) -> Error {
+fn corrupt(error: &io::Error) -> Error {
     if error.kind() == io::ErrorKind::UnexpectedEof || error.to_string().contains("unexpected EOF") {
         return super::input::truncated("the tar archive ends too early");
     }

@@ -39,8 +39,8 @@ pub enum FakeProgram {
 /// Keeps stacks in memory as an orchestrator would that runs them, for tests of what is built on one.
 ///
 /// A program does what [`FakeOrchestrator::program`] said for its name, and otherwise runs until it is told to end. As a real
-/// orchestrator, it refuses a published port that another stack has and a mount that does not exist. A program under test that
-/// deploys one id a second time breaks the contract, and gets a panic.
+/// orchestrator, it refuses a published port that another stack has. Mounts need not exist: a store in memory has none. A program
+/// under test that deploys one id a second time breaks the contract, and gets a panic.
 ///
 /// Clones share their stacks: one can be dropped and another used, as after a restart.
 #[derive(Debug, Clone, Default)]
@@ -177,9 +177,6 @@ impl State {
         for service in &spec.services {
             if self.what(service) == FakeProgram::Missing {
                 return Err(Error::not_found(Kind::File, service.command.first().map_or("", String::as_str)));
-            }
-            if let Some(mount) = service.mounts.iter().find(|mount| !mount.source.exists()) {
-                return Err(Error::not_found(Kind::File, mount.source.display()));
             }
             let others = self.stacks.values().flat_map(|stack| stack.spec.services.iter().zip(&stack.services));
             let taken = others.filter(|(_, now)| now.pid.is_some()).flat_map(|(other, _)| &other.ports);

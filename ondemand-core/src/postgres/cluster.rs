@@ -109,7 +109,7 @@ impl Cluster {
             command.arg("-c").arg(setting);
         }
         command.arg("template1").stdin(Stdio::piped());
-        let mut child = self.processes.spawn(&path, &mut command)?;
+        let mut child = self.processes.spawn_single(&path, &mut command)?;
         let said = Said::default();
         let listening = child.stderr.take().map(|stderr| said.listen(stderr, |_| false));
         if let Some(mut stdin) = child.stdin.take() {

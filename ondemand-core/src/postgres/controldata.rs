@@ -55,6 +55,11 @@ impl ControlData {
         self.state() == "shut down"
     }
 
+    /// Tells whether pages carry checksums, so that none can be changed but by the server.
+    pub(crate) fn has_checksums(&self) -> bool {
+        self.get("Data page checksum version") != "0"
+    }
+
     /// Returns the names of the WAL segments that a start needs: the one with the last checkpoint, and the next if the record
     /// may reach into it.
     pub(crate) fn needed_wal(&self) -> Option<Vec<String>> {

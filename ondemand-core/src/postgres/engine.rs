@@ -7,10 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
 
+use super::cluster::quote_text;
 use super::{ADMIN_ROLE, Notify, USER};
 use crate::error::{Error, Result};
+use crate::secret::Secret;
 
 /// Where a server can be reached by this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +42,12 @@ pub trait Engine: Debug + Send + Sync + 'static {
     /// [`Error::Backend`].
     async fn set_password(&self, server: &Endpoint, verifier: &str) -> Result<()>;
 
+    /// Tells whether a password opens the server for the user that is handed out.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if the server does not say.
+    async fn accepts(&self, server: &Endpoint, password: &Secret) -> Result<bool>;
+
     /// Tells whether nobody listens on an address.
     fn is_free(&self, address: SocketAddr) -> bool;
 }
@@ -56,25 +66,37 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const HANDSHAKE_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Wire {
-    async fn connect(server: &Endpoint) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        let (client, connection) = tokio_postgres::Config::new()
-            .host_path(&server.run_dir)
-            .port(server.port)
-            .user(ADMIN_ROLE)
-            .dbname(&server.dbname)
-            .application_name("ondemand")
-            .connect(NoTls)
-            .await?;
-        // It ends when the client is dropped; its errors reach the client's calls.
-        tokio::spawn(connection);
-        Ok(client)
+    async fn connect(server: &Endpoint, user: &str, password: &str) -> Result<Session, tokio_postgres::Error> {
+        let mut config = tokio_postgres::Config::new();
+        config.host_path(&server.run_dir).port(server.port).dbname(&server.dbname).application_name("ondemand");
+        let (client, connection) = config.user(user).password(password).connect(NoTls).await?;
+        // Its errors reach the client's calls.
+        Ok(Session { client, connection: tokio::spawn(connection) })
     }
 
     /// Returns once a handshake succeeds. A server that is starting refuses, or says so with its own SQLSTATE.
     async fn handshake(server: &Endpoint) {
-        while Self::connect(server).await.is_err() {
-            tokio::time::sleep(HANDSHAKE_INTERVAL).await;
+        loop {
+            match Self::connect(server, ADMIN_ROLE, "").await {
+                Ok(session) => return session.close().await,
+                Err(_) => tokio::time::sleep(HANDSHAKE_INTERVAL).await,
+            }
         }
+    }
+}
+
+/// A connection and the task that serves it.
+struct Session {
+    client: tokio_postgres::Client,
+    connection: JoinHandle<Result<(), tokio_postgres::Error>>,
+}
+
+impl Session {
+    /// Says goodbye, and waits until it is said: else the server's log would begin with a complaint.
+    async fn close(self) {
+        drop(self.client);
+        // Whatever it ends with, it has ended.
+        let _ = self.connection.await;
     }
 }
 
@@ -100,14 +122,24 @@ impl Engine for Wire {
 
     async fn set_password(&self, server: &Endpoint, verifier: &str) -> Result<()> {
         let failed = |e| Error::backend("postgres", "setting the password", e);
-        let client = Self::connect(server).await.map_err(failed)?;
-        // A verifier holds nothing that needs escaping; the check keeps it so.
-        if verifier.contains(['\'', '\\']) {
-            return Err(Error::backend("postgres", "setting the password", "the verifier needs escaping"));
-        }
+        let session = Self::connect(server, ADMIN_ROLE, "").await.map_err(failed)?;
+        let verifier = quote_text(verifier);
         // Written at once, also where commits need not be: a server that crashes the next moment must not have forgotten it.
-        let set = format!("SET synchronous_commit = on; ALTER ROLE {USER} LOGIN PASSWORD '{verifier}'");
-        client.batch_execute(&set).await.map_err(failed)
+        let set = format!("SET synchronous_commit = on; ALTER ROLE {USER} LOGIN PASSWORD {verifier}");
+        session.client.batch_execute(&set).await.map_err(failed)?;
+        session.close().await;
+        Ok(())
+    }
+
+    async fn accepts(&self, server: &Endpoint, password: &Secret) -> Result<bool> {
+        match Self::connect(server, USER, password.expose()).await {
+            Ok(session) => {
+                session.close().await;
+                Ok(true)
+            }
+            Err(error) if error.code() == Some(&SqlState::INVALID_PASSWORD) => Ok(false),
+            Err(error) => Err(Error::backend("postgres", "trying the password", error)),
+        }
     }
 
     fn is_free(&self, address: SocketAddr) -> bool {

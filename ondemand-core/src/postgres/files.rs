@@ -52,12 +52,14 @@ impl StaticFiles {
 
     /// Writes the files into `dir`, and lets the users with these numbers in as [`ADMIN_ROLE`].
     pub(crate) fn write_for(dir: &Path, uids: &[u32]) -> Result<Self> {
+        use std::fmt::Write;
         let mut ident = String::from("# Written by ondemand, and overwritten by it.\n");
         let mut seen = Vec::new();
         for &uid in uids {
             let name = user_name(uid)?;
             if !seen.contains(&name) {
-                ident.push_str(&format!("ondemand \"{name}\" {ADMIN_ROLE}\n"));
+                // Writing to a String cannot fail.
+                let _ = writeln!(ident, "ondemand \"{name}\" {ADMIN_ROLE}");
                 seen.push(name);
             }
         }

@@ -6,10 +6,11 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use super::ADMIN_ROLE;
-use super::cluster::{Server, Session, quote_name, write_owned};
+use super::cluster::{Server, Session, quote_name, quote_text, write_owned};
 use super::controldata::ControlData;
+use super::{ADMIN_ROLE, USER};
 use crate::error::{Error, Result};
+use crate::name::{hex, random};
 use crate::orchestrator::RunAs;
 
 /// What a data directory consists of. All else at its top belongs to the server it came from: keys, logs, configuration.
@@ -144,52 +145,58 @@ const ADMIN_ATTRIBUTES: &str = "SUPERUSER LOGIN CREATEDB CREATEROLE REPLICATION 
 /// # Errors
 /// [`Error::Backend`] with PostgreSQL's error, [`Error::OutOfSpace`].
 pub(crate) async fn clean_catalogs(server: &Server, report: &(dyn Fn(&str) + Sync)) -> Result<Vec<String>> {
-    let main = match server.connect("postgres").await {
-        Ok(main) => main,
-        Err(_) => {
-            let template = server.connect("template1").await?;
-            let missing = "SELECT 1 FROM pg_database WHERE datname = 'postgres'";
-            if template.column("listing databases", missing).await?.is_empty() {
-                template.run("making database postgres", "CREATE DATABASE postgres TEMPLATE template0").await?;
-            }
-            drop(template);
-            server.connect("postgres").await?
-        }
-    };
+    let template = server.connect("template1").await?;
+    let existing = "SELECT 1 FROM pg_database WHERE datname = 'postgres'";
+    if template.column("listing databases", existing).await?.is_empty() {
+        template.run("making database postgres", "CREATE DATABASE postgres TEMPLATE template0").await?;
+    }
+    // Nobody may be in it when another is made from it.
+    drop(template);
+    let main = server.connect("postgres").await?;
     clean_shared(&main).await?;
 
     // One that was being dropped is of no use, and nobody can connect to it.
     main.run_each("dropping", "SELECT format('DROP DATABASE %I', datname) FROM pg_database WHERE datconnlimit = -2")
         .await?;
-    let databases = main
+    let rows = main
         .rows(
             "listing databases",
-            "SELECT datname, datallowconn FROM pg_database WHERE datname <> 'template0' ORDER BY 1",
+            "SELECT datname, datallowconn FROM pg_database WHERE datname <> 'template0' ORDER BY datname",
         )
         .await?;
-    let mut names = Vec::new();
-    for row in databases {
-        let [Some(name), Some(allowed)] = row.as_slice() else { continue };
-        report(name);
-        let quoted = quote_name(name);
-        let closed = allowed == "f";
-        if closed {
-            main.run("opening", &format!("ALTER DATABASE {quoted} WITH ALLOW_CONNECTIONS true")).await?;
+    let databases: Vec<(String, bool)> = rows
+        .into_iter()
+        .filter_map(|row| match row.as_slice() {
+            [Some(name), Some(open)] => Some((name.clone(), open == "t")),
+            _ => None,
+        })
+        .collect();
+    let allow = async |name: &str, allow: bool| {
+        let sql = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {allow}", quote_name(name));
+        main.run("opening and closing databases", &sql).await
+    };
+    // Transactions prepared on the original hold locks that nobody here would release. They also keep what is deleted in any
+    // database from being forgotten, so all of them go first.
+    for (name, open) in &databases {
+        if !open {
+            allow(name, true).await?;
         }
-        let session = server.connect(name).await?;
-        clean_database(&session).await?;
-        drop(session);
-        if closed {
-            main.run("closing", &format!("ALTER DATABASE {quoted} WITH ALLOW_CONNECTIONS false")).await?;
-        } else {
-            names.push(name.clone());
+        let prepared =
+            "SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts WHERE database = current_database()";
+        server.connect(name).await?.run_each("rolling prepared transactions back", prepared).await?;
+    }
+    for (name, open) in &databases {
+        report(name);
+        clean_database(&server.connect(name).await?).await?;
+        if !open {
+            allow(name, false).await?;
         }
     }
     // Rewritten, they hold no longer what was deleted from them.
     for catalog in ["pg_authid", "pg_subscription", "pg_db_role_setting"] {
         main.run("rewriting a catalog", &format!("VACUUM FULL pg_catalog.{catalog}")).await?;
     }
-    Ok(names)
+    Ok(databases.into_iter().filter(|(_, open)| *open).map(|(name, _)| name).collect())
 }
 
 /// Cleans what all databases share.
@@ -303,32 +310,31 @@ async fn clean_database(session: &Session) -> Result<()> {
         session.run(what, &format!("ALTER EVENT TRIGGER {name} {state}")).await?;
     }
     session.run(what, "COMMIT").await?;
-    // These cannot be in a transaction. Transactions prepared on the original hold locks that nobody here would release.
-    session
-        .run_each(
-            what,
-            "SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts WHERE database = current_database()",
-        )
-        .await?;
+    // This cannot be in a transaction. Rewritten, they hold no longer what was deleted from them.
     for catalog in ["pg_user_mapping", "pg_foreign_server", "pg_statistic"] {
         session.run(what, &format!("VACUUM FULL pg_catalog.{catalog}")).await?;
     }
     Ok(())
 }
 
-/// Gets the server ready to be shut down for good: what the log still holds of the past goes with its old segments.
+/// Gets the server ready to be shut down for good: what the log still holds of the past goes with its old segments. Returns the verifier of the
+/// password that the user `postgres` has now. Nobody knows the password; a clone's takes its place, see [`slot`](super::slot).
 ///
 /// # Errors
 /// [`Error::Backend`] with PostgreSQL's error, [`Error::OutOfSpace`].
-pub(crate) async fn finish(server: &Server, dbname: &str) -> Result<()> {
+pub(crate) async fn finish(server: &Server, dbname: &str) -> Result<String> {
     let session = server.connect(dbname).await?;
     let what = "finishing";
     // A limit of the original's would keep its developers out of a copy.
     session.run(what, &format!("ALTER DATABASE {} WITH CONNECTION LIMIT -1", quote_name(dbname))).await?;
+    let mut password = [0; 32];
+    random(&mut password)?;
+    let verifier = postgres_protocol::password::scram_sha_256(hex(&password).as_bytes());
+    session.run(what, &format!("ALTER ROLE {USER} PASSWORD {}", quote_text(&verifier))).await?;
     for statement in ["CHECKPOINT", "SELECT pg_catalog.pg_switch_wal()", "CHECKPOINT"] {
         session.run(what, statement).await?;
     }
-    Ok(())
+    Ok(verifier)
 }
 
 /// Returns the database that holds the data: `postgres`, unless nothing is in it and exactly one other has been made.

@@ -60,7 +60,7 @@ pub(crate) struct Processes(Arc<Mutex<Vec<Process>>>);
 #[derive(Debug)]
 struct Process {
     pidfd: OwnedFd,
-    /// What asks it to end; a server must be asked, or it leaves shared memory behind.
+    /// What asks it to end; a server must be asked, each kind in its own way, or it leaves shared memory behind.
     signal: Signal,
 }
 
@@ -73,6 +73,11 @@ impl Processes {
     /// Starts a PostgreSQL server and remembers it.
     pub(crate) fn spawn_server(&self, program: &Path, command: &mut Command) -> Result<Child> {
         self.start(program, command, Signal::QUIT)
+    }
+
+    /// Starts PostgreSQL in single-user mode and remembers it.
+    pub(crate) fn spawn_single(&self, program: &Path, command: &mut Command) -> Result<Child> {
+        self.start(program, command, Signal::TERM)
     }
 
     fn start(&self, program: &Path, command: &mut Command, signal: Signal) -> Result<Child> {
@@ -107,19 +112,28 @@ impl Processes {
     }
 }
 
-/// Sends `signal` to a process, and `SIGKILL` if it has not ended ten seconds later; returns when it has.
-pub(crate) async fn end(pidfd: OwnedFd, signal: Signal) {
-    /// Waits until a process has ended: then its descriptor becomes readable.
-    fn ended(pidfd: &OwnedFd, limit: Option<Duration>) -> bool {
-        let limit = limit.and_then(|limit| rustix::event::Timespec::try_from(limit).ok());
-        let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
-        loop {
-            match rustix::event::poll(&mut fds, limit.as_ref()) {
-                Err(rustix::io::Errno::INTR) => {}
-                ready => return ready.is_ok_and(|ready| ready > 0),
-            }
+/// Waits until a process has ended, for as long as `limit` at most: then its descriptor becomes readable. Blocking.
+fn ended(pidfd: &OwnedFd, limit: Option<Duration>) -> bool {
+    let limit = limit.and_then(|limit| rustix::event::Timespec::try_from(limit).ok());
+    let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
+    loop {
+        match rustix::event::poll(&mut fds, limit.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            ready => return ready.is_ok_and(|ready| ready > 0),
         }
     }
+}
+
+/// Gives a process time to end by itself, and ends it then.
+pub(crate) async fn let_end(pidfd: OwnedFd, time: Duration, signal: Signal) {
+    let waiting = tokio::task::spawn_blocking(move || if ended(&pidfd, Some(time)) { None } else { Some(pidfd) });
+    if let Ok(Some(pidfd)) = waiting.await {
+        end(pidfd, signal).await;
+    }
+}
+
+/// Sends `signal` to a process, and `SIGKILL` if it has not ended ten seconds later; returns when it has.
+pub(crate) async fn end(pidfd: OwnedFd, signal: Signal) {
     // A process that has been waited for already is gone: there is nobody to end.
     if pidfd_send_signal(&pidfd, signal).is_err() {
         return;

@@ -1,4 +1,5 @@
 //! Imports with real PostgreSQL: every format, what is wrong with dumps, and what an import leaves behind.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
 mod formats;

@@ -8,7 +8,9 @@ pub(crate) const BIN: &str = "/usr/lib/postgresql/15/bin";
 /// Runs a program as the user `postgres`, and returns what it wrote.
 pub(crate) fn run(program: &str, arguments: &[&str], stdin: &str) -> Output {
     use std::io::Write;
-    let mut child = Command::new("setpriv")
+    // A test that waits for a lock for ever is to fail.
+    let mut child = Command::new("timeout")
+        .args(["120", "setpriv"])
         .args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"])
         .arg(if program.contains('/') { program.to_owned() } else { format!("{BIN}/{program}") })
         .args(arguments)

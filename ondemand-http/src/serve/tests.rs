@@ -110,3 +110,59 @@ async fn an_exposed_server_does_not_start() {
     let error = serve(&config, std::future::pending(), |_| ()).await.expect_err("refused");
     assert_eq!(error.code(), ondemand_core::Code::Forbidden);
 }
+
+/// Tells when it is dropped.
+struct Tell(Option<oneshot::Sender<()>>);
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        // The test may have ended by itself.
+        let _ = self.0.take().map(|sender| sender.send(()));
+    }
+}
+
+/// Makes a service that never answers, and tells when a request arrives and when it is given up.
+fn stuck() -> (Router, oneshot::Receiver<()>, oneshot::Receiver<()>) {
+    let (arrived, began) = oneshot::channel();
+    let (dropped, given_up) = oneshot::channel();
+    let once = std::sync::Arc::new(std::sync::Mutex::new(Some((arrived, Tell(Some(dropped))))));
+    let handler = move |body: axum::body::Body| {
+        let (arrived, tell) = once.lock().expect("a lock").take().expect("one request");
+        async move {
+            arrived.send(()).expect("the test waits");
+            let _tell = tell;
+            // As an import does: it fails where its input breaks, and works on when it has all of it.
+            if axum::body::to_bytes(body, usize::MAX).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    (Router::new().route("/", post(handler)).layer(middleware::map_request(drain::arm)), began, given_up)
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_its_request() {
+    for (length, body) in [(1000, "some"), (4, "all!")] {
+        let (app, began, given_up) = stuck();
+        let (_connections, mut client) = connect(app).await;
+        let request = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+        client.write_all(request.as_bytes()).await.expect("a request");
+        began.await.expect("the request arrives");
+        drop(client);
+        let given_up = tokio::time::timeout(Duration::from_secs(30), given_up).await;
+        given_up.expect("it is dropped in time").expect("the request is dropped");
+    }
+}
+
+#[tokio::test]
+async fn ending_closes_what_does_not_end() {
+    let (app, began, given_up) = stuck();
+    let (connections, mut client) = connect(app).await;
+    client.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.expect("a request");
+    began.await.expect("the request arrives");
+    // The clock jumps to the end of the grace.
+    tokio::time::pause();
+    connections.end().await;
+    given_up.await.expect("the request is dropped");
+    assert_eq!(client.read(&mut [0]).await.expect("the end"), 0);
+}

@@ -2,6 +2,7 @@
 //!
 //! `crash-child DATA-DIR FIRST-PORT before|after NUMBER create|reset ID|delete ID|import FILE`. Exits with 0 if the operation ended before the call was
 //! made.
+#![expect(clippy::print_stderr, reason = "it tells the test what killed it")]
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use tokio::net::UnixDatagram;
 
 use ondemand_tests::Server;
 
-use crate::first_query;
+use crate::{Times, first_query};
 
 /// A snapshot that knows a password, and the command line of a server that this project started.
 pub(crate) struct Floor {
@@ -116,24 +116,32 @@ impl Floor {
     }
 
     /// Returns the time from nothing to the first answer.
-    pub(crate) async fn once(&self) -> Result<Duration> {
+    pub(crate) async fn once(&self) -> Result<Times> {
         let begun = Instant::now();
-        let bare = self.start().await?;
-        let took = begun.elapsed();
+        let (bare, port) = self.start().await?;
+        let ready = begun.elapsed();
+        first_query(&self.url(port)).await?;
+        let whole = begun.elapsed();
         drop(bare);
-        Ok(took)
+        Ok(Times { ready, whole })
     }
 
     /// Returns the time until the last of many at once has answered.
     pub(crate) async fn many(&self, count: usize) -> Result<Duration> {
         let begun = Instant::now();
-        let all = futures_util::future::try_join_all((0..count).map(|_| self.start())).await?;
+        let all = futures_util::future::try_join_all((0..count).map(|_| async {
+            let (bare, port) = self.start().await?;
+            first_query(&self.url(port)).await?;
+            anyhow::Ok(bare)
+        }))
+        .await?;
         let took = begun.elapsed();
         drop(all);
         Ok(took)
     }
 
-    async fn start(&self) -> Result<Bare> {
+    /// Starts one, and returns it with its port once it says that it is ready.
+    async fn start(&self) -> Result<(Bare, u16)> {
         let (volume, port) = tokio::task::block_in_place(|| self.clone_volume())?;
         let run_dir = tempfile::Builder::new().prefix("odf").tempdir_in("/tmp")?;
         std::os::unix::fs::chown(run_dir.path(), Some(self.user.0), Some(self.user.1))?;
@@ -159,8 +167,7 @@ impl Floor {
                 break;
             }
         }
-        first_query(&self.url(port)).await?;
-        Ok(bare)
+        Ok((bare, port))
     }
 }
 

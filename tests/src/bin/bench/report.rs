@@ -45,6 +45,12 @@ impl Report {
         ));
     }
 
+    /// Adds a ratio that has no limit.
+    pub(crate) fn compare(&mut self, what: &str, measured: Duration, floor: Duration) {
+        let ratio = measured.as_secs_f64() / floor.as_secs_f64();
+        self.add(format!("{what:<62} {:>10} / {:>10} = {ratio:.3}", milliseconds(measured), milliseconds(floor)));
+    }
+
     /// Adds a number of bytes, and whether it is within its limit.
     pub(crate) fn bytes(&mut self, what: &str, measured: u64, limit: u64) {
         let verdict = if measured < limit { "ok" } else { "ABOVE" };

@@ -1,0 +1,612 @@
+//! Databases over fakes: against a plain map, through failures at every call, crashes, and reconciliation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use proptest::prelude::*;
+use time::OffsetDateTime;
+
+use super::record::Record;
+use super::*;
+use crate::datasets::DatasetsOptions;
+use crate::error::Code;
+use crate::fakes::{ANY, FakeOrchestrator, FakeStore, Fault, FaultPlan, Faulty};
+use crate::janitor::Report;
+use crate::label::{Labels, Selector, keys};
+use crate::name::SnapshotName;
+use crate::orchestrator::ServiceState;
+use crate::postgres::{Endpoint, Notify};
+
+/// Answers at once, unless it is told not to.
+#[derive(Debug, Default)]
+struct FakeEngine {
+    silent: std::sync::atomic::AtomicBool,
+    passwords: AtomicUsize,
+    held: Mutex<BTreeSet<u16>>,
+}
+
+#[async_trait]
+impl Engine for FakeEngine {
+    async fn wait_ready(&self, _: &Endpoint, _: &Notify) -> Result<()> {
+        if self.silent.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    async fn set_password(&self, _: &Endpoint, verifier: &str) -> Result<()> {
+        assert!(verifier.starts_with("SCRAM-SHA-256$4096:"), "{verifier}");
+        self.passwords.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn accepts(&self, _: &Endpoint, _: &Secret) -> Result<bool> {
+        panic!("a volume in memory has no place for a password")
+    }
+
+    fn is_free(&self, address: SocketAddr) -> bool {
+        !self.held.lock().unwrap().contains(&address.port())
+    }
+}
+
+/// A data directory whose store and orchestrator are in memory.
+struct World {
+    _home: tempfile::TempDir,
+    instance: Instance,
+    store: FakeStore,
+    orchestrator: FakeOrchestrator,
+    engine: Arc<FakeEngine>,
+    plan: FaultPlan,
+    options: DatabasesOptions,
+    databases: Databases,
+}
+
+impl World {
+    async fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let instance = Instance::open(home.path()).unwrap();
+        let store = FakeStore::new();
+        let version = "20261122-192300";
+        let labels = Labels::try_from(BTreeMap::from(
+            [
+                (keys::KIND, "dataset"),
+                (keys::DATASET, "production"),
+                (keys::VERSION, version),
+                (keys::POSTGRES, "15"),
+                (keys::DBNAME, "postgres"),
+                (keys::CREATED, "2026-11-22T19:23:00Z"),
+                (keys::DATA_BYTES, "1"),
+                (keys::DUMP_BYTES, "1"),
+            ]
+            .map(|(k, v)| (k.to_owned(), v.to_owned())),
+        ))
+        .unwrap();
+        let work = "work".parse().unwrap();
+        store.create_volume(&work, &Labels::new()).await.unwrap();
+        store.snapshot(&work, &SnapshotName::new(format!("production@{version}")).unwrap(), &labels).await.unwrap();
+        store.delete_volume(&work).await.unwrap();
+        let options = DatabasesOptions {
+            listen: [127, 0, 0, 1].into(),
+            host: "pg.dev.internal".into(),
+            ports: 5433..=5532,
+            max: 50,
+            default_ttl: "1d".parse().unwrap(),
+            max_ttl: "7d".parse().unwrap(),
+            default_dataset: None,
+            ready_timeout: Duration::from_millis(200),
+            settings: BTreeMap::new(),
+            user: RunAs { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() },
+            programs: Programs::Image { image: "postgres:{major}".into(), bin_dir: "/bin".into() },
+            files: home.path().join("postgres"),
+        };
+        let (orchestrator, engine, plan) = (FakeOrchestrator::new(), Arc::default(), FaultPlan::new());
+        let databases = Self::open(&instance, &store, &orchestrator, &engine, &plan, &options);
+        Self { _home: home, instance, store, orchestrator, engine, plan, options, databases }
+    }
+
+    fn open(
+        instance: &Instance,
+        store: &FakeStore,
+        orchestrator: &FakeOrchestrator,
+        engine: &Arc<FakeEngine>,
+        plan: &FaultPlan,
+        options: &DatabasesOptions,
+    ) -> Databases {
+        let store: Arc<dyn SnapshotStore> = Arc::new(store.clone());
+        let orchestrator: Arc<dyn Orchestrator> = Arc::new(orchestrator.clone());
+        let store: Arc<dyn SnapshotStore> = Arc::new(Faulty::new(store, plan.clone()));
+        let orchestrator: Arc<dyn Orchestrator> = Arc::new(Faulty::new(orchestrator, plan.clone()));
+        let datasets = Datasets::new(Arc::clone(&store), DatasetsOptions::default());
+        let engine: Arc<dyn Engine> = Arc::<FakeEngine>::clone(engine);
+        Databases::new(instance.clone(), orchestrator, store, datasets, engine, options.clone())
+    }
+
+    /// Ends the process, whatever it was doing, and starts the next one.
+    fn crash(&mut self) {
+        self.plan = FaultPlan::new();
+        self.databases =
+            Self::open(&self.instance, &self.store, &self.orchestrator, &self.engine, &self.plan, &self.options);
+    }
+
+    async fn reconcile(&self) -> Report {
+        let mut report = Report::default();
+        self.databases.reconcile(&mut report).await.unwrap();
+        report
+    }
+
+    async fn create(&self) -> Result<Database> {
+        self.databases.create(CreateOptions::default()).await
+    }
+
+    fn record(&self, id: &DatabaseId) -> Record {
+        self.databases.inner.record(id).unwrap()
+    }
+
+    fn is_marked(&self, id: &DatabaseId) -> bool {
+        self.store.read(&self.record(id).volume(), "mark").is_some()
+    }
+
+    fn mark(&self, id: &DatabaseId) {
+        self.store.write(&self.record(id).volume(), "mark", b"x").unwrap();
+    }
+
+    async fn volumes(&self) -> usize {
+        self.store.volumes(&Selector::all()).await.unwrap().len()
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Create,
+    Delete(usize),
+    Reset(usize),
+    Extend(usize),
+    /// Writes to a database.
+    Mark(usize),
+    /// Postgres ends by itself.
+    Exit(usize),
+    /// A database's time passes.
+    Expire(usize),
+    Reconcile,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Mishap {
+    None,
+    FailBefore(usize),
+    FailAfter(usize),
+    CrashBefore(usize),
+    CrashAfter(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => Just(Step::Create),
+        2 => any::<usize>().prop_map(Step::Delete),
+        3 => any::<usize>().prop_map(Step::Reset),
+        1 => any::<usize>().prop_map(Step::Extend),
+        2 => any::<usize>().prop_map(Step::Mark),
+        1 => any::<usize>().prop_map(Step::Exit),
+        1 => any::<usize>().prop_map(Step::Expire),
+        1 => Just(Step::Reconcile),
+    ]
+}
+
+fn mishap() -> impl Strategy<Value = Mishap> {
+    prop_oneof![
+        3 => Just(Mishap::None),
+        1 => (1..12_usize).prop_map(Mishap::FailBefore),
+        1 => (1..12_usize).prop_map(Mishap::FailAfter),
+        1 => (1..12_usize).prop_map(Mishap::CrashBefore),
+        1 => (1..12_usize).prop_map(Mishap::CrashAfter),
+    ]
+}
+
+/// What ought to be: each database's port, and whether it was written to since its snapshot.
+type Model = BTreeMap<DatabaseId, (u16, bool)>;
+
+fn nth(model: &Model, index: usize) -> Option<DatabaseId> {
+    (!model.is_empty()).then(|| model.keys().nth(index % model.len()).cloned()).flatten()
+}
+
+/// Does a step, and keeps the model. Where the step did not end well, the model takes either outcome from what is there.
+async fn apply(world: &mut World, model: &mut Model, step: Step, mishap: Mishap) {
+    let base = world.plan.count(ANY);
+    let broken = || Error::backend("fake", "breaking", "on purpose");
+    match mishap {
+        Mishap::None => {}
+        Mishap::FailBefore(n) => world.plan.on(ANY, base + n, Fault::fail_before(broken)),
+        Mishap::FailAfter(n) => world.plan.on(ANY, base + n, Fault::fail_after(broken)),
+        Mishap::CrashBefore(n) => world.plan.on(ANY, base + n, Fault::Stall),
+        Mishap::CrashAfter(n) => world.plan.on(ANY, base + n, Fault::CutOff),
+    }
+    let (databases, plan) = (world.databases.clone(), world.plan.clone());
+    let work = async {
+        match &step {
+            Step::Create => databases.create(CreateOptions::default()).await.map(Some),
+            Step::Delete(i) => match nth(model, *i) {
+                Some(id) => databases.delete(&id).await.map(|()| None),
+                None => Ok(None),
+            },
+            Step::Reset(i) => match nth(model, *i) {
+                Some(id) => databases.reset(&id).await.map(Some),
+                None => Ok(None),
+            },
+            Step::Extend(i) => match nth(model, *i) {
+                Some(id) => databases.extend(&id, "2d".parse().unwrap()).await.map(Some),
+                None => Ok(None),
+            },
+            Step::Reconcile => databases.reconcile(&mut Report::default()).await.map(|()| None),
+            Step::Mark(_) | Step::Exit(_) | Step::Expire(_) => Ok(None),
+        }
+    };
+    let stuck = async {
+        match mishap {
+            Mishap::CrashBefore(n) => drop(plan.reached(ANY, base + n).await),
+            Mishap::CrashAfter(n) => drop(plan.performed(ANY, base + n).await),
+            _ => std::future::pending().await,
+        }
+        // What the call had set free to run, such as an undo that was waiting, is given its turn.
+        tokio::task::yield_now().await;
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = stuck => None,
+        outcome = work => Some(outcome),
+    };
+    let well = matches!(outcome, Some(Ok(_)));
+    if outcome.is_none() {
+        world.crash();
+    }
+    world.plan.clear();
+    world.reconcile().await;
+    follow(world, model, &step, outcome, well).await;
+}
+
+async fn follow(world: &World, model: &mut Model, step: &Step, outcome: Option<Result<Option<Database>>>, well: bool) {
+    let there: BTreeMap<_, _> = world.databases.list().await.unwrap().into_iter().map(|d| (d.id.clone(), d)).collect();
+    match step {
+        Step::Create => {
+            if let Some(Ok(Some(database))) = outcome {
+                model.insert(database.id.clone(), (database.port, false));
+            } else if outcome.is_none() {
+                // A create that was cut off after its last write may have announced a database.
+                let new: Vec<_> = there.values().filter(|d| !model.contains_key(&d.id)).collect();
+                assert!(new.len() <= 1, "one create announced {new:?}");
+                for database in new {
+                    model.insert(database.id.clone(), (database.port, false));
+                }
+            }
+        }
+        Step::Delete(i) => {
+            if let Some(id) = nth(model, *i)
+                && (well || !there.contains_key(&id))
+            {
+                model.remove(&id);
+            }
+        }
+        Step::Reset(i) => {
+            if let Some(id) = nth(model, *i) {
+                let now = world.is_marked(&id);
+                let entry = model.get_mut(&id).unwrap();
+                if well {
+                    entry.1 = false;
+                } else {
+                    assert!(!now || entry.1, "a reset that failed wrote a mark");
+                    entry.1 = now;
+                }
+            }
+        }
+        Step::Mark(i) => {
+            if let Some(id) = nth(model, *i) {
+                world.mark(&id);
+                model.get_mut(&id).unwrap().1 = true;
+            }
+        }
+        Step::Exit(i) => {
+            if let Some(id) = nth(model, *i) {
+                assert_eq!(world.orchestrator.exit(&world.record(&id).stack(), 1), 1);
+                assert_eq!(world.reconcile().await.restarted, [id.to_string()]);
+            }
+        }
+        Step::Expire(i) => {
+            if let Some(id) = nth(model, *i) {
+                let past = Record { expires: OffsetDateTime::now_utc() - Duration::from_secs(1), ..world.record(&id) };
+                world.databases.inner.write(&past).await.unwrap();
+                world.databases.inner.update(past);
+                assert_eq!(world.reconcile().await.reaped, [id.to_string()]);
+                model.remove(&id);
+            }
+        }
+        Step::Extend(_) | Step::Reconcile => {}
+    }
+}
+
+/// Compares everything there is with the model.
+async fn compare(world: &World, model: &Model) {
+    let databases = world.databases.list().await.unwrap();
+    let found: BTreeMap<_, _> = databases.iter().map(|d| (d.id.clone(), (d.port, world.is_marked(&d.id)))).collect();
+    assert_eq!(&found, model);
+    for database in &databases {
+        assert_eq!(database.state, DatabaseState::Running, "{database:?}");
+        let spec = world.orchestrator.spec(&world.record(&database.id).stack()).unwrap();
+        let volume = world.record(&database.id).volume();
+        assert_eq!(spec.labels.get(keys::VOLUME), Some(volume.as_str()), "it runs on its own volume");
+    }
+    let ports: BTreeSet<_> = databases.iter().map(|d| d.port).collect();
+    assert_eq!(ports.len(), databases.len(), "ports are not shared");
+    assert_eq!(world.volumes().await, model.len(), "volumes");
+    assert_eq!(world.orchestrator.names().len(), model.len(), "stacks");
+    let sockets = std::fs::read_dir(&world.instance.runtime_dir).unwrap().count();
+    assert_eq!(sockets, model.len(), "directories of sockets");
+    assert_eq!(world.reconcile().await, Report::default(), "a round with nothing to do does nothing");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_books_are_right(steps in prop::collection::vec((step(), mishap()), 1..25)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut world = World::new().await;
+            let mut model = Model::new();
+            for (step, mishap) in steps {
+                apply(&mut world, &mut model, step, mishap).await;
+                compare(&world, &model).await;
+            }
+            for id in model.keys() {
+                world.databases.delete(id).await.unwrap();
+            }
+            compare(&world, &Model::new()).await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_leaves_nothing() {
+    // At every call of a create the caller is dropped; the create notices, and undoes what it did.
+    for number in 1.. {
+        let world = World::new().await;
+        world.plan.on(ANY, number, Fault::Delay(Duration::from_millis(20)));
+        let mut create = Box::pin(world.create());
+        let finished = tokio::select! {
+            _ = world.plan.reached(ANY, number) => false,
+            result = &mut create => { result.unwrap(); true }
+        };
+        if finished {
+            assert!(number > 4, "a create makes more calls than {number}");
+            return;
+        }
+        drop(create);
+        let empty = async {
+            while world.volumes().await > 0 || !world.orchestrator.names().is_empty() || world.databases.inner.is_busy()
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), empty).await.expect("something is left");
+        compare(&world, &Model::new()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_was_sent_and_not_taken_is_deleted() {
+    let world = World::new().await;
+    let mut create = Box::pin(world.create());
+    // Polled once, so that the work begins; then it ends with nobody looking.
+    assert!(futures_util::poll!(&mut create).is_pending());
+    while world.databases.inner.records().is_empty() || world.databases.inner.is_busy() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(create);
+    let empty = async {
+        while world.volumes().await > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), empty).await.expect("it was left");
+}
+
+#[tokio::test]
+async fn names_are_unique_while_they_live() {
+    let world = World::new().await;
+    let named = || CreateOptions::default().with_name("mine".parse().unwrap());
+    let (first, second) = tokio::join!(world.databases.create(named()), world.databases.create(named()));
+    let (winner, loser) = match (first, second) {
+        (Ok(winner), Err(loser)) | (Err(loser), Ok(winner)) => (winner, loser),
+        other => panic!("one of two wins: {other:?}"),
+    };
+    assert_eq!(loser.code(), Code::AlreadyExists);
+    assert_eq!(world.databases.find("mine").unwrap(), winner.id);
+    assert_eq!(world.databases.find("/mine").unwrap(), winner.id);
+    assert_eq!(world.databases.find(&winner.id.as_str()[..8]).unwrap(), winner.id);
+    assert_eq!(world.databases.find(&winner.id.as_str()[..3]).unwrap_err().code(), Code::NotFound);
+    world.databases.delete(&winner.id).await.unwrap();
+    world.databases.create(named()).await.unwrap();
+}
+
+#[tokio::test]
+async fn names_made_from_ports_are_not_to_be_had() {
+    let world = World::new().await;
+    let options = CreateOptions::default().with_name("pgondemand_5434".parse().unwrap());
+    assert_eq!(world.databases.create(options).await.unwrap_err().code(), Code::InvalidName);
+}
+
+#[tokio::test]
+async fn limits_are_kept() {
+    let mut world = World::new().await;
+    world.options.max = 2;
+    world.crash();
+    let long = CreateOptions::default().with_ttl("8d".parse().unwrap());
+    assert_eq!(world.databases.create(long).await.unwrap_err().code(), Code::InvalidInput);
+    let first = world.create().await.unwrap();
+    world.create().await.unwrap();
+    assert_eq!(world.create().await.unwrap_err().code(), Code::QuotaExceeded);
+    assert_eq!(world.databases.extend(&first.id, "8d".parse().unwrap()).await.unwrap_err().code(), Code::InvalidInput);
+    world.databases.delete(&first.id).await.unwrap();
+    world.create().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_an_error_that_leaves_nothing() {
+    let world = World::new().await;
+    world.engine.silent.store(true, Ordering::Relaxed);
+    let error = world.create().await.unwrap_err();
+    assert_eq!(error.code(), Code::NotReady);
+    compare(&world, &Model::new()).await;
+}
+
+#[tokio::test]
+async fn a_server_that_ends_at_once_is_an_error_that_says_so() {
+    let world = World::new().await;
+    world.engine.silent.store(true, Ordering::Relaxed);
+    let create = tokio::spawn({
+        let databases = world.databases.clone();
+        async move { databases.create(CreateOptions::default()).await }
+    });
+    world.plan.performed("deploy", 1).await;
+    let name = world.orchestrator.names().remove(0);
+    world.orchestrator.exit(&name, 3);
+    let error = create.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("status 3"), "{error}");
+    compare(&world, &Model::new()).await;
+}
+
+#[tokio::test]
+async fn strangers_keep_their_ports() {
+    let world = World::new().await;
+    world.engine.held.lock().unwrap().extend([5433, 5434]);
+    assert_eq!(world.create().await.unwrap().port, 5435);
+    world.engine.held.lock().unwrap().extend(5433..=5532);
+    assert_eq!(world.create().await.unwrap_err().code(), Code::QuotaExceeded);
+}
+
+#[tokio::test]
+async fn a_volume_that_somebody_removed_is_forgotten_with_its_stack() {
+    let world = World::new().await;
+    let database = world.create().await.unwrap();
+    world.store.delete_volume(&world.record(&database.id).volume()).await.unwrap();
+    world.reconcile().await;
+    assert!(world.databases.list().await.unwrap().is_empty());
+    assert_eq!(world.reconcile().await, Report::default());
+    assert!(world.orchestrator.names().is_empty());
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_reported_and_stays() {
+    let world = World::new().await;
+    let database = world.create().await.unwrap();
+    let volume = world.record(&database.id).volume();
+    let labels = world.record(&database.id).labels(&world.instance.id).unwrap();
+    let damaged = labels.with(keys::PORT, "not a port").unwrap();
+    let mut world = world;
+    world.store.set_volume_labels(&volume, &damaged).await.unwrap();
+    world.crash();
+    let report = world.reconcile().await;
+    assert_eq!(report.unknown.len(), 1, "{report:?}");
+    assert_eq!(world.volumes().await, 1, "its data is not thrown away");
+}
+
+#[tokio::test]
+async fn only_one_change_at_a_time() {
+    let world = World::new().await;
+    let database = world.create().await.unwrap();
+    let base = world.plan.count("clone_snapshot");
+    world.plan.on("clone_snapshot", base + 1, Fault::Delay(Duration::from_millis(200)));
+    let reset = tokio::spawn({
+        let (databases, id) = (world.databases.clone(), database.id.clone());
+        async move { databases.reset(&id).await }
+    });
+    world.plan.reached("clone_snapshot", base + 1).await;
+    assert_eq!(world.databases.get(&database.id).await.unwrap().state, DatabaseState::Resetting);
+    assert_eq!(world.databases.reset(&database.id).await.unwrap_err().code(), Code::Conflict);
+    assert_eq!(world.databases.extend(&database.id, "1h".parse().unwrap()).await.unwrap_err().code(), Code::Conflict);
+    // A delete waits for its turn, and two of them both succeed.
+    let (first, second) = tokio::join!(world.databases.delete(&database.id), world.databases.delete(&database.id));
+    first.unwrap();
+    second.unwrap();
+    reset.await.unwrap().unwrap();
+    compare(&world, &Model::new()).await;
+}
+
+#[tokio::test]
+async fn a_reset_keeps_address_password_and_expiry() {
+    let world = World::new().await;
+    let before = world.create().await.unwrap();
+    world.mark(&before.id);
+    let after = world.databases.reset(&before.id).await.unwrap();
+    assert_eq!(after, before);
+    assert!(!world.is_marked(&before.id));
+    assert_eq!(world.engine.passwords.load(Ordering::Relaxed), 2, "the new volume was given the password too");
+}
+
+#[tokio::test]
+async fn a_durable_database_is_synced_when_it_is_announced() {
+    let world = World::new().await;
+    world.create().await.unwrap();
+    assert_eq!(world.store.syncs(), 0);
+    world.databases.create(CreateOptions::default().with_durable(true)).await.unwrap();
+    assert_eq!(world.store.syncs(), 1);
+}
+
+#[tokio::test]
+async fn an_ended_server_is_shown_as_stopped() {
+    let world = World::new().await;
+    let database = world.create().await.unwrap();
+    world.orchestrator.exit(&world.record(&database.id).stack(), 1);
+    assert_eq!(world.databases.get(&database.id).await.unwrap().state, DatabaseState::Stopped);
+    let stack = world.databases.inner.orchestrator.get(&world.record(&database.id).stack()).await.unwrap();
+    assert_eq!(stack.services[0].state, ServiceState::Exited { status: Some(1) });
+}
+
+#[test]
+fn a_url_escapes_what_a_url_must() {
+    let database = Database {
+        id: DatabaseId::new("a".repeat(64)).unwrap(),
+        name: "x".parse().unwrap(),
+        dataset: "x".parse().unwrap(),
+        version: "1".parse().unwrap(),
+        host: "::1".into(),
+        port: 5433,
+        user: "postgres".into(),
+        password: Secret::new("p/w"),
+        dbname: "my shop".into(),
+        created: OffsetDateTime::UNIX_EPOCH,
+        expires: OffsetDateTime::UNIX_EPOCH,
+        durable: false,
+        settings: BTreeMap::new(),
+        state: DatabaseState::Running,
+    };
+    assert_eq!(database.url(), "postgresql://postgres:p%2Fw@[::1]:5433/my%20shop");
+    assert!(!format!("{database:?}").contains("p/w"), "Debug shows no password");
+}
+
+#[tokio::test]
+async fn a_deletion_whose_mark_was_lost_on_the_way_back_is_finished() {
+    let world = World::new().await;
+    let database = world.create().await.unwrap();
+    let base = world.plan.count("set_volume_labels");
+    let lost = || Error::backend("fake", "writing labels", "the answer was lost");
+    world.plan.on("set_volume_labels", base + 1, Fault::fail_after(lost));
+    world.databases.delete(&database.id).await.unwrap_err();
+    world.reconcile().await;
+    compare(&world, &Model::new()).await;
+}
+
+#[tokio::test]
+async fn a_stack_that_is_deployed_again_is_a_try_of_its_own() {
+    let world = World::new().await;
+    let database = world.create().await.unwrap();
+    let base = world.plan.count("deploy");
+    let refused = || Error::backend("fake", "starting", "on purpose");
+    world.plan.on("deploy", base + 1, Fault::fail_before(refused));
+    world.databases.reset(&database.id).await.unwrap_err();
+    assert_eq!(world.databases.get(&database.id).await.unwrap().state, DatabaseState::Running);
+    assert_eq!(world.orchestrator.ever_deployed().len(), 2, "the old volume's server was started again");
+    compare(&world, &Model::from([(database.id, (database.port, false))])).await;
+}
