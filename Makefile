@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself: Debian packages by name, with sudo where it isn't root.
 
 .DEFAULT_GOAL := help
-.PHONY: help build test demo lint fmt fuzz deny
+.PHONY: help build test demo bench lint fmt fuzz deny
 
 help: ## Shows this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ test: ## Checks everything: lints, documentation, and all tests against real eng
 
 demo: ## Shows it all on 1 GB of sample data; KEEP=1 leaves it running
 	@KEEP="$(KEEP)" SIZE="$(SIZE)" tests/demo.sh
+
+bench: ## Measures databases against a bare program that does the same; SIZE=1G for a smaller dataset
+	@SIZE="$(SIZE)" ROUNDS="$(ROUNDS)" LIVE="$(LIVE)" tests/bench.sh
 
 lint: ## Checks formatting, lints, documentation and scripts
 	@tests/lint.sh

@@ -109,7 +109,7 @@ impl Launch<'_> {
             settings.extend([("wal_level", "minimal"), ("max_wal_senders", "0")]);
         }
         if !self.durable {
-            settings.extend([("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off")]);
+            settings.extend([("fsync", "off"), ("full_page_writes", "off")]);
         }
         settings.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
     }
