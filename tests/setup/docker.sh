@@ -8,6 +8,8 @@
 # no iptables rule, no forwarding. Ports are published by Docker's user-land proxy, which needs neither; containers cannot reach beyond
 # the bridge. stop leaves the images in DIR, for the next start.
 set -euo pipefail
+# Where an ordinary user's path is kept, it lacks what only root needs.
+PATH=$PATH:/usr/sbin:/sbin
 
 readonly image=ondemand-postgres:15
 

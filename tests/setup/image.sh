@@ -6,6 +6,8 @@
 #
 # The archive is named after this script's contents, so that a change here builds it anew. Building takes about a minute.
 set -euo pipefail
+# Where an ordinary user's path is kept, it lacks what only root needs.
+PATH=$PATH:/usr/sbin:/sbin
 
 readonly image=ondemand-postgres:15
 readonly suite=bookworm

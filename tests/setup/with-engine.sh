@@ -10,6 +10,8 @@
 # What only traps call looks unreachable to shellcheck:
 # shellcheck disable=SC2317
 set -euo pipefail
+# Where an ordinary user's path is kept, it lacks what only root needs.
+PATH=$PATH:/usr/sbin:/sbin
 
 here=$(dirname "$(realpath -- "$0")")
 
