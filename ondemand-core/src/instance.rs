@@ -40,9 +40,14 @@ struct Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        // This removes it only if it is empty: databases that live on have their sockets there.
-        let _ = std::fs::remove_dir(&self.runtime_dir);
+        remove_if_empty(&self.runtime_dir);
     }
+}
+
+/// Removes a runtime directory that nobody needs: databases that live on have their sockets in it.
+fn remove_if_empty(runtime_dir: &Path) {
+    // It fails where anything is in it.
+    let _ = std::fs::remove_dir(runtime_dir);
 }
 
 impl Instance {
@@ -61,6 +66,11 @@ impl Instance {
         point_to(&data_dir.join("run"), &runtime_dir)?;
         let hold = Hold { runtime_dir: runtime_dir.clone(), _lock: lock };
         Ok(Self { id, runtime_dir, key: Arc::new(key), _hold: Arc::new(hold) })
+    }
+
+    /// Gives back what only a running process needs, though others may still hold this.
+    pub(crate) fn close(&self) {
+        remove_if_empty(&self.runtime_dir);
     }
 
     /// Returns the password of a database. It is derived, so it is stored nowhere.
@@ -159,6 +169,8 @@ impl Key {
                     .map_err(|e| failed("making", e))?;
                 file.write_all(&key).and_then(|()| file.sync_all()).map_err(|e| failed("writing", e))?;
                 std::fs::rename(&temporary, path).map_err(|e| failed("naming", e))?;
+                let directory = File::open(path.parent().unwrap_or(Path::new("/")));
+                directory.and_then(|directory| directory.sync_all()).map_err(|e| failed("flushing", e))?;
                 Ok(Self(key))
             }
             Err(e) => Err(failed("opening", e)),

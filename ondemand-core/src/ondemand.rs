@@ -25,6 +25,7 @@ const CONTAINERS: &str = "containers";
 
 /// Databases and datasets over one data directory, put together as a [`Config`] says.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Ondemand {
     /// Databases.
     pub databases: Databases,
@@ -34,18 +35,25 @@ pub struct Ondemand {
     pub janitor: Janitor,
     /// What keeps the data.
     pub store: Arc<dyn SnapshotStore>,
+    /// What runs the databases.
+    pub orchestrator: Arc<dyn Orchestrator>,
     /// What to tell the user about the choices that were made, such as a store that copies.
     pub notices: Vec<String>,
+    instance: Instance,
 }
 
 impl Ondemand {
     /// Opens the data directory, and makes it if need be. One process at a time may have it open.
     ///
-    /// Nothing is started or deleted before [`Janitor::run_once`] is called; until then no database of an earlier process is known.
+    /// It may make or mount a pool, and deletes what a dead process left of unfinished snapshots. No database is started or deleted before
+    /// [`Janitor::run_once`] is called; until then none of an earlier process is known.
     ///
     /// # Errors
     /// [`Conflict`](Error::Conflict) if another process has it open; [`Unsupported`](Error::Unsupported) for a store or orchestrator that
     /// this machine cannot offer, and for a data directory that Postgres's user cannot reach.
+    ///
+    /// # Cancel safety
+    /// Calling it again finishes what was begun.
     pub async fn open(config: &Config) -> Result<Self> {
         Self::open_wrapped(config, |store| store, |orchestrator| orchestrator).await
     }
@@ -54,6 +62,9 @@ impl Ondemand {
     /// limit what is done.
     ///
     /// # Errors
+    /// As [`Ondemand::open`].
+    ///
+    /// # Cancel safety
     /// As [`Ondemand::open`].
     pub async fn open_wrapped(
         config: &Config,
@@ -74,9 +85,10 @@ impl Ondemand {
             Arc::clone(&store),
             DatasetsOptions::new(installs.clone(), user, &instance.runtime_dir, &instance.id),
         );
+        let orchestrator = wrap_orchestrator(orchestrator(config, &instance)?);
         let databases = Databases::new(
             instance.clone(),
-            wrap_orchestrator(orchestrator(config, &instance)?),
+            Arc::clone(&orchestrator),
             Arc::clone(&store),
             datasets.clone(),
             Arc::new(Wire::default()),
@@ -96,7 +108,13 @@ impl Ondemand {
             },
         );
         let janitor = Janitor::new(databases.clone(), datasets.clone());
-        Ok(Self { databases, datasets, janitor, store, notices })
+        Ok(Self { databases, datasets, janitor, store, orchestrator, notices, instance })
+    }
+
+    /// Gives back what only a running process needs: the runtime directory, if no database has its sockets there. To be called before a process
+    /// ends that cannot wait until every clone of this is dropped. Databases run on.
+    pub fn close(&self) {
+        self.instance.close();
     }
 }
 

@@ -91,6 +91,7 @@ pub async fn serve(
     state.shut_down();
     connections.end().await;
     drop(janitor);
+    state.close();
     Ok(())
 }
 

@@ -89,6 +89,10 @@ impl AppState {
         self.0.shutdown.cancelled().await;
     }
 
+    pub(crate) fn close(&self) {
+        self.0.ondemand.close();
+    }
+
     pub(crate) fn databases(&self) -> &Databases {
         &self.0.ondemand.databases
     }

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use crate::config::{Config, StoreKind};
 use crate::error::{Error, Result};
-use crate::notation::Size;
 #[cfg(feature = "btrfs")]
-use crate::snapshot::{Btrfs, pool};
-use crate::snapshot::{Copy, CopyMethod, FsKind, SnapshotStore, kind_of};
+use crate::snapshot::{Btrfs, FsKind, kind_of, pool};
+use crate::snapshot::{Copy, CopyMethod, SnapshotStore};
 
 /// Opens the store that the configuration asks for. Tells in `notices` what the user should know about the choice.
 pub(super) async fn open(config: &Config, notices: &mut Vec<String>) -> Result<Arc<dyn SnapshotStore>> {
@@ -62,7 +61,7 @@ async fn snapshots(config: &Config, here: &Path, notices: &mut Vec<String>) -> R
     }
     let size = match config.pool.size {
         Some(size) => size,
-        None => nine_tenths_of_free(&config.data_dir)?,
+        None => pool::default_size(&config.data_dir)?,
     };
     let made = pool::create(pool::PoolSpec::new(&mount_point, size)).await?;
     notices.push(format!(
@@ -75,18 +74,12 @@ async fn snapshots(config: &Config, here: &Path, notices: &mut Vec<String>) -> R
 }
 
 #[cfg(not(feature = "btrfs"))]
+#[expect(clippy::unused_async, reason = "it stands in for one that waits")]
 async fn snapshots(_config: &Config, _here: &Path, _notices: &mut Vec<String>) -> Result<Arc<dyn SnapshotStore>> {
     Err(Error::Unsupported {
         message: "this program was built without BTRFS".into(),
         hint: "build it with the feature `btrfs`".into(),
     })
-}
-
-#[cfg(feature = "btrfs")]
-fn nine_tenths_of_free(path: &Path) -> Result<Size> {
-    let stat = rustix::fs::statvfs(path)
-        .map_err(|e| Error::io("data directory", format!("asking how full {} is", path.display()), e.into()))?;
-    Ok(Size(stat.f_bavail.saturating_mul(stat.f_frsize) / 10 * 9))
 }
 
 async fn copy(here: &Path, notices: &mut Vec<String>) -> Result<Arc<dyn SnapshotStore>> {

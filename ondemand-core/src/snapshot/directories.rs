@@ -135,6 +135,7 @@ impl Directories {
     }
 
     /// Returns how full what is at `root` is, and changes nothing: another process may have it open.
+    #[cfg(feature = "btrfs")]
     pub(super) fn inspect(root: PathBuf, medium: Box<dyn Medium>) -> Result<Usage> {
         let (volumes, snapshots) = (root.join("volumes"), root.join("snapshots"));
         if !(volumes.is_dir() && snapshots.is_dir()) {
