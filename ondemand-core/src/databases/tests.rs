@@ -341,7 +341,8 @@ async fn compare(world: &World, model: &Model) {
     assert_eq!(ports.len(), databases.len(), "ports are not shared");
     assert_eq!(world.volumes().await, model.len(), "volumes");
     assert_eq!(world.orchestrator.names().len(), model.len(), "stacks");
-    let sockets = std::fs::read_dir(&world.instance.runtime_dir).unwrap().count();
+    let entries = std::fs::read_dir(&world.instance.runtime_dir).unwrap();
+    let sockets = entries.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count();
     assert_eq!(sockets, model.len(), "directories of sockets");
     assert_eq!(world.reconcile().await, Report::default(), "a round with nothing to do does nothing");
 }
@@ -379,7 +380,7 @@ async fn a_caller_that_goes_away_leaves_nothing() {
             result = &mut create => { result.unwrap(); true }
         };
         if finished {
-            assert!(number > 4, "a create makes more calls than {number}");
+            assert!(number > 3, "a create makes more calls than {number}");
             return;
         }
         drop(create);

@@ -107,7 +107,7 @@ async fn two_imports_into_one_dataset() {
         assert!(error.hint().is_some());
         let snapshot = setup.datasets.import(&other, stream(SHOP), ImportOptions::default(), silent()).await.unwrap();
         assert_eq!(snapshot.dataset, other, "another dataset is not held up");
-        assert!(setup.datasets.reconcile().await.unwrap().is_empty(), "what runs here is not a dead attempt");
+        assert!(setup.datasets.reconcile().await.unwrap().removed.is_empty(), "what runs here is not a dead attempt");
         let mut writer = writer;
         writer.write_all(SHOP.as_bytes()).await.unwrap();
     };
@@ -165,7 +165,8 @@ async fn what_a_killed_process_left_is_removed() {
     let setup = Setup::new().await;
     let attempt = "0123456789abcdef";
     let mut labels = Labels::new();
-    for (key, value) in [(keys::KIND, "import"), (keys::ATTEMPT, attempt), (keys::DATASET, "shop")] {
+    let ours = [(keys::KIND, "import"), (keys::INSTANCE, "test"), (keys::ATTEMPT, attempt), (keys::DATASET, "shop")];
+    for (key, value) in ours {
         labels.set(key, value).unwrap();
     }
     let made = setup.import("shop", stream(SHOP), ImportOptions::default()).await.unwrap();
@@ -180,10 +181,17 @@ async fn what_a_killed_process_left_is_removed() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
+    // What another installation is importing into the same store is its own.
+    let theirs =
+        labels.clone().with(keys::INSTANCE, "other").and_then(|l| l.with(keys::ATTEMPT, "fedcba9876543210")).unwrap();
+    let other = "import-fedcba9876543210".parse().unwrap();
+    setup.store.create_volume(&other, &theirs).await.unwrap();
     // A stranger, on a directory of its own.
     let stranger = TestServer::create(&setup.postgres_dir("stranger"));
     // Whether psql has connected yet does not matter: it is known by what it was told.
-    assert_eq!(setup.datasets.reconcile().await.unwrap(), [name]);
+    assert_eq!(setup.datasets.reconcile().await.unwrap().removed, [format!("volume {name}")]);
+    assert_eq!(setup.store.volumes(&Selector::all().with(keys::INSTANCE, "other")).await.unwrap().len(), 1);
+    setup.store.delete_volume(&other).await.unwrap();
     let status = tokio::time::timeout(Duration::from_secs(10), psql.wait()).await.expect("psql ends").unwrap();
     assert!(!status.success());
     assert!(!volume.path.exists() && !private.exists());
