@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ondemand_core::label::keys;
 use ondemand_core::progress::{Event, Phase, silent};
-use ondemand_core::{Code, ImportOptions, Labels, Selector, SnapshotStore, Source};
+use ondemand_core::{Code, DatasetName, ImportOptions, Labels, Selector, SnapshotStore, Source};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -20,16 +20,17 @@ fn endless() -> (Source, tokio::io::DuplexStream) {
     (Source::Stream { reader: Box::pin(reader), total: None }, writer)
 }
 
-/// Waits, with an end, until what a dropped import made is gone: nobody is told of it.
-async fn until_clean(setup: &Setup) {
+/// Waits, with an end, until an import that nobody waits for any more has given its dataset back: that is the last it does, after all it
+/// made is gone.
+async fn until_clean(setup: &Setup, name: &DatasetName) {
     let deadline = Instant::now() + Duration::from_secs(30);
-    let attempt = || async {
-        let volumes = setup.store.volumes(&Selector::all().with(keys::KIND, "import")).await.unwrap();
-        let runs = std::fs::read_dir(setup.dir.path().join("run")).map_or(0, Iterator::count);
-        volumes.is_empty() && runs == 0
-    };
-    while !attempt().await {
-        assert!(Instant::now() < deadline, "something is left after half a minute");
+    loop {
+        let error = setup.datasets.import(name, stream(""), ImportOptions::default(), silent()).await.unwrap_err();
+        if error.code() != Code::Conflict {
+            assert_eq!(error.code(), Code::InvalidDump, "{error:?}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "the dataset is still taken after half a minute");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     setup.assert_clean().await;
@@ -49,13 +50,12 @@ async fn a_dropped_import_leaves_nothing() {
             seen.send_replace(Some(event.phase));
         });
         let source = if phase == Phase::Receiving { Source::Path(server.pgdata.clone()) } else { stream(SHOP) };
-        // A name of its own: the one before is free a moment after its volumes are gone.
         let name = dataset(&format!("dropped-{phase}"));
         tokio::select! {
             result = setup.datasets.import(&name, source, ImportOptions::default(), reporter) => panic!("it ended: {result:?}"),
             _ = phases.wait_for(|now| *now >= Some(phase)) => {}
         }
-        until_clean(&setup).await;
+        until_clean(&setup, &name).await;
         setup.assert_nothing_published().await;
     }
 }
@@ -90,7 +90,7 @@ async fn a_stalled_upload_can_be_dropped() {
             result = import => panic!("it ended: {result:?}"),
             () = feed => {}
         }
-        until_clean(&setup).await;
+        until_clean(&setup, &name).await;
         setup.assert_nothing_published().await;
     }
 }
@@ -208,7 +208,7 @@ async fn a_full_pool_is_said_to_be_full() {
     let noise = "CREATE TABLE noise AS SELECT rpad(i::text, 1500, 'x') FROM generate_series(1, 300000) i;\n";
     let error = setup.import("big", stream(noise), ImportOptions::default()).await.unwrap_err();
     assert_eq!(error.code(), Code::OutOfSpace, "{error:?}");
-    until_clean(&setup).await;
+    until_clean(&setup, &dataset("big")).await;
     setup.assert_nothing_published().await;
     // An upload that has to be written to disk first.
     let head = &b"PGDMP\x01\x0e\x00\x04\x08\x01\x01\x01"[..];
