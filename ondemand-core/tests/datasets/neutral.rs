@@ -202,7 +202,7 @@ async fn a_dump_that_plants_links_reaches_nothing_outside() {
     for part in ["pg_stat_tmp", "pg_logical/snapshots", "pg_dynshmem"] {
         let dump = format!(
             "CREATE TABLE t (i int);
-             \\set directory `psql -X -A -t -U ondemand_admin -c 'SHOW data_directory'`
+             SELECT current_setting('data_directory') AS directory \\gset
              \\setenv DIRECTORY :directory
              \\! rm -rf \"$DIRECTORY/{part}\" && ln -s {} \"$DIRECTORY/{part}\"
             ",
