@@ -7,7 +7,7 @@ help: ## Shows this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Builds the program, target/release/ondemand
-	@tests/setup/packages.sh build
+	@tests/setup/packages.sh build run
 	cargo build --locked --release --package ondemand-cli
 
 test: ## Checks everything: lints, documentation, and all tests against real engines
