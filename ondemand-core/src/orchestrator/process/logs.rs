@@ -107,6 +107,10 @@ impl Reader {
         let wait = self.follow.as_ref().is_some_and(|is_there| is_there());
         let mut block = Vec::with_capacity(BLOCK);
         if let Some(file) = &mut self.file {
+            // It was emptied meanwhile: what is new stands at its beginning.
+            if file.metadata().await?.len() < file.stream_position().await? {
+                file.rewind().await?;
+            }
             file.take(BLOCK as u64).read_to_end(&mut block).await?;
         }
         if !block.is_empty() {
