@@ -136,6 +136,27 @@ async fn subvolumes_within_a_volume_are_deleted_with_it() {
     assert!(!frozen.path.exists());
 }
 
+/// A volume's owner may put anything anywhere in it while it is deleted, so root does not walk through it.
+#[tokio::test]
+async fn root_does_not_empty_what_cannot_be_deleted_at_once() {
+    let h = btrfs().await;
+    let store = h.store();
+    let made = store.create_volume(&volume("a"), &Labels::new()).await.unwrap();
+    let (kept, nested) = (made.path.join("file"), made.path.join("nested"));
+    fs::write(&kept, "x").unwrap();
+    libbtrfsutil::create_subvolume(&nested).unwrap();
+    libbtrfsutil::create_subvolume(nested.join("inner")).unwrap();
+    libbtrfsutil::set_subvolume_read_only(&nested, true).unwrap();
+    let error = store.delete_volume(&volume("a")).await.unwrap_err();
+    assert!(matches!(error, Error::Backend { .. }), "{error:?}");
+    assert!(kept.exists() && nested.join("inner").exists());
+    let listed = store.volumes(&Selector::all()).await.unwrap();
+    assert_eq!(listed.len(), 1, "it is listed, so that it is tried again");
+    libbtrfsutil::set_subvolume_read_only(&nested, false).unwrap();
+    store.delete_volume(&volume("a")).await.unwrap();
+    assert!(!made.path.exists());
+}
+
 #[tokio::test]
 async fn an_ordinary_user_may_keep_a_store() {
     let Some(root) = std::env::var_os(AS_USER) else {

@@ -44,6 +44,8 @@ pub struct ProcessOptions {
 /// writes to a log file of its own. A process is started so that it never runs unrecorded, whenever this one is killed; and it is
 /// known by number, start time and boot, so that no other process that gets its number later is taken for it.
 ///
+/// A log file that is larger than 64 MiB when stacks are listed, or its lines asked for, is emptied; its first line says so.
+///
 /// # What it does not do
 /// - It isolates nothing: a program sees the host as it is. `read_only` mounts are accepted, but only the file system's permissions
 ///   keep a program from writing to them.
@@ -96,6 +98,7 @@ impl Orchestrator for Process {
     async fn list(&self, selector: &Selector) -> Result<Vec<Stack>> {
         let mut records = self.shared.records.list()?;
         records.retain(|record| selector.matches(&record.spec.labels));
+        records.iter().for_each(|record| self.shared.shorten_logs(record));
         Ok(records.iter().map(|record| self.shared.stack(record)).collect())
     }
 

@@ -14,12 +14,17 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
+use crate::name::AttemptId;
 use crate::orchestrator::RunAs;
+
+mod strays;
 
 /// How many of the last lines of a program are kept.
 const KEPT_LINES: usize = 40;
 /// How much of a line is kept, in bytes.
 const KEPT_OF_LINE: usize = 1000;
+/// The variable that marks the programs of an import, and what they start.
+const MARKER: &str = "ONDEMAND_IMPORT";
 
 /// Makes a command that runs as `user`, with nothing of this process's environment but a search path, in a group of its own so
 /// that a Ctrl-C at the terminal does not reach it, and with messages in English so that they can be understood here.
@@ -54,11 +59,24 @@ pub(crate) fn spawn_error(program: &Path, error: io::Error) -> Error {
 /// The programs that an import has running, so that they can be ended wherever it stops.
 ///
 /// Each is held by a pid file descriptor: its number may be given to a stranger, the descriptor stays with the process.
+///
+/// A dump is a program that can start others. They are in the group of the program that reads it, or else known by a
+/// variable that all of an import's programs have in their environment.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Processes(Arc<Mutex<Vec<Process>>>);
+pub(crate) struct Processes(Arc<Mutex<Started>>);
+
+#[derive(Debug, Default)]
+struct Started {
+    list: Vec<Process>,
+    /// The line of the environment that marks all of them, made with the first.
+    marker: Option<String>,
+    /// The users they run as: one, in fact.
+    users: Vec<u32>,
+}
 
 #[derive(Debug)]
 struct Process {
+    pid: Pid,
     pidfd: OwnedFd,
     /// What asks it to end; a server must be asked, each kind in its own way, or it leaves shared memory behind.
     signal: Signal,
@@ -82,13 +100,24 @@ impl Processes {
 
     fn start(&self, program: &Path, command: &mut Command, signal: Signal) -> Result<Child> {
         // The list is locked before the program starts: there is no moment in which it runs and is not listed.
-        let mut list = self.lock();
+        let mut started = self.lock();
+        let marker = match &started.marker {
+            Some(marker) => marker.clone(),
+            None => started.marker.insert(format!("{MARKER}={}", AttemptId::random()?)).clone(),
+        };
+        command.env(MARKER, &marker[MARKER.len() + 1..]);
         let mut child = command.spawn().map_err(|e| spawn_error(program, e))?;
         // Its number is its own until it is waited for, and nobody else waits for it.
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        let pidfd = pid.ok_or(rustix::io::Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
-        match pidfd {
-            Ok(pidfd) => list.push(Process { pidfd, signal }),
+        let pid = pid.ok_or(rustix::io::Errno::SRCH);
+        match pid.and_then(|pid| Ok((pid, pidfd_open(pid, PidfdFlags::empty())?))) {
+            Ok((pid, pidfd)) => {
+                // It has become its program by now, and with it its user.
+                if let Some(user) = strays::user_of(pid).filter(|user| !started.users.contains(user)) {
+                    started.users.push(user);
+                }
+                started.list.push(Process { pid, pidfd, signal });
+            }
             Err(error) => {
                 // It has only just started: nothing is lost by killing it.
                 let _ = child.start_kill();
@@ -98,16 +127,27 @@ impl Processes {
         Ok(child)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Process>> {
+    fn lock(&self) -> MutexGuard<'_, Started> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends all that still run, the programs before the servers, and waits until they have ended.
+    /// Ends all that still run, the programs before the servers, and waits until they have ended. What came from them and
+    /// survived them is killed.
     pub(crate) async fn end_all(&self) {
-        let mut list = std::mem::take(&mut *self.lock());
+        let (mut list, marker, users) = {
+            let mut started = self.lock();
+            (std::mem::take(&mut started.list), started.marker.clone(), started.users.clone())
+        };
         list.sort_by_key(|process| process.signal == Signal::QUIT);
-        for Process { pidfd, signal } in list {
-            end(pidfd, signal).await;
+        for Process { pid, pidfd, signal } in list {
+            let members = strays::group(pid, users.clone()).await;
+            // If it has been waited for already, nobody knows whose its number was while the members were looked for.
+            if end_if_there(pidfd, signal).await {
+                strays::end_each(members).await;
+            }
+        }
+        if let Some(marker) = marker {
+            strays::end_marked(marker, users).await;
         }
     }
 }
@@ -134,9 +174,13 @@ pub(crate) async fn let_end(pidfd: OwnedFd, time: Duration, signal: Signal) {
 
 /// Sends `signal` to a process, and `SIGKILL` if it has not ended ten seconds later; returns when it has.
 pub(crate) async fn end(pidfd: OwnedFd, signal: Signal) {
-    // A process that has been waited for already is gone: there is nobody to end.
+    end_if_there(pidfd, signal).await;
+}
+
+/// Does what [`end`] does, and returns whether there was a process to end: not if it had been waited for already.
+async fn end_if_there(pidfd: OwnedFd, signal: Signal) -> bool {
     if pidfd_send_signal(&pidfd, signal).is_err() {
-        return;
+        return false;
     }
     let waiting = tokio::task::spawn_blocking(move || {
         if !ended(&pidfd, Some(Duration::from_secs(10))) {
@@ -146,6 +190,7 @@ pub(crate) async fn end(pidfd: OwnedFd, signal: Signal) {
     });
     // It fails only where the runtime is being shut down.
     let _ = waiting.await;
+    true
 }
 
 /// What a program has said: its first error and its last lines.
@@ -235,6 +280,9 @@ fn mask_passwords(line: &str) -> String {
 
 /// Waits for a program that was started with [`command`], and returns whether it succeeded and what it said.
 pub(crate) async fn finish(mut child: Child, listening: JoinHandle<()>) -> io::Result<std::process::ExitStatus> {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
+        strays::end_group_after(pid).await?;
+    }
     let status = child.wait().await?;
     // Its last words are in the pipe by now. A grandchild may hold the pipe open for longer: it is not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(2), listening).await;

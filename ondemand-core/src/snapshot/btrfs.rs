@@ -124,8 +124,15 @@ impl Medium for Subvolumes {
         };
         tracing::debug!(path = %target.display(), error = %first, cause = %first.os_error(), "deleting more thoroughly");
         // It holds subvolumes of its own…
-        if DeleteSubvolumeOptions::new().recursive(true).delete(target).is_ok() {
-            return Ok(());
+        let second = match DeleteSubvolumeOptions::new().recursive(true).delete(target) {
+            Ok(()) => return Ok(()),
+            Err(_) if is_missing(target) => return Ok(()),
+            Err(e) => e,
+        };
+        // … which the volume's owner may swap for something else at any moment: root must not walk there by path. What
+        // failed is tried again by whoever asks again.
+        if rustix::process::geteuid().is_root() {
+            return Err(error("deleting", target, &second));
         }
         // … or this user may not delete it as a subvolume, but may empty it.
         empty_and_remove(target).map_err(|e| Error::io(BACKEND, format!("deleting {}", target.display()), e))

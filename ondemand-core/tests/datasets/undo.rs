@@ -219,3 +219,50 @@ async fn a_full_pool_is_said_to_be_full() {
     setup.assert_clean().await;
     setup.assert_nothing_published().await;
 }
+
+/// A dump is a program: what it starts ends with the import.
+#[tokio::test]
+async fn what_a_dump_starts_ends_with_the_import() {
+    let setup = Setup::new().await;
+    // No others sleep for so long.
+    let seconds = |n: u32| format!("{}.{n}", 100_000 + std::process::id());
+    let start = |n: u32| {
+        let (one, two, three) = (seconds(n), seconds(n + 1), seconds(n + 2));
+        format!(
+            "\\! sleep {one} >/dev/null 2>&1 &\n\\! setsid sleep {two} >/dev/null 2>&1 &\n\\! env -i /bin/sleep {three} &\n"
+        )
+    };
+    let running = |n: u32| -> Vec<String> {
+        let ours: Vec<String> = (n..n + 3).map(seconds).collect();
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let commands = processes.map(|entry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default());
+        let commands = commands.map(|command| String::from_utf8_lossy(&command).replace('\0', " "));
+        commands.filter(|command| ours.iter().any(|ours| command.contains(&format!("sleep {ours}")))).collect()
+    };
+    // One that succeeds, …
+    let sql = format!("{}{SHOP}", start(10));
+    setup.import("good", stream(sql), ImportOptions::default()).await.unwrap();
+    assert_eq!(running(10), [""; 0]);
+    // … one that fails, …
+    let sql = format!("{}SELECT nonsense;\n", start(20));
+    setup.import("bad", stream(sql), ImportOptions::default()).await.unwrap_err();
+    assert_eq!(running(20), [""; 0]);
+    // … and one that is dropped while all of them run.
+    let (source, mut writer) = endless();
+    let name = dataset("dropped");
+    let feed = async {
+        writer.write_all(start(30).replace("env -i ", "").as_bytes()).await.unwrap();
+        writer.write_all(&vec![b'\n'; 100_000]).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while running(30).len() < 3 {
+            assert!(Instant::now() < deadline, "only {:?} run", running(30));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        result = setup.datasets.import(&name, source, ImportOptions::default(), silent()) => panic!("it ended: {result:?}"),
+        () = feed => {}
+    }
+    until_clean(&setup).await;
+    assert_eq!(running(30), [""; 0]);
+}

@@ -21,6 +21,27 @@ const BLOCK: usize = 64 * 1024;
 /// Where a line without an end is cut, so that it cannot fill the memory.
 const LONGEST_LINE: usize = 256 * 1024;
 
+/// How large a log file may become before it is emptied, in bytes.
+pub(super) const LARGEST: u64 = 64 << 20;
+/// What stands first in a log file that was emptied.
+const DROPPED: &str = "(older lines were dropped: the log had become too large)\n";
+
+/// Empties a log file that is larger than `limit`. Its program goes on: it appends to wherever the end is.
+pub(super) fn shorten(path: &std::path::Path, limit: u64) -> std::io::Result<()> {
+    use std::io::Write;
+    let too_large = match path.symlink_metadata() {
+        Ok(metadata) => metadata.is_file() && metadata.len() > limit,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+        Err(e) => return Err(e),
+    };
+    if too_large {
+        let mut file = std::fs::OpenOptions::new().append(true).open(path)?;
+        file.set_len(0)?;
+        file.write_all(DROPPED.as_bytes())?;
+    }
+    Ok(())
+}
+
 /// The log file of one service.
 pub(super) struct LogFile {
     pub(super) service: ServiceName,
@@ -86,6 +107,10 @@ impl Reader {
         let wait = self.follow.as_ref().is_some_and(|is_there| is_there());
         let mut block = Vec::with_capacity(BLOCK);
         if let Some(file) = &mut self.file {
+            // It was emptied meanwhile: what is new stands at its beginning.
+            if file.metadata().await?.len() < file.stream_position().await? {
+                file.rewind().await?;
+            }
             file.take(BLOCK as u64).read_to_end(&mut block).await?;
         }
         if !block.is_empty() {
@@ -175,6 +200,31 @@ mod tests {
         assert_eq!(read(b"one\ntwo", Some(1)).await, ["two"]);
         assert_eq!(read(b"", Some(1)).await, [""; 0]);
         assert_eq!(read(b"\n\n", Some(1)).await, [""]);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_too_large_is_emptied_under_its_program() {
+        use std::io::BufRead;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log");
+        let out = std::fs::OpenOptions::new().append(true).create(true).open(&path).expect("a file");
+        let mut program = std::process::Command::new("/bin/sh")
+            .args(["-c", "head -c 100000 /dev/zero; echo full >&2; read -r _; echo more"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(out)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let mut told = String::new();
+        std::io::BufReader::new(program.stderr.take().expect("a pipe")).read_line(&mut told).expect("a line");
+        shorten(&path, 100_000).expect("nothing to do");
+        assert_eq!(path.metadata().expect("a file").len(), 100_000);
+        shorten(&path, 99_999).expect("emptied");
+        drop(program.stdin.take());
+        assert!(program.wait().expect("it ends").success());
+        let left = std::fs::read_to_string(&path).expect("text");
+        assert_eq!(left, format!("{DROPPED}more\n"));
+        shorten(&dir.path().join("none"), 0).expect("what is not there is not too large");
     }
 
     #[tokio::test]

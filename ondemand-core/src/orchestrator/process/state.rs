@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::identity::{Handle, Identity};
-use super::logs::{LogFile, lines};
+use super::logs::{LARGEST, LogFile, lines, shorten};
 use super::spawn::{self, Held};
 use super::tree::Root;
 use super::{BACKEND, LogLine, LogOptions};
@@ -330,6 +330,16 @@ impl Shared {
         self.log_dir.join(format!("{name}.{}.log", service.name))
     }
 
+    /// Empties the log files of a stack that have become too large.
+    pub(super) fn shorten_logs(&self, record: &Record) {
+        for service in &record.spec.services {
+            let path = self.log_path(&record.spec.name, service);
+            if let Err(error) = shorten(&path, LARGEST) {
+                tracing::warn!(path = %path.display(), %error, "a log that is too large could not be emptied");
+            }
+        }
+    }
+
     fn delete_logs(&self, record: &Record) -> Result<()> {
         for service in &record.spec.services {
             let path = self.log_path(&record.spec.name, service);
@@ -350,6 +360,7 @@ impl Shared {
         options: &LogOptions,
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
         let record = self.record(name)?;
+        self.shorten_logs(&record);
         if options.since.is_some() {
             return Err(Error::Unsupported {
                 message: "the log lines of plain processes carry no time".into(),
