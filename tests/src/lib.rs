@@ -4,7 +4,6 @@
     clippy::print_stderr,
     reason = "this is for tests: what fails must fail here, and be seen"
 )]
-#![expect(clippy::expect_used, clippy::print_stderr, reason = "what only tests call may fail as they do")]
 
 pub mod home;
 pub mod inventory;

@@ -98,7 +98,9 @@ impl Orchestrator for Process {
     async fn list(&self, selector: &Selector) -> Result<Vec<Stack>> {
         let mut records = self.shared.records.list()?;
         records.retain(|record| selector.matches(&record.spec.labels));
-        records.iter().for_each(|record| self.shared.shorten_logs(record));
+        for record in &records {
+            self.shared.shorten_logs(record);
+        }
         Ok(records.iter().map(|record| self.shared.stack(record)).collect())
     }
 
