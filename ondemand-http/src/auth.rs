@@ -86,7 +86,9 @@ impl Credentials {
             is_this_machine(host) || hosts.iter().any(|ours| same_host(ours, host))
         };
         let given = headers.get_all(header::HOST).iter().map(|value| value.to_str().unwrap_or_default());
-        let Some(other) = given.chain(uri.authority().map(|a| a.as_str())).find(|authority| !is_ours(authority)) else {
+        let Some(other) =
+            given.chain(uri.authority().map(axum::http::uri::Authority::as_str)).find(|authority| !is_ours(authority))
+        else {
             return Ok(());
         };
         let other: String = host_of(other).chars().take(80).collect();

@@ -324,7 +324,7 @@ async fn without_a_token_a_name_that_anyone_may_give_is_refused() {
         assert_eq!(service.send(to("GET", open, "evil.example")).await.status, StatusCode::OK, "{open}");
     }
     for change in [(|config: &mut Config| config.http.allow_anonymous = true) as fn(&mut Config), |config| {
-        config.http.token = Some(ondemand_core::Secret::new("s3same"))
+        config.http.token = Some(ondemand_core::Secret::new("s3same"));
     }] {
         let service = Service::open(change).await;
         service.ondemand.janitor.run_once().await.expect("a round");

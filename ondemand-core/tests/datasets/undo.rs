@@ -263,6 +263,6 @@ async fn what_a_dump_starts_ends_with_the_import() {
         result = setup.datasets.import(&name, source, ImportOptions::default(), silent()) => panic!("it ended: {result:?}"),
         () = feed => {}
     }
-    until_clean(&setup).await;
+    until_clean(&setup, &name).await;
     assert_eq!(running(30), [""; 0]);
 }
