@@ -1,9 +1,4 @@
 //! What the end-to-end tests and the benchmark share: real servers, in homes of their own, that leave nothing.
-#![expect(
-    clippy::expect_used,
-    clippy::print_stderr,
-    reason = "this is for tests: what fails must fail here, and be seen"
-)]
 #![expect(clippy::expect_used, clippy::print_stderr, reason = "what only tests call may fail as they do")]
 
 pub mod home;
