@@ -28,6 +28,9 @@ pub(crate) struct Overrides {
     /// Listen beyond loopback without a token: whoever reaches the address may do everything
     #[arg(long, env = "ONDEMAND_ALLOW_ANONYMOUS", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) allow_anonymous: bool,
+    /// A name under which a server without a token answers, beside those of this machine itself
+    #[arg(long = "http-host", env = "ONDEMAND_HTTP_HOSTS", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) http_hosts: Vec<String>,
     /// What runs databases [default: process]
     #[arg(long, env = "ONDEMAND_ORCHESTRATOR", value_name = "KIND")]
     pub(crate) orchestrator: Option<Orchestrator>,
@@ -134,6 +137,7 @@ impl Overrides {
             data_dir,
             listen,
             allow_anonymous,
+            mut http_hosts,
             orchestrator,
             store,
             pool_size,
@@ -151,6 +155,9 @@ impl Overrides {
         set(&mut config.data_dir, data_dir);
         set(&mut config.http.listen, listen);
         config.http.allow_anonymous |= allow_anonymous;
+        // A variable that is set to nothing says nothing.
+        http_hosts.retain(|host| !host.is_empty());
+        set(&mut config.http.hosts, Some(http_hosts).filter(|hosts| !hosts.is_empty()));
         set(&mut config.orchestrator, orchestrator.map(Into::into));
         set(&mut config.store, store.map(Into::into));
         set_option(&mut config.pool.size, pool_size);
@@ -265,6 +272,8 @@ mod tests {
             "--data-dir=/d",
             "--listen=[::1]:80",
             "--allow-anonymous",
+            "--http-host=dev.internal",
+            "--http-host=a.internal,b.internal",
             "--orchestrator=docker",
             "--store=copy",
             "--pool-size=2G",
@@ -282,6 +291,7 @@ mod tests {
         assert_eq!(config.data_dir, Path::new("/d"));
         assert_eq!(config.http.listen.to_string(), "[::1]:80");
         assert!(config.http.allow_anonymous);
+        assert_eq!(config.http.hosts, ["dev.internal", "a.internal", "b.internal"]);
         assert_eq!((config.orchestrator, config.store), (OrchestratorKind::Docker, StoreKind::Copy));
         assert_eq!(config.pool.size, Some(Size(2 << 30)));
         assert_eq!(config.databases.listen.to_string(), "0.0.0.0");

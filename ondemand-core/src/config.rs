@@ -65,6 +65,8 @@ pub struct HttpConfig {
     pub token: Option<Secret>,
     /// Whether it may listen beyond loopback without a token.
     pub allow_anonymous: bool,
+    /// The names, beside those of this machine itself and `databases.host`, under which a server without a token answers.
+    pub hosts: Vec<String>,
     /// The largest request body that is not an upload.
     pub max_body: Size,
     /// The largest upload; unlimited where there is none.
@@ -150,6 +152,7 @@ impl Default for HttpConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             token: None,
             allow_anonymous: false,
+            hosts: Vec::new(),
             max_body: Size(1 << 20),
             max_upload: None,
         }
@@ -207,6 +210,16 @@ impl Config {
         }
         if databases.default_ttl > databases.max_ttl {
             return Err(Error::invalid("configuration", "databases.default-ttl is above databases.max-ttl"));
+        }
+        let is_host = |host: &str| {
+            let inner = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+            (!host.is_empty() && host.chars().all(inner)) || host.parse::<IpAddr>().is_ok()
+        };
+        if let Some(bad) = self.http.hosts.iter().find(|host| !is_host(host)) {
+            return Err(Error::invalid(
+                "configuration",
+                format!("http.hosts: {bad:?} is neither a host name nor an IP address; leave out scheme and port"),
+            ));
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 use tokio::io::AsyncRead;
 
 use crate::error::Result;
+use crate::janitor::Report;
 use crate::name::{AttemptId, DatasetName, DatasetRef, SnapshotName, Version};
 use crate::orchestrator::RunAs;
 use crate::postgres::Installs;
@@ -37,6 +38,8 @@ struct Inner {
     store: Arc<dyn SnapshotStore>,
     options: DatasetsOptions,
     live: Mutex<Live>,
+    /// Held for writing while a dataset is deleted.
+    deleting: tokio::sync::RwLock<()>,
 }
 
 /// The imports that run in this process.
@@ -167,7 +170,9 @@ impl fmt::Debug for Source {
 impl Datasets {
     /// Takes a store whose snapshots are the datasets.
     pub fn new(store: Arc<dyn SnapshotStore>, options: DatasetsOptions) -> Self {
-        Self { inner: Arc::new(Inner { store, options, live: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner { store, options, live: Mutex::default(), deleting: tokio::sync::RwLock::default() }),
+        }
     }
 
     /// Restores a dump into a new version of `name`, which need not exist yet.
@@ -222,18 +227,27 @@ impl Datasets {
     /// # Cancel safety
     /// Calling it again finishes what was begun.
     pub async fn delete(&self, reference: &DatasetRef) -> Result<()> {
+        // A database that is being made is counted, or has not yet chosen its snapshot.
+        let _alone = self.inner.deleting.write().await;
         catalog::delete(&*self.inner.store, reference).await
     }
 
-    /// Ends what imports of a process that was killed have left running, and deletes their volumes; returns the volumes'
-    /// names. Imports of this process are left alone.
+    /// Ends what imports of a process that was killed have left running, and deletes their volumes. Imports of this process are left alone;
+    /// what cannot be removed is in the report.
     ///
     /// # Errors
-    /// [`Backend`](crate::Error::Backend) if a volume cannot be deleted.
+    /// [`Backend`](crate::Error::Backend) if the store cannot be asked what there is.
     ///
     /// # Cancel safety
     /// Calling it again finishes what was begun.
-    pub async fn reconcile(&self) -> Result<Vec<String>> {
-        reconcile::reconcile(&self.inner).await
+    pub async fn reconcile(&self) -> Result<Report> {
+        let mut report = Report::default();
+        reconcile::reconcile(&self.inner, &mut report).await?;
+        Ok(report)
+    }
+
+    /// Keeps snapshots from being deleted, until the guard is dropped: held from choosing one until it has been cloned.
+    pub(crate) async fn hold(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.inner.deleting.read().await
     }
 }

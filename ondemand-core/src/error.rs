@@ -37,6 +37,8 @@ pub enum Kind {
     File,
     /// A running copy of the product.
     Environment,
+    /// One try at making something.
+    Attempt,
 }
 
 impl fmt::Display for Kind {
@@ -54,6 +56,7 @@ impl fmt::Display for Kind {
             Self::Host => "host",
             Self::File => "file",
             Self::Environment => "environment",
+            Self::Attempt => "attempt",
         })
     }
 }

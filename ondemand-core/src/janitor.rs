@@ -44,12 +44,17 @@ impl Janitor {
     /// Every step can be repeated by the next round.
     pub async fn run_once(&self) -> Result<Report> {
         let mut report = Report::default();
-        report.removed.extend(self.datasets.reconcile().await?);
         self.databases.reconcile(&mut report).await?;
+        let imports = self.datasets.reconcile().await?;
+        report.removed.extend(imports.removed);
+        report.failed.extend(imports.failed);
         Ok(report)
     }
 
     /// Does a round now and then, until the future is dropped.
+    ///
+    /// # Cancel safety
+    /// As [`Janitor::run_once`].
     pub async fn run(&self, interval: Duration) {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -258,7 +258,7 @@ hex_id! {
 }
 hex_id! {
     /// Identifies one try at creating something; marks all that the try made.
-    AttemptId, Kind::Stack, 8
+    AttemptId, Kind::Attempt, 8
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ondemand_core::config::HttpConfig;
-use ondemand_core::{Error, Result, Secret};
+use ondemand_core::{Config, Error, Result};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -43,34 +43,64 @@ pub fn check_exposure(config: &HttpConfig) -> Result<()> {
 pub(crate) struct Credentials {
     /// The token's digest: digests are of one length, so comparing them tells nothing of the token's.
     digest: Option<[u8; 32]>,
+    /// The names that requests may be for, beside those of this machine itself; any where there is none.
+    hosts: Option<Vec<String>>,
 }
 
 impl Credentials {
-    pub(crate) fn new(token: Option<&Secret>) -> Self {
-        Self { digest: token.map(|token| Sha256::digest(token.expose()).into()) }
+    pub(crate) fn new(config: &Config) -> Self {
+        let HttpConfig { token, allow_anonymous, hosts, .. } = &config.http;
+        // Who lets everyone in does not mind by which name they come; where there is a token, it decides.
+        let checked = token.is_none() && !allow_anonymous;
+        Self {
+            digest: token.as_ref().map(|token| Sha256::digest(token.expose()).into()),
+            hosts: checked.then(|| hosts.iter().chain(&config.databases.host).cloned().collect()),
+        }
     }
 
-    /// Checks the headers of a request.
-    fn check(&self, headers: &HeaderMap) -> Result<()> {
+    /// Checks whom a request is for, and whom it comes from.
+    fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         let Some(expected) = &self.digest else {
-            return check_origin(headers);
+            self.check_host(uri, headers)?;
+            return Ok(check_origin(headers)?);
         };
         let Some(token) = bearer(headers) else {
-            return Err(Error::Unauthenticated { message: "this server wants a token".into() });
+            return Err(Error::Unauthenticated { message: "this server wants a token".into() }.into());
         };
         let given: [u8; 32] = Sha256::digest(token).into();
         if bool::from(given.ct_eq(expected)) {
             return Ok(());
         }
-        Err(Error::Unauthenticated { message: "the token is not the one this server wants".into() })
+        Err(Error::Unauthenticated { message: "the token is not the one this server wants".into() }.into())
+    }
+
+    /// Refuses what is sent to this machine by a name that anybody may have given it: the browser takes a page from
+    /// `http://evil.example` and a server that this name points to a moment later for one and the same, so that it
+    /// sends no `Origin` that would tell them apart.
+    ///
+    /// A request without any name is none of a browser's.
+    fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        let Some(hosts) = &self.hosts else { return Ok(()) };
+        let is_ours = |authority: &str| {
+            let host = host_of(authority);
+            is_this_machine(host) || hosts.iter().any(|ours| same_host(ours, host))
+        };
+        let given = headers.get_all(header::HOST).iter().map(|value| value.to_str().unwrap_or_default());
+        let Some(other) = given.chain(uri.authority().map(|a| a.as_str())).find(|authority| !is_ours(authority)) else {
+            return Ok(());
+        };
+        let other: String = host_of(other).chars().take(80).collect();
+        let message = format!("this server has no token, and {other:?} is not a name under which it answers then");
+        let hint = "ask for localhost, add the name to http.hosts (--http-host), or configure a token and send it";
+        Err(Problem::from(Error::Forbidden { message }).with_hint(hint))
     }
 }
 
 /// Lets through who has the token.
 pub(crate) async fn guard(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    match state.credentials().check(request.headers()) {
+    match state.credentials().check(request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(error) => Problem::from(error).into_response(),
+        Err(problem) => problem.into_response(),
     }
 }
 
@@ -100,17 +130,39 @@ fn is_local(origin: &str) -> bool {
     let Some((_, authority)) = origin.split_once("://") else {
         return false;
     };
-    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+    let host = host_of(authority);
+    host.eq_ignore_ascii_case("localhost") || is_loopback(host)
+}
+
+/// Returns the host of `host:port`, an IPv6 address without its brackets.
+fn host_of(authority: &str) -> &str {
+    match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, _)) => host,
         None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
-    };
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    }
+}
+
+/// Tells whether a host is a name that no resolver gives to another machine: browsers take `*.localhost` for this one.
+fn is_this_machine(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost") || is_loopback(host)
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+/// Tells whether two hosts are the same, however their letters or the parts of an address are written.
+fn same_host(one: &str, other: &str) -> bool {
+    let bare = |host: &str| host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let address = |host: &str| host.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
+    bare(one) == bare(other) || address(one).is_some_and(|one| address(other) == Some(one))
 }
 
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
-    use ondemand_core::Code;
+    use ondemand_core::{Code, Secret};
 
     use super::*;
 
@@ -119,7 +171,13 @@ mod tests {
     }
 
     fn check(token: Option<&str>, headers: &HeaderMap) -> Option<Code> {
-        Credentials::new(token.map(Secret::new).as_ref()).check(headers).err().map(|e| e.code())
+        let mut config = Config::default();
+        config.http.token = token.map(Secret::new);
+        code(Credentials::new(&config).check(&Uri::from_static("/servers"), headers))
+    }
+
+    fn code(checked: Result<(), Problem>) -> Option<Code> {
+        checked.err().map(|problem| problem.into_body().code)
     }
 
     #[test]
@@ -153,6 +211,38 @@ mod tests {
         let mut headers = with(header::ORIGIN, "https://app.example");
         headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer x"));
         assert_eq!(check(Some("x"), &headers), None);
+    }
+
+    #[test]
+    fn without_a_token_only_names_that_nobody_else_gives_are_answered() {
+        let mut config = Config::default();
+        config.http.hosts = vec!["Dev.internal".into(), "fd00::1".into()];
+        config.databases.host = Some("pg.internal".into());
+        let asked = |config: &Config, host: &str| {
+            code(Credentials::new(config).check(&Uri::from_static("/servers"), &with(header::HOST, host)))
+        };
+        let good =
+            ["localhost", "LocalHost:8080", "localhost.:80", "shop.localhost:8080", "127.0.0.1:8080", "127.0.0.9"];
+        let listed = ["dev.internal", "DEV.internal.:8080", "pg.internal:8080", "[fd00:0::1]:8080"];
+        for good in good.into_iter().chain(["[::1]", "[::1]:8080", "[::ffff:127.0.0.1]:1"]).chain(listed) {
+            assert_eq!(asked(&config, good), None, "{good}");
+        }
+        let bad = ["", ":8080", "evil.example", "evil.example:8080", "localhost.evil.example", "evillocalhost"];
+        for bad in bad.into_iter().chain(["127.0.0.1.evil.example", "10.0.0.1", "[::2]:8080", "x.dev.internal"]) {
+            assert_eq!(asked(&config, bad), Some(Code::Forbidden), "{bad}");
+        }
+        let uri = Uri::from_static("http://evil.example/servers");
+        let refused = Credentials::new(&config).check(&uri, &HeaderMap::new());
+        assert_eq!(code(refused), Some(Code::Forbidden), "an :authority is a name like any other");
+        let mut two = with(header::HOST, "localhost");
+        two.append(header::HOST, HeaderValue::from_static("evil.example"));
+        assert_eq!(check(None, &two), Some(Code::Forbidden));
+
+        config.http.allow_anonymous = true;
+        assert_eq!(asked(&config, "evil.example"), None);
+        config.http.allow_anonymous = false;
+        config.http.token = Some(Secret::new("x"));
+        assert_eq!(asked(&config, "evil.example"), Some(Code::Unauthenticated), "the token decides");
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub async fn serve(
     let ondemand = Ondemand::open(config).await?;
     tell(Moment::Opened { address, notices: &ondemand.notices });
 
-    let state = AppState::new(ondemand, &config.http);
+    let state = AppState::new(ondemand, config);
     let janitor =
         AbortOnDropHandle::new(tokio::spawn(keep_order(state.clone(), config.databases.reap_interval.duration())));
     let connections = Connections::default();

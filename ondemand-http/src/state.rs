@@ -3,8 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ondemand_core::config::HttpConfig;
-use ondemand_core::{Databases, Datasets, Error, Janitor, Ondemand, SnapshotStore};
+use ondemand_core::{Config, Databases, Datasets, Error, Janitor, Ondemand, SnapshotStore};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -32,12 +31,13 @@ struct Inner {
 
 impl AppState {
     /// Makes the state of a server that is not ready yet.
-    pub fn new(ondemand: Ondemand, config: &HttpConfig) -> Self {
+    pub fn new(ondemand: Ondemand, config: &Config) -> Self {
+        let http = &config.http;
         Self(Arc::new(Inner {
             ondemand,
-            credentials: Credentials::new(config.token.as_ref()),
-            max_body: config.max_body.0,
-            max_upload: config.max_upload.map(|size| size.0),
+            credentials: Credentials::new(config),
+            max_body: http.max_body.0,
+            max_upload: http.max_upload.map(|size| size.0),
             ready: watch::Sender::new(false),
             trouble: Mutex::default(),
             shutdown: CancellationToken::new(),

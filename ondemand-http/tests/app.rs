@@ -63,7 +63,7 @@ impl Service {
         (config.databases.first_port, config.databases.last_port) = free_range(10);
         change(&mut config);
         let ondemand = Ondemand::open(&config).await.expect("it opens");
-        let state = AppState::new(ondemand.clone(), &config.http);
+        let state = AppState::new(ondemand.clone(), &config);
         Self { router: app(state.clone()), state, ondemand, _home: home }
     }
 
@@ -298,4 +298,39 @@ async fn without_a_token_web_pages_from_elsewhere_are_refused() {
     let from = |origin: &str| Request::get("/servers").header(header::ORIGIN, origin).body(Body::empty());
     service.send(from("http://evil.example").expect("a request")).await.problem(403, "forbidden");
     assert_eq!(service.send(from("http://localhost:3000").expect("a request")).await.status, StatusCode::OK);
+}
+
+/// A page at `http://evil.example:8080` whose name is made to point to this machine is, to the browser, of one origin with
+/// this server.
+#[tokio::test]
+async fn without_a_token_a_name_that_anyone_may_give_is_refused() {
+    let service = Service::open(|config| config.http.hosts = vec!["dev.internal".into()]).await;
+    service.ondemand.janitor.run_once().await.expect("a round");
+    service.state.set_ready();
+    let to = |method: &str, path: &str, host: &str| {
+        Request::builder().method(method).uri(path).header(header::HOST, host).body(Body::empty()).expect("a request")
+    };
+    for (method, path) in [("GET", "/servers"), ("POST", "/servers"), ("DELETE", "/servers/x"), ("GET", "/datasets")] {
+        let refused = service.send(to(method, path, "evil.example:8080")).await;
+        let detail = refused.problem(403, "forbidden");
+        assert!(detail.contains("evil.example"), "{detail}");
+        let hint = refused.field("hint");
+        assert!(hint.contains("http.hosts") && hint.contains("token"), "{hint}");
+    }
+    for host in ["localhost:8080", "127.0.0.1:8080", "[::1]:8080", "dev.internal:8080"] {
+        assert_eq!(service.send(to("GET", "/servers", host)).await.status, StatusCode::OK, "{host}");
+    }
+    for open in ["/healthz", "/readyz", "/openapi.json"] {
+        assert_eq!(service.send(to("GET", open, "evil.example")).await.status, StatusCode::OK, "{open}");
+    }
+    for change in [(|config: &mut Config| config.http.allow_anonymous = true) as fn(&mut Config), |config| {
+        config.http.token = Some(ondemand_core::Secret::new("s3same"))
+    }] {
+        let service = Service::open(change).await;
+        service.ondemand.janitor.run_once().await.expect("a round");
+        service.state.set_ready();
+        let mut request = to("GET", "/servers", "evil.example");
+        request.headers_mut().insert(header::AUTHORIZATION, "Bearer s3same".parse().expect("a header"));
+        assert_eq!(service.send(request).await.status, StatusCode::OK);
+    }
 }

@@ -17,6 +17,14 @@ impl Inventory {
     /// # Errors
     /// If something cannot be listed.
     pub fn take(home: &Home, data: &Path) -> Result<Self> {
+        let mut found = Self::files(home, data)?;
+        found.extend(home.servers()?.into_iter().map(|(pid, data)| format!("process {pid} of {}", data.display())));
+        found.extend(home.containers()?.into_iter().map(|id| format!("container {id}")));
+        Ok(Self(found))
+    }
+
+    /// Lists what has a file or a directory, which is quick.
+    fn files(home: &Home, data: &Path) -> Result<BTreeSet<String>> {
         let mut found = BTreeSet::new();
         let directories = ["stacks", "logs", "containers", "pool", "store"].map(|name| data.join(name));
         for directory in directories.into_iter().chain(home.runtime_dirs()) {
@@ -26,11 +34,21 @@ impl Inventory {
             list(&data.join("pool").join(directory), &mut found)?;
             list(&data.join("store").join(directory), &mut found)?;
         }
-        found.extend(home.servers()?.into_iter().map(|(pid, data)| format!("process {pid} of {}", data.display())));
-        found.extend(home.containers()?.into_iter().map(|id| format!("container {id}")));
         // A database that is made and removed leaves an index of BTRFS, a lock of its records; neither is a thing.
         found.retain(|line| !line.ends_with("/.lock"));
-        Ok(Self(found))
+        Ok(found)
+    }
+
+    /// Waits until a volume, a record or a directory of sockets is there besides: until something has begun to be made.
+    ///
+    /// # Errors
+    /// If there is none within 20 seconds.
+    pub async fn grows(&self, home: &Home, data: &Path) -> Result<()> {
+        crate::eventually(async || {
+            anyhow::ensure!(!Self::files(home, data)?.is_subset(&self.0), "nothing has begun");
+            Ok(())
+        })
+        .await
     }
 
     /// Waits until what is there is just this again.

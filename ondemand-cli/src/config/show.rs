@@ -55,11 +55,12 @@ fn to_table(config: &Config) -> Result<Table, toml::ser::Error> {
 }
 
 fn http_table(config: &HttpConfig) -> Result<Table, toml::ser::Error> {
-    let HttpConfig { listen, token, allow_anonymous, max_body, max_upload } = config;
+    let HttpConfig { listen, token, allow_anonymous, hosts, max_body, max_upload } = config;
     let section = Section::default()
         .with("listen", listen)?
         .with_option("token", token.as_ref().map(|_| MASK))?
         .with("allow-anonymous", allow_anonymous)?
+        .with("hosts", hosts)?
         .with("max-body", max_body)?
         .with_option("max-upload", max_upload.as_ref())?;
     Ok(section.0)
@@ -117,6 +118,7 @@ mod tests {
             listen = "0.0.0.0:80"
             token = "****"
             allow-anonymous = true
+            hosts = ["dev.internal", "::2"]
             max-body = "2M"
             max-upload = "200G"
             [databases]

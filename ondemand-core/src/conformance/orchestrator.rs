@@ -417,6 +417,8 @@ pub async fn another_handle_changes_and_removes(harness: &dyn Harness) {
     let taken = two.deploy(&sleeper(harness, "a")).await;
     assert!(matches!(taken, Err(Error::AlreadyExists { .. })), "{taken:?}");
     two.set_running(&stack.name, false).await.expect("asleep");
+    // Its end is told to the handle that started it by a task of that handle.
+    timeout(PATIENCE, one.wait_stopped(&stack.name)).await.expect("in time").expect("a stack");
     assert_eq!(one.get(&stack.name).await.expect("a stack").services[0].state, ServiceState::Asleep);
     two.set_running(&stack.name, true).await.expect("awake");
     let awake = one.get(&stack.name).await.expect("a stack");

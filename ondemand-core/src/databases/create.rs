@@ -86,13 +86,14 @@ impl Creation<'_> {
         let expires = inner.expiry(options.ttl.unwrap_or(limits.default_ttl))?;
         let attempt = inner.begin_create(options.name.as_ref())?;
         let reference = options.dataset.as_ref().or(limits.default_dataset.as_ref());
+        let hold = inner.datasets.hold().await;
         let snapshot = inner.datasets.find(reference).await?;
         let lease = take_port(inner)?;
         let record = plan(options, &snapshot, &attempt, expires, lease.port())?;
         // Labels that the store would refuse are found before anything is made.
         record.labels(&inner.instance.id)?;
         let mut creation = Creation { inner, caller, lease, record };
-        match creation.make().await {
+        match creation.make(hold).await {
             Ok(()) => {
                 let Creation { lease, record, .. } = creation;
                 inner.announce(record.clone(), Some(lease));
@@ -113,13 +114,15 @@ impl Creation<'_> {
         }
     }
 
-    async fn make(&mut self) -> Result<()> {
+    /// Makes it; `hold` keeps its snapshot from being deleted until it is cloned.
+    async fn make(&mut self, hold: tokio::sync::RwLockReadGuard<'_, ()>) -> Result<()> {
         let inner = self.inner;
         tracing::debug!(id = self.record.id.short(), port = self.record.port, "creating");
         let hashing = inner.hash_password(&self.record);
         let labels = self.record.labels(&inner.instance.id)?;
         let id = self.record.id.short().to_owned();
         let volume = inner.store.clone_snapshot(&self.record.snapshot(), &self.record.volume(), &labels).await?;
+        drop(hold);
         tracing::debug!(%id, "cloned");
         self.still_wanted()?;
         let password = inner.place_password(&volume.path, hashing).await?;

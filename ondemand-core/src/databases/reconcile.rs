@@ -115,7 +115,9 @@ fn attempt_of(labels: &Labels) -> Option<AttemptId> {
 /// Makes known what was found, and forgets what was known before the volumes were listed and is not among them.
 fn adopt(inner: &Arc<Inner>, before: &[Record], found: &BTreeMap<DatabaseId, Record>, volumes: &[Volume]) {
     for record in found.values() {
-        if inner.record(&record.id).is_err() {
+        // One that was known before and is not now, was deleted since its labels were read.
+        let is_new = before.iter().all(|known| known.id != record.id);
+        if is_new && inner.record(&record.id).is_err() {
             inner.announce(record.clone(), inner.ports.adopt(record.port));
         }
     }

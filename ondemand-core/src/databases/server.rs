@@ -32,7 +32,7 @@ impl Inner {
     /// Starts the server of a record's volume, which is at `data`, and returns once it answers.
     pub(super) async fn start(&self, record: &Record, data: &Path) -> Result<()> {
         let run_dir = self.make_run_dir(&record.id)?;
-        let notify = Notify::bind(&run_dir)?;
+        let notify = Notify::bind(self.notify_path(&record.id))?;
         let spec = self.spec(record, data, &run_dir, &notify)?;
         tracing::debug!(id = record.id.short(), "deploying");
         self.orchestrator.deploy(&spec).await?;
@@ -42,8 +42,8 @@ impl Inner {
 
     /// Starts a server again whose stack is there and has ended.
     pub(super) async fn restart(&self, record: &Record) -> Result<()> {
-        let run_dir = self.make_run_dir(&record.id)?;
-        let notify = Notify::bind(&run_dir)?;
+        self.make_run_dir(&record.id)?;
+        let notify = Notify::bind(self.notify_path(&record.id))?;
         self.orchestrator.set_running(&record.stack(), true).await?;
         self.wait_ready(record, &notify).await
     }
@@ -79,6 +79,11 @@ impl Inner {
         self.instance.runtime_dir.join(id.short())
     }
 
+    /// Returns where a database's server says that it is ready. Not among its own sockets: that directory is its user's.
+    fn notify_path(&self, id: &DatabaseId) -> PathBuf {
+        self.instance.runtime_dir.join(format!("{}.ready", id.short()))
+    }
+
     fn make_run_dir(&self, id: &DatabaseId) -> Result<PathBuf> {
         let path = self.run_dir(id);
         let failed = |e| Error::io("runtime directory", format!("making {}", path.display()), e);
@@ -90,13 +95,17 @@ impl Inner {
     }
 
     pub(super) fn remove_run_dir(&self, id: &DatabaseId) -> Result<()> {
-        let path = self.run_dir(id);
-        match std::fs::remove_dir_all(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("runtime directory", format!("removing {}", path.display()), e))
+        let (path, notify) = (self.run_dir(id), self.notify_path(id));
+        // A process that was killed while it waited has left its end of the line.
+        for removed in [std::fs::remove_dir_all(&path), std::fs::remove_file(&notify)] {
+            match removed {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("runtime directory", format!("removing {}", path.display()), e));
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     fn inner_port(&self, record: &Record) -> u16 {

@@ -1,4 +1,6 @@
-//! Databases over fakes: against a plain map, through failures at every call, crashes, and reconciliation.
+//! Databases over fakes: what they do at once, when calls fail, and when callers go away.
+
+mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -7,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use proptest::prelude::*;
 use time::OffsetDateTime;
 
 use super::record::Record;
@@ -166,172 +167,15 @@ impl World {
     }
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    Create,
-    Delete(usize),
-    Reset(usize),
-    Extend(usize),
-    /// Writes to a database.
-    Mark(usize),
-    /// Postgres ends by itself.
-    Exit(usize),
-    /// A database's time passes.
-    Expire(usize),
-    Reconcile,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Mishap {
-    None,
-    FailBefore(usize),
-    FailAfter(usize),
-    CrashBefore(usize),
-    CrashAfter(usize),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => Just(Step::Create),
-        2 => any::<usize>().prop_map(Step::Delete),
-        3 => any::<usize>().prop_map(Step::Reset),
-        1 => any::<usize>().prop_map(Step::Extend),
-        2 => any::<usize>().prop_map(Step::Mark),
-        1 => any::<usize>().prop_map(Step::Exit),
-        1 => any::<usize>().prop_map(Step::Expire),
-        1 => Just(Step::Reconcile),
-    ]
-}
-
-fn mishap() -> impl Strategy<Value = Mishap> {
-    prop_oneof![
-        3 => Just(Mishap::None),
-        1 => (1..12_usize).prop_map(Mishap::FailBefore),
-        1 => (1..12_usize).prop_map(Mishap::FailAfter),
-        1 => (1..12_usize).prop_map(Mishap::CrashBefore),
-        1 => (1..12_usize).prop_map(Mishap::CrashAfter),
-    ]
+impl Drop for World {
+    /// Databases may still live, whose directories of sockets keep the runtime directory from going by itself.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.instance.runtime_dir);
+    }
 }
 
 /// What ought to be: each database's port, and whether it was written to since its snapshot.
 type Model = BTreeMap<DatabaseId, (u16, bool)>;
-
-fn nth(model: &Model, index: usize) -> Option<DatabaseId> {
-    (!model.is_empty()).then(|| model.keys().nth(index % model.len()).cloned()).flatten()
-}
-
-/// Does a step, and keeps the model. Where the step did not end well, the model takes either outcome from what is there.
-async fn apply(world: &mut World, model: &mut Model, step: Step, mishap: Mishap) {
-    let base = world.plan.count(ANY);
-    let broken = || Error::backend("fake", "breaking", "on purpose");
-    match mishap {
-        Mishap::None => {}
-        Mishap::FailBefore(n) => world.plan.on(ANY, base + n, Fault::fail_before(broken)),
-        Mishap::FailAfter(n) => world.plan.on(ANY, base + n, Fault::fail_after(broken)),
-        Mishap::CrashBefore(n) => world.plan.on(ANY, base + n, Fault::Stall),
-        Mishap::CrashAfter(n) => world.plan.on(ANY, base + n, Fault::CutOff),
-    }
-    let (databases, plan) = (world.databases.clone(), world.plan.clone());
-    let work = async {
-        match &step {
-            Step::Create => databases.create(CreateOptions::default()).await.map(Some),
-            Step::Delete(i) => match nth(model, *i) {
-                Some(id) => databases.delete(&id).await.map(|()| None),
-                None => Ok(None),
-            },
-            Step::Reset(i) => match nth(model, *i) {
-                Some(id) => databases.reset(&id).await.map(Some),
-                None => Ok(None),
-            },
-            Step::Extend(i) => match nth(model, *i) {
-                Some(id) => databases.extend(&id, "2d".parse().unwrap()).await.map(Some),
-                None => Ok(None),
-            },
-            Step::Reconcile => databases.reconcile(&mut Report::default()).await.map(|()| None),
-            Step::Mark(_) | Step::Exit(_) | Step::Expire(_) => Ok(None),
-        }
-    };
-    let stuck = async {
-        match mishap {
-            Mishap::CrashBefore(n) => drop(plan.reached(ANY, base + n).await),
-            Mishap::CrashAfter(n) => drop(plan.performed(ANY, base + n).await),
-            _ => std::future::pending().await,
-        }
-        // What the call had set free to run, such as an undo that was waiting, is given its turn.
-        tokio::task::yield_now().await;
-    };
-    let outcome = tokio::select! {
-        biased;
-        () = stuck => None,
-        outcome = work => Some(outcome),
-    };
-    let well = matches!(outcome, Some(Ok(_)));
-    if outcome.is_none() {
-        world.crash();
-    }
-    world.plan.clear();
-    world.reconcile().await;
-    follow(world, model, &step, outcome, well).await;
-}
-
-async fn follow(world: &World, model: &mut Model, step: &Step, outcome: Option<Result<Option<Database>>>, well: bool) {
-    let there: BTreeMap<_, _> = world.databases.list().await.unwrap().into_iter().map(|d| (d.id.clone(), d)).collect();
-    match step {
-        Step::Create => {
-            if let Some(Ok(Some(database))) = outcome {
-                model.insert(database.id.clone(), (database.port, false));
-            } else if outcome.is_none() {
-                // A create that was cut off after its last write may have announced a database.
-                let new: Vec<_> = there.values().filter(|d| !model.contains_key(&d.id)).collect();
-                assert!(new.len() <= 1, "one create announced {new:?}");
-                for database in new {
-                    model.insert(database.id.clone(), (database.port, false));
-                }
-            }
-        }
-        Step::Delete(i) => {
-            if let Some(id) = nth(model, *i)
-                && (well || !there.contains_key(&id))
-            {
-                model.remove(&id);
-            }
-        }
-        Step::Reset(i) => {
-            if let Some(id) = nth(model, *i) {
-                let now = world.is_marked(&id);
-                let entry = model.get_mut(&id).unwrap();
-                if well {
-                    entry.1 = false;
-                } else {
-                    assert!(!now || entry.1, "a reset that failed wrote a mark");
-                    entry.1 = now;
-                }
-            }
-        }
-        Step::Mark(i) => {
-            if let Some(id) = nth(model, *i) {
-                world.mark(&id);
-                model.get_mut(&id).unwrap().1 = true;
-            }
-        }
-        Step::Exit(i) => {
-            if let Some(id) = nth(model, *i) {
-                assert_eq!(world.orchestrator.exit(&world.record(&id).stack(), 1), 1);
-                assert_eq!(world.reconcile().await.restarted, [id.to_string()]);
-            }
-        }
-        Step::Expire(i) => {
-            if let Some(id) = nth(model, *i) {
-                let past = Record { expires: OffsetDateTime::now_utc() - Duration::from_secs(1), ..world.record(&id) };
-                world.databases.inner.write(&past).await.unwrap();
-                world.databases.inner.update(past);
-                assert_eq!(world.reconcile().await.reaped, [id.to_string()]);
-                model.remove(&id);
-            }
-        }
-        Step::Extend(_) | Step::Reconcile => {}
-    }
-}
 
 /// Compares everything there is with the model.
 async fn compare(world: &World, model: &Model) {
@@ -348,30 +192,10 @@ async fn compare(world: &World, model: &Model) {
     assert_eq!(ports.len(), databases.len(), "ports are not shared");
     assert_eq!(world.volumes().await, model.len(), "volumes");
     assert_eq!(world.orchestrator.names().len(), model.len(), "stacks");
-    let sockets = std::fs::read_dir(&world.instance.runtime_dir).unwrap().count();
+    let entries = std::fs::read_dir(&world.instance.runtime_dir).unwrap();
+    let sockets = entries.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count();
     assert_eq!(sockets, model.len(), "directories of sockets");
     assert_eq!(world.reconcile().await, Report::default(), "a round with nothing to do does nothing");
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 200, ..ProptestConfig::default() })]
-
-    #[test]
-    fn whatever_happens_the_books_are_right(steps in prop::collection::vec((step(), mishap()), 1..25)) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut world = World::new().await;
-            let mut model = Model::new();
-            for (step, mishap) in steps {
-                apply(&mut world, &mut model, step, mishap).await;
-                compare(&world, &model).await;
-            }
-            for id in model.keys() {
-                world.databases.delete(id).await.unwrap();
-            }
-            compare(&world, &Model::new()).await;
-        });
-    }
 }
 
 #[tokio::test]
@@ -386,7 +210,7 @@ async fn a_caller_that_goes_away_leaves_nothing() {
             result = &mut create => { result.unwrap(); true }
         };
         if finished {
-            assert!(number > 4, "a create makes more calls than {number}");
+            assert!(number > 3, "a create makes more calls than {number}");
             return;
         }
         drop(create);
@@ -407,9 +231,12 @@ async fn a_database_that_was_sent_and_not_taken_is_deleted() {
     let mut create = Box::pin(world.create());
     // Polled once, so that the work begins; then it ends with nobody looking.
     assert!(futures_util::poll!(&mut create).is_pending());
-    while world.databases.inner.records().is_empty() || world.databases.inner.is_busy() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let sent = async {
+        while world.databases.inner.records().is_empty() || world.databases.inner.is_busy() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), sent).await.expect("it was not made");
     drop(create);
     let empty = async {
         while world.volumes().await > 0 {

@@ -12,18 +12,20 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use super::Inner;
 use super::import::{IMPORT, private_dir};
 use crate::error::{Error, Result};
+use crate::janitor::Report;
 use crate::label::{Selector, keys};
 use crate::name::AttemptId;
 use crate::postgres::program;
+use crate::snapshot::Volume;
 
 /// The programs that an import runs.
 const PROGRAMS: [&str; 5] = ["postgres", "initdb", "psql", "pg_restore", "pg_controldata"];
 /// How long they may take to end.
 const LIMIT: Duration = Duration::from_secs(30);
 
-pub(super) async fn reconcile(inner: &Inner) -> Result<Vec<String>> {
-    let volumes = inner.store.volumes(&Selector::all().with(keys::KIND, IMPORT)).await?;
-    let mut removed = Vec::new();
+pub(super) async fn reconcile(inner: &Inner, report: &mut Report) -> Result<()> {
+    let ours = Selector::all().with(keys::KIND, IMPORT).with(keys::INSTANCE, &inner.options.instance);
+    let volumes = inner.store.volumes(&ours).await?;
     for volume in volumes {
         let Some(attempt) = volume.labels.get(keys::ATTEMPT).and_then(|id| id.parse::<AttemptId>().ok()) else {
             continue;
@@ -32,13 +34,22 @@ pub(super) async fn reconcile(inner: &Inner) -> Result<Vec<String>> {
         if inner.live.lock().unwrap_or_else(PoisonError::into_inner).attempts.contains(&attempt) {
             continue;
         }
-        let private = private_dir(&inner.options.runtime_dir, &attempt);
-        end_holders(vec![volume.path.clone(), private.clone()]).await?;
-        remove_private(&private)?;
-        inner.store.delete_volume(&volume.name).await?;
-        removed.push(volume.name.to_string());
+        match remove_dead(inner, &volume, &attempt).await {
+            Ok(()) => report.removed.push(format!("volume {}", volume.name)),
+            Err(error) => {
+                tracing::warn!(volume = %volume.name, %error, "what a dead import left could not be removed");
+                report.failed.push(format!("volume {}: {error}", volume.name));
+            }
+        }
     }
-    Ok(removed)
+    Ok(())
+}
+
+async fn remove_dead(inner: &Inner, volume: &Volume, attempt: &AttemptId) -> Result<()> {
+    let private = private_dir(&inner.options.runtime_dir, attempt);
+    end_holders(vec![volume.path.clone(), private.clone()]).await?;
+    remove_private(&private)?;
+    inner.store.delete_volume(&volume.name).await
 }
 
 /// Removes the socket directory of an import.

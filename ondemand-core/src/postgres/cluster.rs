@@ -1,6 +1,5 @@
 //! A cluster while it is being made: `initdb`, and a private server that nobody else can reach.
 
-use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -395,16 +394,6 @@ pub(crate) fn own(dir: &Path, user: RunAs) -> Result<()> {
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
     };
     change().map_err(|e| Error::io("postgres", format!("giving {} to its user", dir.display()), e))
-}
-
-/// Writes a file into a data directory, for the server's user alone.
-pub(crate) fn write_owned(path: &Path, text: &str, user: RunAs) -> std::io::Result<()> {
-    let mut file = std::fs::File::create(path)?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-    if nix::unistd::geteuid().is_root() {
-        std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))?;
-    }
-    file.write_all(text.as_bytes())
 }
 
 /// Returns how many prepared transactions a data directory has: a server that may not hold as many refuses to start.

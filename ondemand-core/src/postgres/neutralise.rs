@@ -2,12 +2,13 @@
 //!
 //! The files go before any server runs on the data directory; what the catalogs hold goes before the snapshot is made.
 
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use super::cluster::{Server, Session, quote_name, quote_text, write_owned};
+use rustix::fs::FileType;
+
+use super::cluster::{Server, Session, quote_name, quote_text};
 use super::controldata::ControlData;
+use super::tree::Tree;
 use super::{ADMIN_ROLE, USER};
 use crate::error::{Error, Result};
 use crate::name::{hex, random};
@@ -54,28 +55,35 @@ const EMPTIED: [&str; 8] = [
 /// [`Error::Backend`] if a file cannot be removed.
 pub(crate) fn clean_files(pgdata: &Path, user: RunAs) -> Result<()> {
     let clean = || -> std::io::Result<()> {
-        for entry in fs::read_dir(pgdata)? {
-            let entry = entry?;
-            if !entry.file_name().to_str().is_some_and(|name| PARTS.contains(&name)) {
-                remove(&entry.path())?;
+        let top = Tree::open(pgdata)?;
+        for name in top.names()? {
+            if !name.to_str().is_some_and(|name| PARTS.contains(&name)) {
+                top.remove(&name)?;
             }
         }
         for part in EMPTIED {
-            empty(&pgdata.join(part))?;
+            if let Some(directory) = top.below(part)? {
+                directory.empty()?;
+            }
         }
         // Archives may leave empty directories out, and a server does not start without them.
-        for part in PARTS.into_iter().filter(|part| part.starts_with("pg_")).chain(EMPTIED) {
-            make_dir(&pgdata.join(part), user)?;
+        for part in PARTS.into_iter().filter(|part| part.starts_with("pg_")) {
+            top.make_dir(part, user)?;
+        }
+        for (above, part) in EMPTIED.into_iter().filter_map(|part| part.split_once('/')) {
+            top.below(above)?.ok_or(std::io::ErrorKind::NotFound)?.make_dir(part, user)?;
         }
         // What followed a subscription's publisher is gone with it; the server makes an empty one.
-        remove_if_there(&pgdata.join("pg_logical/replorigin_checkpoint"))?;
+        if let Some(directory) = top.below("pg_logical")? {
+            directory.remove("replorigin_checkpoint")?;
+        }
         let placeholder = "# Not used: see the files beside the data directories.\n";
         for name in ["postgresql.conf", "postgresql.auto.conf", "pg_ident.conf"] {
-            write_owned(&pgdata.join(name), placeholder, user)?;
+            top.write(name, placeholder, user)?;
         }
         // Should a server be started on this directory by hand, it lets nobody in but its own user.
         let hba = format!("{placeholder}local all all peer\nhost all all all scram-sha-256\n");
-        write_owned(&pgdata.join("pg_hba.conf"), &hba, user)
+        top.write("pg_hba.conf", &hba, user)
     };
     clean().map_err(|e| Error::io("postgres", format!("cleaning {}", pgdata.display()), e))
 }
@@ -88,47 +96,16 @@ pub(crate) fn clean_files(pgdata: &Path, user: RunAs) -> Result<()> {
 pub(crate) fn trim_wal(pgdata: &Path, control: &ControlData) -> Result<()> {
     let Some(needed) = control.needed_wal() else { return Ok(()) };
     let trim = || -> std::io::Result<()> {
-        for entry in fs::read_dir(pgdata.join("pg_wal"))? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if entry.file_type()?.is_file() && !needed.iter().any(|needed| *needed == name) {
-                fs::remove_file(entry.path())?;
+        let Some(directory) = Tree::open(pgdata)?.below("pg_wal")? else { return Ok(()) };
+        for name in directory.names()? {
+            let is_needed = needed.iter().any(|needed| name == needed.as_str());
+            if !is_needed && directory.kind(&name)? != Some(FileType::Directory) {
+                directory.remove(&name)?;
             }
         }
         Ok(())
     };
     trim().map_err(|e| Error::io("postgres", "deleting old segments of the write-ahead log", e))
-}
-
-fn remove(path: &Path) -> std::io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
-}
-
-fn remove_if_there(path: &Path) -> std::io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
-fn make_dir(dir: &Path, user: RunAs) -> std::io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Ok(()) if nix::unistd::geteuid().is_root() => std::os::unix::fs::lchown(dir, Some(user.uid), Some(user.gid)),
-        other => other,
-    }
-}
-
-fn empty(dir: &Path) -> std::io::Result<()> {
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        remove(&entry?.path())?;
-    }
-    Ok(())
 }
 
 /// What single-user mode is told, to make the role that this library comes in as, whatever the cluster's first superuser is called.
@@ -367,6 +344,8 @@ pub(crate) async fn main_database(server: &Server) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

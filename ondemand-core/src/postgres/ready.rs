@@ -16,12 +16,12 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Opens the socket in a directory that only the program's user can enter.
+    /// Opens the socket. Its directory must be this process's own: in one of the program's user, a link could take the socket's place before
+    /// its mode is changed.
     ///
     /// # Errors
     /// [`Error::Backend`] if it cannot be made, such as for a path of more than 107 bytes.
-    pub fn bind(directory: &Path) -> Result<Self> {
-        let path = directory.join("notify");
+    pub fn bind(path: PathBuf) -> Result<Self> {
         let failed = |e| Error::io("readiness", format!("opening {}", path.display()), e);
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
@@ -58,7 +58,7 @@ impl Notify {
 
 impl Drop for Notify {
     fn drop(&mut self) {
-        // It is in a directory that goes with the database, so a file that stays does no harm.
+        // One that stays is replaced by the next of its name.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -70,7 +70,7 @@ mod tests {
     #[tokio::test]
     async fn only_ready_is_ready() {
         let dir = tempfile::tempdir().unwrap();
-        let notify = Notify::bind(dir.path()).unwrap();
+        let notify = Notify::bind(dir.path().join("notify")).unwrap();
         let client = UnixDatagram::unbound().unwrap();
         for noise in [&b"STATUS=starting\nMAINPID=1"[..], b"", b"READY=10", b"\xff\xfe"] {
             client.send_to(noise, notify.path()).await.unwrap();
@@ -85,6 +85,6 @@ mod tests {
     async fn a_socket_left_by_a_crash_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("notify"), b"").unwrap();
-        Notify::bind(dir.path()).unwrap();
+        Notify::bind(dir.path().join("notify")).unwrap();
     }
 }

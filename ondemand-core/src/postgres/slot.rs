@@ -8,19 +8,21 @@
 //! Sources: <https://www.postgresql.org/docs/current/storage-page-layout.html>, <https://www.postgresql.org/docs/current/catalog-pg-authid.html>,
 //! RFC 5803 for the verifier.
 
-use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::OFlags;
 
-use super::cluster::write_owned;
+use super::tree::Tree;
 use crate::error::{Error, Result};
 use crate::orchestrator::RunAs;
 
 /// The file in a data directory that says where the verifier is.
 const NOTE: &str = "ondemand.password";
+
+/// The largest file of a catalog that is looked at.
+const CATALOG_LIMIT: u64 = 64 << 20;
 
 /// What every verifier begins with.
 const BEGINNING: &[u8] = b"SCRAM-SHA-256$4096:";
@@ -35,17 +37,19 @@ const LENGTH: usize = BEGINNING.len() + 24 + 1 + 44 + 1 + 44;
 /// [`Error::Backend`] if a file cannot be read, or the note not written.
 pub(crate) fn note(pgdata: &Path, verifier: &str, user: RunAs) -> Result<()> {
     let failed = |e| Error::io("postgres", "looking for the place of the password", e);
+    let top = Tree::open(pgdata).map_err(failed)?;
+    let global = top.below("global").and_then(|global| global.ok_or(ErrorKind::NotFound.into())).map_err(failed)?;
     let mut places = Vec::new();
-    for entry in std::fs::read_dir(pgdata.join("global")).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
+    for name in global.names().map_err(failed)? {
         // Only a relation's main fork has a number alone for a name.
         let Some(name) = name.to_str().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) else { continue };
-        let content = std::fs::read(pgdata.join("global").join(name)).map_err(failed)?;
+        // Roles fill no more; a catalog that does is another one, or this is not worth the while.
+        let Ok(Some(content)) = global.read(name, CATALOG_LIMIT) else { continue };
         let found = content.windows(verifier.len()).enumerate().filter(|(_, window)| *window == verifier.as_bytes());
         places.extend(found.map(|(offset, _)| format!("{name} {offset}\n")));
     }
     if let [place] = places.as_slice() {
-        return write_owned(&pgdata.join(NOTE), place, user).map_err(failed);
+        return top.write(NOTE, place, user).map_err(failed);
     }
     tracing::debug!(places = places.len(), "clones of this snapshot are given their password by SQL");
     Ok(())
@@ -57,22 +61,18 @@ pub(crate) fn note(pgdata: &Path, verifier: &str, user: RunAs) -> Result<()> {
 /// # Errors
 /// [`Error::OutOfSpace`], or [`Error::Backend`] if it cannot be written.
 pub(crate) fn fill(pgdata: &Path, verifier: &str) -> Result<bool> {
-    let note = match std::fs::read_to_string(pgdata.join(NOTE)) {
-        Ok(note) => note,
+    let failed = |e| Error::io("postgres", "writing the password", e);
+    let top = match Tree::open(pgdata) {
+        // A volume in memory has no directory.
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(Error::io("postgres", "reading the place of the password", e)),
+        top => top.map_err(failed)?,
     };
-    let Some((name, offset)) = parse(&note) else { return Ok(false) };
+    let Some(note) = top.read(NOTE, 64).map_err(failed)? else { return Ok(false) };
+    let Some((name, offset)) = std::str::from_utf8(&note).ok().and_then(parse) else { return Ok(false) };
     if verifier.len() != LENGTH {
         return Ok(false);
     }
-    let failed = |e| Error::io("postgres", "writing the password", e);
-    let root = File::open(pgdata).map_err(failed)?;
-    // No link is followed: this may run as root, and the data directory belongs to another user.
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let file = rustix::fs::openat2(&root, format!("global/{name}"), flags, Mode::empty(), within);
-    let file = File::from(file.map_err(|e| failed(e.into()))?);
+    let file = top.file(format!("global/{name}"), OFlags::RDWR).map_err(failed)?;
     let mut there = [0; LENGTH];
     file.read_exact_at(&mut there, offset).map_err(failed)?;
     let is_verifier = there.starts_with(BEGINNING) && there.iter().all(u8::is_ascii_graphic);

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-use super::record::{Catalog, Record};
+use super::record::{Catalog, Record, SNAPSHOTS, VOLUMES};
 use super::{Snapshot, Usage, Volume};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
@@ -119,8 +119,8 @@ struct Inner {
 impl Directories {
     /// Opens the store at `root`, which exists, and removes what a dead process left of snapshots. Blocks.
     pub(super) fn open(root: PathBuf, medium: Box<dyn Medium>) -> Result<Self> {
-        let volumes = Catalog::open(root.join("volumes"), medium.backend())?;
-        let snapshots = Catalog::open(root.join("snapshots"), medium.backend())?;
+        let volumes = Catalog::open(root.join("volumes"), VOLUMES, medium.backend())?;
+        let snapshots = Catalog::open(root.join("snapshots"), SNAPSHOTS, medium.backend())?;
         let inner = Inner { root, medium, volumes, snapshots, locks: Locks::default() };
         for (name, record) in inner.snapshots.list::<SnapshotName>()? {
             if !record.complete || !inner.snapshots.data(name.as_str()).is_dir() {
@@ -142,7 +142,8 @@ impl Directories {
             return medium.usage(&root);
         }
         let backend = medium.backend();
-        let (volumes, snapshots) = (Catalog::open(volumes, backend)?, Catalog::open(snapshots, backend)?);
+        let (volumes, snapshots) =
+            (Catalog::open(volumes, VOLUMES, backend)?, Catalog::open(snapshots, SNAPSHOTS, backend)?);
         Inner { root, medium, volumes, snapshots, locks: Locks::default() }.usage()
     }
 

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,6 +50,13 @@ impl Record {
     }
 }
 
+/// The mode of the directory of volumes: others must get through to the volumes they own, and need not see what else there is.
+pub(super) const VOLUMES: u32 = 0o711;
+
+/// The mode of the directory of snapshots. Nobody else gets in: a snapshot belongs to the user it was made as, and on BTRFS an owner may make it
+/// writable again.
+pub(super) const SNAPSHOTS: u32 = 0o700;
+
 /// One directory of records and what they describe.
 #[derive(Debug)]
 pub(super) struct Catalog {
@@ -61,13 +68,14 @@ pub(super) struct Catalog {
 
 impl Catalog {
     /// Opens the directory, makes it if need be, and removes the temporary files of a process that died.
-    pub(super) fn open(dir: PathBuf, backend: &'static str) -> Result<Self> {
-        // Others must get through to the volumes they own, and need not see what else there is.
-        match fs::DirBuilder::new().mode(0o711).create(&dir) {
-            Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-                return Err(Error::io(backend, format!("making {}", dir.display()), e));
-            }
+    pub(super) fn open(dir: PathBuf, mode: u32, backend: &'static str) -> Result<Self> {
+        let failed = |e| Error::io(backend, format!("making {}", dir.display()), e);
+        match fs::DirBuilder::new().mode(mode).create(&dir) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(failed(e)),
             _ => {}
+        }
+        if dir.metadata().map_err(failed)?.permissions().mode() & 0o777 != mode {
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).map_err(failed)?;
         }
         let catalog = Self { dir, backend, counter: AtomicU64::new(0) };
         for name in catalog.file_names()? {
@@ -240,7 +248,7 @@ mod tests {
     use crate::name::VolumeName;
 
     fn open(dir: &Path) -> Catalog {
-        Catalog::open(dir.join("volumes"), "test").expect("a catalogue")
+        Catalog::open(dir.join("volumes"), VOLUMES, "test").expect("a catalogue")
     }
 
     fn record(value: &str) -> Record {

@@ -94,7 +94,7 @@ impl Setup {
         assert!(left.is_empty(), "{left:?}");
         let run = self.dir.path().join("run");
         assert_eq!(std::fs::read_dir(run).map_or(0, Iterator::count), 0, "socket directories are left");
-        assert!(self.datasets.reconcile().await.unwrap().is_empty());
+        assert!(self.datasets.reconcile().await.unwrap().removed.is_empty());
     }
 
     /// Fails if there is a dataset.

@@ -191,3 +191,28 @@ async fn a_dump_cannot_bring_them_either() {
     assert_eq!(copy.sql("postgres", "SELECT count(*) FROM pg_subscription"), "0");
     setup.assert_clean().await;
 }
+
+/// A dump can run programs as the server's user. What it plants in the data directory leads nowhere: root removes links, and does not follow them.
+#[tokio::test]
+async fn a_dump_that_plants_links_reaches_nothing_outside() {
+    let setup = Setup::new().await;
+    let outside = setup.dir.path().join("precious");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("file"), "kept").unwrap();
+    for part in ["pg_stat_tmp", "pg_logical/snapshots", "pg_dynshmem"] {
+        let dump = format!(
+            "CREATE TABLE t (i int);
+             SELECT current_setting('data_directory') AS directory \\gset
+             \\setenv DIRECTORY :directory
+             \\! rm -rf \"$DIRECTORY/{part}\" && ln -s {} \"$DIRECTORY/{part}\"
+            ",
+            outside.display()
+        );
+        // It may be refused or repaired; what counts is what is outside.
+        let imported = setup.import("hostile", crate::stream(dump), ImportOptions::default()).await;
+        assert_eq!(std::fs::read_to_string(outside.join("file")).unwrap(), "kept", "{part}: {imported:?}");
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1, "{part}");
+        assert!(imported.is_err(), "{part}: a data directory with a link in it is not published");
+    }
+    setup.assert_clean().await;
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ondemand_core::label::keys;
 use ondemand_core::progress::{Event, Phase, silent};
-use ondemand_core::{Code, ImportOptions, Labels, Selector, SnapshotStore, Source};
+use ondemand_core::{Code, DatasetName, ImportOptions, Labels, Selector, SnapshotStore, Source};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -20,16 +20,17 @@ fn endless() -> (Source, tokio::io::DuplexStream) {
     (Source::Stream { reader: Box::pin(reader), total: None }, writer)
 }
 
-/// Waits, with an end, until what a dropped import made is gone: nobody is told of it.
-async fn until_clean(setup: &Setup) {
+/// Waits, with an end, until an import that nobody waits for any more has given its dataset back: that is the last it does, after all it
+/// made is gone.
+async fn until_clean(setup: &Setup, name: &DatasetName) {
     let deadline = Instant::now() + Duration::from_secs(30);
-    let attempt = || async {
-        let volumes = setup.store.volumes(&Selector::all().with(keys::KIND, "import")).await.unwrap();
-        let runs = std::fs::read_dir(setup.dir.path().join("run")).map_or(0, Iterator::count);
-        volumes.is_empty() && runs == 0
-    };
-    while !attempt().await {
-        assert!(Instant::now() < deadline, "something is left after half a minute");
+    loop {
+        let error = setup.datasets.import(name, stream(""), ImportOptions::default(), silent()).await.unwrap_err();
+        if error.code() != Code::Conflict {
+            assert_eq!(error.code(), Code::InvalidDump, "{error:?}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "the dataset is still taken after half a minute");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     setup.assert_clean().await;
@@ -49,13 +50,12 @@ async fn a_dropped_import_leaves_nothing() {
             seen.send_replace(Some(event.phase));
         });
         let source = if phase == Phase::Receiving { Source::Path(server.pgdata.clone()) } else { stream(SHOP) };
-        // A name of its own: the one before is free a moment after its volumes are gone.
         let name = dataset(&format!("dropped-{phase}"));
         tokio::select! {
             result = setup.datasets.import(&name, source, ImportOptions::default(), reporter) => panic!("it ended: {result:?}"),
             _ = phases.wait_for(|now| *now >= Some(phase)) => {}
         }
-        until_clean(&setup).await;
+        until_clean(&setup, &name).await;
         setup.assert_nothing_published().await;
     }
 }
@@ -90,7 +90,7 @@ async fn a_stalled_upload_can_be_dropped() {
             result = import => panic!("it ended: {result:?}"),
             () = feed => {}
         }
-        until_clean(&setup).await;
+        until_clean(&setup, &name).await;
         setup.assert_nothing_published().await;
     }
 }
@@ -107,7 +107,7 @@ async fn two_imports_into_one_dataset() {
         assert!(error.hint().is_some());
         let snapshot = setup.datasets.import(&other, stream(SHOP), ImportOptions::default(), silent()).await.unwrap();
         assert_eq!(snapshot.dataset, other, "another dataset is not held up");
-        assert!(setup.datasets.reconcile().await.unwrap().is_empty(), "what runs here is not a dead attempt");
+        assert!(setup.datasets.reconcile().await.unwrap().removed.is_empty(), "what runs here is not a dead attempt");
         let mut writer = writer;
         writer.write_all(SHOP.as_bytes()).await.unwrap();
     };
@@ -165,7 +165,8 @@ async fn what_a_killed_process_left_is_removed() {
     let setup = Setup::new().await;
     let attempt = "0123456789abcdef";
     let mut labels = Labels::new();
-    for (key, value) in [(keys::KIND, "import"), (keys::ATTEMPT, attempt), (keys::DATASET, "shop")] {
+    let ours = [(keys::KIND, "import"), (keys::INSTANCE, "test"), (keys::ATTEMPT, attempt), (keys::DATASET, "shop")];
+    for (key, value) in ours {
         labels.set(key, value).unwrap();
     }
     let made = setup.import("shop", stream(SHOP), ImportOptions::default()).await.unwrap();
@@ -180,10 +181,17 @@ async fn what_a_killed_process_left_is_removed() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
+    // What another installation is importing into the same store is its own.
+    let theirs =
+        labels.clone().with(keys::INSTANCE, "other").and_then(|l| l.with(keys::ATTEMPT, "fedcba9876543210")).unwrap();
+    let other = "import-fedcba9876543210".parse().unwrap();
+    setup.store.create_volume(&other, &theirs).await.unwrap();
     // A stranger, on a directory of its own.
     let stranger = TestServer::create(&setup.postgres_dir("stranger"));
     // Whether psql has connected yet does not matter: it is known by what it was told.
-    assert_eq!(setup.datasets.reconcile().await.unwrap(), [name]);
+    assert_eq!(setup.datasets.reconcile().await.unwrap().removed, [format!("volume {name}")]);
+    assert_eq!(setup.store.volumes(&Selector::all().with(keys::INSTANCE, "other")).await.unwrap().len(), 1);
+    setup.store.delete_volume(&other).await.unwrap();
     let status = tokio::time::timeout(Duration::from_secs(10), psql.wait()).await.expect("psql ends").unwrap();
     assert!(!status.success());
     assert!(!volume.path.exists() && !private.exists());
@@ -200,7 +208,7 @@ async fn a_full_pool_is_said_to_be_full() {
     let noise = "CREATE TABLE noise AS SELECT rpad(i::text, 1500, 'x') FROM generate_series(1, 300000) i;\n";
     let error = setup.import("big", stream(noise), ImportOptions::default()).await.unwrap_err();
     assert_eq!(error.code(), Code::OutOfSpace, "{error:?}");
-    until_clean(&setup).await;
+    until_clean(&setup, &dataset("big")).await;
     setup.assert_nothing_published().await;
     // An upload that has to be written to disk first.
     let head = &b"PGDMP\x01\x0e\x00\x04\x08\x01\x01\x01"[..];

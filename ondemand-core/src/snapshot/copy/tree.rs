@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt,
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{AtFlags, CWD, SeekFrom, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, SeekFrom, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::CopyMethod;
@@ -176,7 +176,13 @@ impl Copier<'_> {
 
     fn copy_file(&self, job: &Job) -> Result<(), Failure> {
         let error = |e: io::Error| failure(&job.source, e);
-        let source = File::open(&job.source).map_err(error)?;
+        // What was a file a moment ago may be a link now, put there by the user whom the files belong to.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let source = rustix::fs::open(&job.source, flags, Mode::empty()).map_err(|e| error(e.into()))?;
+        let source = File::from(source);
+        if !source.metadata().map_err(error)?.is_file() {
+            return Err(error(io::Error::other("it is not a regular file any more")));
+        }
         let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&job.target).map_err(error)?;
         if self.method == CopyMethod::Copy || !reflink(&source, &target).map_err(error)? {
             self.copy_bytes(job, &source, &target)?;
