@@ -66,6 +66,13 @@ struct World {
     databases: Databases,
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        // Databases that still live keep their sockets there; here none of them is real.
+        let _ = std::fs::remove_dir_all(&self.instance.runtime_dir);
+    }
+}
+
 impl World {
     async fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
