@@ -102,7 +102,7 @@ pub struct CreateOptions {
     pub dataset: Option<DatasetRef>,
     /// How long it lives; where there is none, the configured default.
     pub ttl: Option<Ttl>,
-    /// A name, unique among the databases that live; where there is none, `pgondemand_PORT`.
+    /// A name, unique among the databases that live; where there is none, `pgondemand_PORT`. No other may begin so.
     pub name: Option<DatabaseName>,
     /// Whether commits survive a power cut. Costs a flush to disk for every commit.
     pub durable: bool,
@@ -245,8 +245,9 @@ impl Databases {
     ///
     /// # Errors
     /// [`NotFound`](Error::NotFound) for the dataset, [`AlreadyExists`](Error::AlreadyExists) for the name,
-    /// [`InvalidInput`](Error::InvalidInput) for a ttl or setting, [`QuotaExceeded`](Error::QuotaExceeded) without a free port,
-    /// [`OutOfSpace`](Error::OutOfSpace), [`NotReady`](Error::NotReady) if Postgres does not start.
+    /// [`InvalidName`](Error::InvalidName) for one that begins with `pgondemand_`, [`InvalidInput`](Error::InvalidInput) for a ttl or setting,
+    /// [`QuotaExceeded`](Error::QuotaExceeded) without a free port or beyond the configured number, [`Unsupported`](Error::Unsupported) if the dataset's
+    /// version of Postgres is not installed, [`OutOfSpace`](Error::OutOfSpace), [`NotReady`](Error::NotReady) if Postgres does not start.
     ///
     /// # Cancel safety
     /// Dropped, what was made so far is deleted in the background.

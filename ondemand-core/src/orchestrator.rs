@@ -50,7 +50,8 @@ pub trait Orchestrator: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`AlreadyExists`](crate::Error::AlreadyExists) if the name is taken; [`NotFound`](crate::Error::NotFound) if an image or a
-    /// program does not exist; [`Unsupported`](crate::Error::Unsupported) for what this orchestrator cannot run.
+    /// program does not exist; [`Conflict`](crate::Error::Conflict), with the word `port` in its message, if a published port is taken;
+    /// [`Unsupported`](crate::Error::Unsupported) for what this orchestrator cannot run.
     ///
     /// # Cancel safety
     /// Dropped, it undoes what it did, in the background.
@@ -77,7 +78,7 @@ pub trait Orchestrator: Debug + Send + Sync + 'static {
     /// Puts a stack to sleep (its programs end, its definition stays) or wakes it. Waking also starts again what has exited.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound).
+    /// [`NotFound`](crate::Error::NotFound); [`Conflict`](crate::Error::Conflict) if its removal was begun and cut off: only `remove` finishes that.
     ///
     /// # Cancel safety
     /// Calling it again finishes what was begun.
@@ -292,7 +293,7 @@ impl fmt::Display for ServiceState {
 pub struct LogOptions {
     /// Only this service's.
     pub service: Option<ServiceName>,
-    /// Only the last so many lines.
+    /// Only the last so many lines of each service.
     pub tail: Option<usize>,
     /// Whether to wait for more until the stack is removed.
     pub follow: bool,

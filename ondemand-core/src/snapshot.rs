@@ -76,7 +76,7 @@ pub trait SnapshotStore: Debug + Send + Sync + 'static {
     /// Replaces a volume's labels.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound).
+    /// [`NotFound`](crate::Error::NotFound), [`OutOfSpace`](crate::Error::OutOfSpace).
     ///
     /// # Cancel safety
     /// Either all labels are the new ones, or none.
