@@ -156,13 +156,13 @@ async fn a_body_too_large_is_refused_and_the_connection_goes_on() -> Result<()> 
     let address = server.url().strip_prefix("http://").context("an address")?.to_owned();
     let mut stream = TcpStream::connect(&address).await?;
     let body = format!("{{\"Name\":\"{}\"}}", "x".repeat(2 << 20));
-    let head = format!("POST /servers HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!("POST /servers HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(body.as_bytes()).await?;
     let (status, problem) = answer(&mut stream).await?;
     let problem: Value = serde_json::from_str(&problem)?;
     ensure!(status == 413 && problem["hint"].as_str().is_some_and(|hint| hint.contains("max-body")), "{problem}");
-    stream.write_all(b"GET /servers HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+    stream.write_all(b"GET /servers HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
     let (status, list) = answer(&mut stream).await?;
     ensure!(status == 200 && list.trim() == "[]", "{status} {list}");
     Ok(())
@@ -176,7 +176,7 @@ async fn a_client_that_goes_away_during_a_create_leaves_nothing() -> Result<()> 
     let address = server.url().strip_prefix("http://").context("an address")?.to_owned();
     for milliseconds in [0, 1, 3, 10, 20, 30] {
         let mut stream = TcpStream::connect(&address).await?;
-        stream.write_all(b"POST /servers HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}").await?;
+        stream.write_all(b"POST /servers HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}").await?;
         // Not a wait for something: a moment in the middle of it.
         tokio::time::sleep(Duration::from_millis(milliseconds)).await;
         drop(stream);
@@ -185,7 +185,7 @@ async fn a_client_that_goes_away_during_a_create_leaves_nothing() -> Result<()> 
     // However fast or slow the machine is, one goes away when its database has been begun.
     for round in 1.. {
         let mut stream = TcpStream::connect(&address).await?;
-        stream.write_all(b"POST /servers HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}").await?;
+        stream.write_all(b"POST /servers HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}").await?;
         before.grows(&home, &home.data()).await?;
         let answered = stream.try_read(&mut [0; 1]).is_ok();
         drop(stream);
