@@ -167,13 +167,6 @@ impl World {
     }
 }
 
-impl Drop for World {
-    /// Databases may still live, whose directories of sockets keep the runtime directory from going by itself.
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.instance.runtime_dir);
-    }
-}
-
 /// What ought to be: each database's port, and whether it was written to since its snapshot.
 type Model = BTreeMap<DatabaseId, (u16, bool)>;
 
