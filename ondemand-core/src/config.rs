@@ -9,6 +9,10 @@ use crate::name::DatasetRef;
 use crate::notation::{Size, Ttl};
 use crate::secret::Secret;
 
+mod proxy;
+
+pub use proxy::{CertificateFiles, ProxyConfig};
+
 /// Everything that can be configured. Every field has a default; unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, serde::Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -21,6 +25,8 @@ pub struct Config {
     pub store: StoreKind,
     /// The HTTP server.
     pub http: HttpConfig,
+    /// The proxy.
+    pub proxy: ProxyConfig,
     /// Databases.
     pub databases: DatabasesConfig,
     /// PostgreSQL itself.
@@ -138,6 +144,7 @@ impl Default for Config {
             orchestrator: OrchestratorKind::default(),
             store: StoreKind::default(),
             http: HttpConfig::default(),
+            proxy: ProxyConfig::default(),
             databases: DatabasesConfig::default(),
             postgres: PostgresConfig::default(),
             docker: DockerConfig::default(),
@@ -221,6 +228,6 @@ impl Config {
                 format!("http.hosts: {bad:?} is neither a host name nor an IP address; leave out scheme and port"),
             ));
         }
-        Ok(())
+        self.proxy.validate()
     }
 }

@@ -69,11 +69,11 @@ impl fmt::Display for Kind {
 #[non_exhaustive]
 pub enum Error {
     /// The thing named does not exist.
-    #[error("{kind} {name:?} does not exist")]
+    #[error("{}", missing(*kind, name))]
     NotFound {
         /// What kind of thing.
         kind: Kind,
-        /// The name or id that was asked for.
+        /// The name or id that was asked for; empty if any would have done.
         name: String,
     },
     /// The name is taken.
@@ -283,14 +283,16 @@ impl Error {
     /// Returns what the caller can do about it, as one sentence.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::NotFound { kind, .. } => match kind {
+            Self::NotFound { kind, name } => match kind {
                 Kind::Image => {
                     "build or pull the image on the host of the engine, or name another in the configuration".into()
                 }
                 Kind::File => "check the path".into(),
+                Kind::Dataset if name.is_empty() => "import one: `ondemand dataset import NAME --dump FILE`".into(),
                 Kind::Dataset => {
                     "list those that exist with `ondemand dataset list`, or import one: `ondemand dataset import NAME --dump FILE`".into()
                 }
+                Kind::Route => "list those that exist with `ondemand route list`".into(),
                 kind => format!("list the {kind}s that exist"),
             },
             Self::AlreadyExists { .. } => "choose another name, or delete the existing one first".into(),
@@ -303,6 +305,9 @@ impl Error {
             Self::NotReady { .. } => "read the log; if it was only slow, try again".into(),
             Self::Backend { backend: "docker", transient: true, .. } => {
                 "check that the Docker Engine runs and that its socket can be reached".into()
+            }
+            Self::Backend { backend: "remote proxy", transient: true, .. } => {
+                "check that the proxy runs, and that its API can be reached at this URL".into()
             }
             Self::InvalidName { .. }
             | Self::InvalidInput { .. }
@@ -354,6 +359,10 @@ impl Error {
     }
 }
 
+fn missing(kind: Kind, name: &str) -> String {
+    if name.is_empty() { format!("there is no {kind} yet") } else { format!("{kind} {name:?} does not exist") }
+}
+
 /// Cuts what a stranger sent to a length that fits a message.
 pub(crate) fn shorten(text: &str) -> String {
     const LIMIT: usize = 80;
@@ -373,6 +382,14 @@ mod tests {
         assert_eq!(error.to_string(), "btrfs: deleting a volume failed");
         let source = std::error::Error::source(&error).map(ToString::to_string);
         assert_eq!(source.as_deref(), Some("device gone"));
+    }
+
+    #[test]
+    fn what_has_no_name_is_not_quoted() {
+        let error = Error::not_found(Kind::Dataset, "");
+        assert_eq!(error.to_string(), "there is no dataset yet");
+        assert_eq!(error.hint().as_deref(), Some("import one: `ondemand dataset import NAME --dump FILE`"));
+        assert_eq!(Error::not_found(Kind::Dataset, "a").to_string(), "dataset \"a\" does not exist");
     }
 
     #[test]

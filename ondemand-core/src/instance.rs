@@ -1,4 +1,4 @@
-//! The identity of a data directory: its lock, its key, and where its sockets are.
+//! The identity of a data directory: its key, and where its sockets are.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
@@ -9,10 +9,9 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 use sha2::Sha256;
 
+use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
 use crate::name::{DatabaseId, hex, random};
 use crate::orchestrator::RunAs;
@@ -34,8 +33,7 @@ pub(crate) struct Instance {
 #[derive(Debug)]
 struct Hold {
     runtime_dir: PathBuf,
-    /// The system releases it however this process ends.
-    _lock: File,
+    _data_dir: DataDir,
 }
 
 impl Drop for Hold {
@@ -53,18 +51,12 @@ fn remove_if_empty(runtime_dir: &Path) {
 impl Instance {
     /// Opens a data directory, and makes it if need be.
     pub(crate) fn open(data_dir: &Path) -> Result<Self> {
-        let failed = |what: &str, e| Error::io("data directory", format!("{what} {}", data_dir.display()), e);
-        if !data_dir.is_absolute() {
-            return Err(Error::invalid("data directory", format!("{} is not an absolute path", data_dir.display())));
-        }
-        // Others may pass through, not look: Postgres runs as another user, with its data below.
-        DirBuilder::new().recursive(true).mode(0o711).create(data_dir).map_err(|e| failed("making", e))?;
-        let lock = lock(data_dir)?;
+        let locked = DataDir::open(data_dir)?;
         let key = Key::load_or_make(&data_dir.join("instance.key"))?;
         let id = hex(&key.mac(b"instance id")[..4]);
         let runtime_dir = runtime_dir(&id)?;
         point_to(&data_dir.join("run"), &runtime_dir)?;
-        let hold = Hold { runtime_dir: runtime_dir.clone(), _lock: lock };
+        let hold = Hold { runtime_dir: runtime_dir.clone(), _data_dir: locked };
         Ok(Self { id, runtime_dir, key: Arc::new(key), _hold: Arc::new(hold) })
     }
 
@@ -78,26 +70,6 @@ impl Instance {
         let mac = self.key.mac(format!("password of {id}").as_bytes());
         // 24 bytes are 192 bits, in 32 characters that need no escaping in a URL.
         Secret::new(URL_SAFE_NO_PAD.encode(&mac[..24]))
-    }
-}
-
-/// Takes the lock of a data directory.
-fn lock(data_dir: &Path) -> Result<File> {
-    let path = data_dir.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|e| Error::io("data directory", format!("opening {}", path.display()), e))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(Error::Conflict {
-            message: format!("another process has the data directory {} open", data_dir.display()),
-            hint: "talk to that server by its URL, stop it, or choose another data directory".into(),
-        }),
-        Err(e) => Err(Error::io("data directory", format!("locking {}", path.display()), e.into())),
     }
 }
 

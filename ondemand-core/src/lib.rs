@@ -1,8 +1,10 @@
 //! Provisions Postgres databases on demand, from snapshots of a fat dataset.
 
+mod catalog;
 pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod data_dir;
 mod databases;
 mod datasets;
 mod error;
@@ -11,6 +13,7 @@ pub mod fakes;
 mod instance;
 mod janitor;
 pub mod label;
+mod mark;
 mod name;
 mod notation;
 mod ondemand;
@@ -22,6 +25,7 @@ mod secret;
 pub mod snapshot;
 
 pub use config::Config;
+pub use data_dir::DataDir;
 pub use databases::{CreateOptions, Database, DatabaseState, Databases, DatabasesOptions, Programs};
 pub use datasets::{Dataset, DatasetSnapshot, Datasets, DatasetsOptions, Format, ImportOptions, Source};
 pub use error::{BoxError, Code, Error, Kind, Result};

@@ -134,6 +134,37 @@ name! {
     Hostname, Kind::Host, "-.", 253
 }
 
+impl Hostname {
+    /// Parses a host name as a browser takes it: in any case, in any script, with a dot at its end.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], with the rule it breaks.
+    pub fn parse_lenient(text: &str) -> Result<Self> {
+        let invalid =
+            |reason: &str| Error::InvalidName { kind: Kind::Host, name: shorten(text), reason: reason.into() };
+        // A name of the greatest length has fewer bytes in any script; and converting takes the longer by the square.
+        if text.len() > 1024 {
+            return Err(invalid("it is longer than any name"));
+        }
+        if let Some((_, port)) = text.rsplit_once(':')
+            && port.bytes().all(|b| b.is_ascii_digit())
+        {
+            return Err(invalid("leave out the port; the name is the same at every port"));
+        }
+        let ascii = if text.is_ascii() {
+            text.to_ascii_lowercase()
+        } else {
+            idna::domain_to_ascii_cow(text.as_bytes(), idna::AsciiDenyList::URL)
+                .map_err(|_| invalid("it cannot be written in the letters of the domain name system"))?
+                .into_owned()
+        };
+        Self::new(ascii.strip_suffix('.').unwrap_or(&ascii)).map_err(|error| match error {
+            Error::InvalidName { reason, .. } => invalid(&reason),
+            error => error,
+        })
+    }
+}
+
 /// A dataset, or one version of it: `production`, `production@20261122-192300`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DatasetRef {
@@ -277,6 +308,42 @@ mod tests {
     }
 
     #[test]
+    fn a_host_is_taken_as_a_browser_takes_it() {
+        let long = format!("{}.{}.{}.{}", "a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61));
+        for (text, host) in [
+            ("shop.localhost", "shop.localhost"),
+            ("Shop.LocalHost.", "shop.localhost"),
+            ("10.0.0.5", "10.0.0.5"),
+            ("münchen.example", "xn--mnchen-3ya.example"),
+            ("MÜNCHEN.Example.", "xn--mnchen-3ya.example"),
+            ("XN--MNCHEN-3YA.example", "xn--mnchen-3ya.example"),
+            // The dot and the letters of other scripts that browsers take for ours.
+            ("ｓｈｏｐ。example", "shop.example"),
+            ("straße.example", "xn--strae-oqa.example"),
+            (&long, &long),
+        ] {
+            assert_eq!(Hostname::parse_lenient(text).expect(text).as_str(), host);
+        }
+        for bad in
+            ["", ".", "a..", "..", "a b", "a/b", "a@b", "a%2eb", "-a", "[::1]", "é/x", "é:x", "é\u{202e}x", "é\0"]
+        {
+            let error = Hostname::parse_lenient(bad).expect_err(bad).to_string();
+            assert!(error.contains("is not a host name"), "{error}");
+        }
+        for long in [format!("{long}x"), "é".repeat(400), "é".repeat(100_000)] {
+            assert!(Hostname::parse_lenient(&long).is_err());
+        }
+    }
+
+    #[test]
+    fn the_port_of_a_host_is_not_its_name() {
+        for text in ["shop.localhost:8000", "münchen.example:80", "a:"] {
+            let error = Hostname::parse_lenient(text).expect_err(text).to_string();
+            assert!(error.contains("leave out the port"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_reference_has_an_optional_version() {
         let newest: DatasetRef = "production".parse().expect("a dataset");
         assert_eq!(newest.version, None);
@@ -301,6 +368,13 @@ mod tests {
         fn a_reference_survives_printing(text in "[a-z0-9_@-]{0,40}") {
             if let Ok(reference) = text.parse::<DatasetRef>() {
                 prop_assert_eq!(reference.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn a_host_is_taken_as_it_was_printed(text in "\\PC{0,40}") {
+            if let Ok(host) = Hostname::parse_lenient(&text) {
+                prop_assert_eq!(Hostname::parse_lenient(host.as_str()).unwrap(), host);
             }
         }
 

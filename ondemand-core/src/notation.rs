@@ -51,7 +51,14 @@ impl FromStr for Ttl {
 
 impl fmt::Display for Ttl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_duration(self.0).fmt(f)
+        const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
+        let mut left = self.0.as_secs();
+        let parts = UNITS.iter().filter_map(|(seconds, unit)| {
+            let count = left / seconds;
+            left %= seconds;
+            (count > 0).then(|| format!("{count}{unit}"))
+        });
+        f.pad(&parts.collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -77,6 +84,10 @@ impl FromStr for Size {
         // The parser takes a cautious view of length: nobody writes a size of a hundred characters.
         if text.len() > 64 {
             return Err(Error::invalid("size", "it is too long; write it as 500M or 20G"));
+        }
+        // The largest number of bytes has twenty digits. Rounding what is longer, the parser overflows.
+        if text.bytes().take_while(|b| !b.eq_ignore_ascii_case(&b'e')).filter(u8::is_ascii_digit).count() > 20 {
+            return Err(Error::invalid("size", format!("{text:?} has too many digits; write it as 500M or 20G")));
         }
         parse_size::Config::new()
             .with_binary()
@@ -153,6 +164,14 @@ mod tests {
     }
 
     #[test]
+    fn ttls_are_written_as_people_write_them() {
+        for text in ["90d", "1d", "1h 30m", "15m", "45s", "1d 1s"] {
+            assert_eq!(text.parse::<Ttl>().expect("a time").to_string(), text);
+        }
+        assert_eq!("2w".parse::<Ttl>().expect("a time").to_string(), "14d");
+    }
+
+    #[test]
     fn ttls_in_json() {
         assert_eq!(serde_json::from_str::<Ttl>("60").ok(), serde_json::from_str::<Ttl>("\"1m\"").ok());
         assert!(serde_json::from_str::<Ttl>("-1").is_err());
@@ -166,7 +185,17 @@ mod tests {
         assert_eq!(bytes("20GiB"), Some(20 << 30));
         assert_eq!(bytes("1.5M"), Some(3 << 19));
         assert_eq!(bytes("4096"), Some(4096));
-        for bad in ["", "G", "-1", "1X", "99999999999999999999"] {
+        assert_eq!(bytes("18446744073709551615"), Some(u64::MAX));
+        for bad in [
+            "",
+            "G",
+            "-1",
+            "1X",
+            "99999999999999999999",
+            "184467440737095516158445",
+            "1844674407370955161.59",
+            "18446744073709551615.9e0",
+        ] {
             assert_eq!(bytes(bad), None, "{bad}");
         }
     }

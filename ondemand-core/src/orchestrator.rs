@@ -17,6 +17,7 @@ use crate::name::{AttemptId, ServiceName, StackName};
 
 #[cfg(feature = "docker")]
 mod docker;
+mod known;
 mod process;
 mod record;
 mod spec;

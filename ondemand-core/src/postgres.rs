@@ -5,6 +5,7 @@ pub(crate) mod controldata;
 mod engine;
 pub mod files;
 mod install;
+pub(crate) mod memory;
 pub(crate) mod neutralise;
 pub(crate) mod program;
 mod ready;

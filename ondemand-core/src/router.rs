@@ -4,17 +4,29 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 
-use crate::error::{Error, Result, shorten};
+use crate::error::{Error, Kind, Result};
 use crate::name::Hostname;
 
+#[cfg(feature = "proxy")]
+pub mod proxy;
+#[cfg(feature = "remote")]
+mod remote;
+mod saved;
 mod table;
+mod upstream;
 
+#[cfg(feature = "proxy")]
+pub use proxy::Proxy;
+#[cfg(feature = "remote")]
+pub use remote::Remote;
+pub use saved::{Read, Saved};
 pub use table::Table;
+pub use upstream::{Protocol, Upstream};
 
 /// Maps host names to upstreams.
 ///
 /// # Contract
-/// - `set` replaces a host's route in one step: at every moment a request meets the old upstreams or the new ones. It has
+/// - `set` replaces a host's route in one step: at every moment a request meets the old route or the new one. It has
 ///   taken effect when it returns, and touches no other route.
 /// - `remove` is idempotent.
 #[async_trait]
@@ -22,7 +34,7 @@ pub trait Router: Debug + Send + Sync + 'static {
     /// Makes `route.host` reach `route.upstreams`.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] if there is no upstream.
+    /// [`Error::InvalidInput`] if the route is none, as [`Route::validate`] has it.
     ///
     /// # Cancel safety
     /// The route is the old one or the new one.
@@ -36,75 +48,62 @@ pub trait Router: Debug + Send + Sync + 'static {
 
     /// Returns all routes in the order of their hosts.
     async fn list(&self) -> Result<Vec<Route>>;
+
+    /// Returns a host's route.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the host is unknown.
+    async fn get(&self, host: &Hostname) -> Result<Route> {
+        let route = self.list().await?.into_iter().find(|route| route.host == *host);
+        route.ok_or_else(|| Error::not_found(Kind::Route, host))
+    }
 }
 
 /// A host name and the addresses it reaches.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Route {
     /// The name.
     pub host: Hostname,
-    /// The addresses that take turns; never empty.
+    /// The addresses that take turns; empty only while the route is pending.
     pub upstreams: Vec<Upstream>,
+    /// What the upstreams speak.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Whether what is behind the route is not ready yet: requests are held until the route is set again without this,
+    /// instead of being sent to the upstreams.
+    #[serde(default)]
+    pub pending: bool,
 }
 
-/// Where a route leads: `10.0.0.5:32768`, `[::1]:80` or `backend:8000`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Upstream(String);
+impl Route {
+    /// Makes a route to upstreams that speak HTTP/1.1.
+    pub fn new(host: Hostname, upstreams: impl IntoIterator<Item = Upstream>) -> Self {
+        Self { host, upstreams: upstreams.into_iter().collect(), protocol: Protocol::Http1, pending: false }
+    }
 
-impl Upstream {
-    /// Parses an address with a port.
+    /// Makes a route whose requests are held until it is set again.
+    pub fn pending(host: Hostname) -> Self {
+        Self { pending: true, ..Self::new(host, []) }
+    }
+
+    /// Says what the upstreams speak.
+    pub fn with_protocol(self, protocol: Protocol) -> Self {
+        Self { protocol, ..self }
+    }
+
+    /// Checks that the route leads somewhere, or is pending.
     ///
     /// # Errors
     /// [`Error::InvalidInput`].
-    pub fn new(text: impl Into<String>) -> Result<Self> {
-        let text = text.into();
-        let invalid = |reason: &str| Err(Error::invalid(format!("upstream {:?}", shorten(&text)), reason));
-        if text.parse::<std::net::SocketAddr>().is_ok_and(|address| address.port() != 0) {
-            return Ok(Self(text));
+    pub fn validate(&self) -> Result<()> {
+        if self.upstreams.is_empty() && !self.pending {
+            let host = &self.host;
+            return Err(Error::invalid(
+                "route",
+                format!("{host} has no upstream; give one, or say that it is pending"),
+            ));
         }
-        let Some((host, port)) = text.rsplit_once(':') else {
-            return invalid("it has no port; write HOST:PORT");
-        };
-        if !port.bytes().all(|b| b.is_ascii_digit()) || !port.parse::<u16>().is_ok_and(|port| port != 0) {
-            return invalid("its port is not a number from 1 to 65535");
-        }
-        if Hostname::new(host).is_err() {
-            return invalid("its host is neither an address nor a name");
-        }
-        Ok(Self(text))
-    }
-
-    /// Returns the address as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for Upstream {
-    type Error = Error;
-    fn try_from(text: String) -> Result<Self> {
-        Self::new(text)
-    }
-}
-
-impl From<Upstream> for String {
-    fn from(upstream: Upstream) -> Self {
-        upstream.0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_upstream_has_a_host_and_a_port() {
-        for good in ["10.0.0.5:32768", "[::1]:80", "backend:8000", "a.b-c:1"] {
-            assert!(Upstream::new(good).is_ok(), "{good}");
-        }
-        for bad in ["", ":", "a", "a:", ":80", "a:0", "a:65536", "a:+1", "10.0.0.5:0", "a b:80", "::1", "http://a:80"] {
-            assert!(Upstream::new(bad).is_err(), "{bad}");
-        }
+        Ok(())
     }
 }

@@ -13,6 +13,7 @@ use crate::name::{SnapshotName, VolumeName};
 
 #[cfg(feature = "btrfs")]
 mod btrfs;
+mod claim;
 mod copy;
 mod directories;
 #[cfg(feature = "btrfs")]

@@ -145,15 +145,15 @@ async fn routers_are_wrapped() {
     let (inner, plan) = (Arc::new(Table::new()), FaultPlan::new());
     let router: Arc<dyn Router> = Arc::new(Faulty::new(Arc::clone(&inner) as Arc<dyn Router>, plan.clone()));
     let host = Hostname::new("a.example").unwrap();
-    let route = Route { host: host.clone(), upstreams: vec![Upstream::new("10.0.0.1:80").unwrap()] };
+    let route = Route::new(host.clone(), [Upstream::new("10.0.0.1:80").unwrap()]);
     plan.on("set", 1, Fault::fail_before(broken));
     plan.on("remove", 1, Fault::fail_after(broken));
     assert!(router.set(&route).await.is_err());
-    assert_eq!(inner.get(&host), None);
+    assert_eq!(inner.list().await.unwrap(), []);
     router.set(&route).await.unwrap();
     assert_eq!(router.list().await.unwrap(), [route]);
     assert!(router.remove(&host).await.is_err());
-    assert_eq!(inner.get(&host), None);
+    assert_eq!(inner.list().await.unwrap(), []);
     assert_eq!(plan.calls().iter().map(|c| c.method).collect::<Vec<_>>(), ["set", "set", "list", "remove"]);
 }
 

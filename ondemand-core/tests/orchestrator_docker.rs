@@ -77,7 +77,7 @@ impl Harness for Containers {
     }
 
     fn service(&self, name: &str, program: Program) -> ServiceSpec {
-        let mut service = service(name, script(program));
+        let mut service = service(name, program.script());
         if program == Program::Stubborn {
             service.stop_grace = Duration::from_millis(300);
         }
@@ -85,16 +85,6 @@ impl Harness for Containers {
             service.image = Some("ondemand-test/no-such-image:1".into());
         }
         service
-    }
-}
-
-fn script(program: Program) -> &'static str {
-    match program {
-        Program::Sleeps | Program::Missing => "exec sleep 1000",
-        Program::Stubborn => "trap '' TERM; while :; do sleep 1000; done",
-        Program::Exits => "exit 3",
-        Program::Prints => "echo one; echo two; echo three; exec sleep 1000",
-        Program::Ticks => "n=0; while :; do echo tick $n; n=$((n + 1)); sleep 0.1; done",
     }
 }
 

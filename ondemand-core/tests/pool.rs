@@ -104,6 +104,10 @@ async fn a_pool_that_holds_something_is_deleted_by_force_alone() {
     let error = pool::delete(path, false).await.unwrap_err();
     assert_eq!(error.code(), Code::Conflict);
     assert!(error.to_string().contains("volumes/a"), "{error}");
+    // A store that is open is in use.
+    assert_eq!(code(pool::delete(path, true).await), Code::Conflict);
+    assert!(pool::is_mounted(path).unwrap() && fixture.image().exists());
+    drop(store);
     // Unmounted, it still holds what it holds.
     rustix::mount::unmount(path, rustix::mount::UnmountFlags::empty()).unwrap();
     assert_eq!(code(pool::delete(path, false).await), Code::Conflict);
@@ -113,6 +117,7 @@ async fn a_pool_that_holds_something_is_deleted_by_force_alone() {
     assert_eq!(code(pool::delete(path, true).await), Code::Conflict);
     assert!(pool::is_mounted(path).unwrap() && fixture.image().exists());
     drop(open);
+    let store = Btrfs::open(path).await.unwrap();
     store.delete_volume(&name).await.unwrap();
     fs::write(path.join("mine"), "x").unwrap();
     assert_eq!(code(pool::delete(path, false).await), Code::Conflict);
@@ -130,6 +135,13 @@ async fn what_was_not_made_here_is_not_deleted() {
     fs::remove_file(fixture.path().join(".ondemand-pool")).unwrap();
     assert_eq!(code(pool::delete(fixture.path(), true).await), Code::Conflict);
     assert!(pool::is_mounted(fixture.path()).unwrap() && fixture.image().exists());
+    // A directory that never was one.
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("file"), "precious").unwrap();
+    for path in [directory.path().to_owned(), directory.path().join("file")] {
+        assert_eq!(code(pool::delete(&path, true).await), Code::Conflict, "{}", path.display());
+    }
+    assert_eq!(entries(directory.path()), ["file"]);
     // Some other file system, with the mark.
     let memory = tempfile::tempdir().unwrap();
     let flags = rustix::mount::MountFlags::empty();

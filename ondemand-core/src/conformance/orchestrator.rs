@@ -58,6 +58,19 @@ pub enum Program {
     Missing,
 }
 
+impl Program {
+    /// Returns the program as a script for `/bin/sh`, for orchestrators that have one. [`Program::Missing`] is for the harness to miss.
+    pub fn script(self) -> &'static str {
+        match self {
+            Self::Sleeps | Self::Missing => "exec sleep 1000",
+            Self::Stubborn => "trap '' TERM; while :; do sleep 1000; done",
+            Self::Exits => "exit 3",
+            Self::Prints => "echo one; echo two; echo three; exec sleep 1000",
+            Self::Ticks => "n=0; while :; do echo tick $n; n=$((n + 1)); sleep 0.1; done",
+        }
+    }
+}
+
 /// Tries a behaviour, and afterwards removes what it left, whether it was shown or not.
 pub async fn run(harness: &dyn Harness, behaviour: impl for<'a> FnOnce(&'a dyn Harness) -> BoxFuture<'a, ()>) {
     let outcome = AssertUnwindSafe(behaviour(harness)).catch_unwind().await;

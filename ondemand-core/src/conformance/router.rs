@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Code;
 use crate::name::Hostname;
-use crate::router::{Route, Router, Upstream};
+use crate::router::{Protocol, Route, Router, Upstream};
 
 /// Expands to a module with one test for each behaviour. The expression makes an `Arc<dyn Router>` that has no routes.
 #[macro_export]
@@ -24,6 +24,9 @@ macro_rules! router_conformance {
             other_routes_are_not_touched
             a_replacement_is_never_seen_half_done
             many_routes_set_at_once_are_all_there
+            one_route_is_asked_for_by_its_host
+            a_pending_route_needs_no_upstream
+            what_upstreams_speak_is_kept
         }
     };
     (@tests $module:ident, $router:expr, $($behaviour:ident)*) => {
@@ -43,10 +46,7 @@ macro_rules! router_conformance {
 }
 
 fn route(host: &str, upstreams: &[&str]) -> Route {
-    Route {
-        host: Hostname::new(host).unwrap(),
-        upstreams: upstreams.iter().map(|upstream| Upstream::new(*upstream).unwrap()).collect(),
-    }
+    Route::new(Hostname::new(host).unwrap(), upstreams.iter().map(|upstream| Upstream::new(*upstream).unwrap()))
 }
 
 /// A route is listed with its upstreams in their order.
@@ -157,4 +157,38 @@ pub async fn many_routes_set_at_once_are_all_there(router: Arc<dyn Router>) {
         setter.await.unwrap().unwrap();
     }
     assert_eq!(router.list().await.unwrap(), expected);
+}
+
+/// A host's route is what was set, and an unknown host is an error.
+pub async fn one_route_is_asked_for_by_its_host(router: Arc<dyn Router>) {
+    let (mine, other) = (route("a.example", &["10.0.0.1:80"]), route("b.example", &["10.0.0.2:80"]));
+    router.set(&mine).await.unwrap();
+    router.set(&other).await.unwrap();
+    assert_eq!(router.get(&mine.host).await.unwrap(), mine);
+    router.remove(&mine.host).await.unwrap();
+    assert_eq!(router.get(&mine.host).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(router.get(&other.host).await.unwrap(), other);
+}
+
+/// A route may be there before what it leads to is, and stops being pending when it is set again.
+pub async fn a_pending_route_needs_no_upstream(router: Arc<dyn Router>) {
+    let ready = route("a.example", &["10.0.0.1:80"]);
+    let pending = Route::pending(ready.host.clone());
+    router.set(&pending).await.unwrap();
+    assert_eq!(router.list().await.unwrap(), std::slice::from_ref(&pending));
+    router.set(&ready).await.unwrap();
+    assert_eq!(router.list().await.unwrap(), std::slice::from_ref(&ready));
+    let paused = Route { pending: true, ..ready };
+    router.set(&paused).await.unwrap();
+    assert_eq!(router.list().await.unwrap(), [paused]);
+}
+
+/// A route says what its upstreams speak, and setting it again may change that.
+pub async fn what_upstreams_speak_is_kept(router: Arc<dyn Router>) {
+    let second = route("a.example", &["10.0.0.1:80"]).with_protocol(Protocol::Http2);
+    router.set(&second).await.unwrap();
+    assert_eq!(router.list().await.unwrap(), std::slice::from_ref(&second));
+    let first = second.with_protocol(Protocol::Http1);
+    router.set(&first).await.unwrap();
+    assert_eq!(router.list().await.unwrap(), [first]);
 }

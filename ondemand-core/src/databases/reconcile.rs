@@ -223,7 +223,7 @@ async fn settle(inner: &Arc<Inner>, id: &DatabaseId, drifted: bool) -> Result<Se
 
 impl Inner {
     /// Returns a record's volume, as the store has it now.
-    async fn volume(&self, record: &Record) -> Result<Option<Volume>> {
+    pub(super) async fn volume(&self, record: &Record) -> Result<Option<Volume>> {
         let volumes = self.store.volumes(&self.selector().with(keys::ID, record.id.as_str())).await?;
         Ok(volumes.into_iter().find(|volume| volume.name == record.volume()))
     }

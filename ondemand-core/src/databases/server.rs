@@ -14,7 +14,7 @@ use super::record::Record;
 use crate::error::{Error, Result};
 use crate::name::{AttemptId, DatabaseId, ServiceName};
 use crate::orchestrator::{LogOptions, Mount, PublishedPort, ServiceSpec, StackSpec, StopSignal};
-use crate::postgres::{Endpoint, Launch, Notify};
+use crate::postgres::{Endpoint, Launch, Notify, memory};
 
 /// The port a server listens on inside a container.
 const CONTAINER_PORT: u16 = 5432;
@@ -52,6 +52,10 @@ impl Inner {
     pub(super) async fn discard(&self, record: &Record) -> Result<()> {
         if self.remove_stack(record).await? {
             self.remove_run_dir(&record.id)?;
+        }
+        // In a container it has gone with the container.
+        if let (Programs::Host(_), Ok(Some(volume))) = (&self.options.programs, self.volume(record).await) {
+            memory::free(&volume.path, self.options.user).await;
         }
         self.store.delete_volume(&record.volume()).await
     }

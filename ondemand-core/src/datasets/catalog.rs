@@ -52,7 +52,7 @@ pub(super) async fn find(store: &dyn SnapshotStore, reference: Option<&DatasetRe
     versions.pop().ok_or_else(|| match reference {
         Some(reference) if exists => Error::not_found(Kind::Snapshot, reference),
         Some(reference) => Error::not_found(Kind::Dataset, &reference.dataset),
-        None => Error::not_found(Kind::Dataset, "*"),
+        None => Error::not_found(Kind::Dataset, ""),
     })
 }
 

@@ -25,7 +25,7 @@ use crate::name::{AttemptId, DatasetName, SnapshotName, Version, VolumeName};
 use crate::postgres::cluster::{self, Cluster, Server};
 use crate::postgres::controldata::ControlData;
 use crate::postgres::program::Processes;
-use crate::postgres::{Install, neutralise, slot, vacuum};
+use crate::postgres::{Install, memory, neutralise, slot, vacuum};
 use crate::progress::{Phase, Reporter};
 use crate::snapshot::Volume;
 
@@ -51,10 +51,10 @@ pub(super) async fn import(
         inner: inner.clone(),
         dataset: dataset.clone(),
         options,
+        processes: Processes::new(attempt.clone()),
         attempt,
         meter: Meter::new(reporter),
         cancelled: cancelled.clone(),
-        processes: Processes::default(),
         blocking: TaskTracker::new(),
         snapshot: Mutex::default(),
     };
@@ -151,12 +151,16 @@ impl Import {
         self.blocking.wait().await;
 
         let volumes = self.volume_names();
-        let mut dirs = vec![self.private_dir()];
-        match self.inner.store.volumes(&Selector::all().with(keys::ATTEMPT, self.attempt.as_str())).await {
-            Ok(found) => dirs.extend(found.into_iter().map(|volume| volume.path)),
-            Err(error) => warn("listing the volumes of an import", Err(error)),
+        let ours = Selector::all().with(keys::ATTEMPT, self.attempt.as_str());
+        let found = self.inner.store.volumes(&ours).await.unwrap_or_else(|error| {
+            warn("listing the volumes of an import", Err(error));
+            Vec::new()
+        });
+        let dirs = found.iter().map(|volume| volume.path.clone()).chain([self.private_dir()]);
+        warn("ending the programs of an import", end_holders(dirs.collect()).await);
+        for volume in &found {
+            memory::free(&volume.path, self.inner.options.user).await;
         }
-        warn("ending the programs of an import", end_holders(dirs).await);
         warn("removing the socket directory of an import", remove_private(&self.private_dir()));
         let snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(snapshot) = snapshot.filter(|_| !success) {

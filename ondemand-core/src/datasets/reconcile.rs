@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::janitor::Report;
 use crate::label::{Selector, keys};
 use crate::name::AttemptId;
-use crate::postgres::program;
+use crate::postgres::{memory, program};
 use crate::snapshot::Volume;
 
 /// The programs that an import runs.
@@ -48,6 +48,8 @@ pub(super) async fn reconcile(inner: &Inner, report: &mut Report) -> Result<()> 
 async fn remove_dead(inner: &Inner, volume: &Volume, attempt: &AttemptId) -> Result<()> {
     let private = private_dir(&inner.options.runtime_dir, attempt);
     end_holders(vec![volume.path.clone(), private.clone()]).await?;
+    program::end_strays(attempt, inner.options.user).await;
+    memory::free(&volume.path, inner.options.user).await;
     remove_private(&private)?;
     inner.store.delete_volume(&volume.name).await
 }

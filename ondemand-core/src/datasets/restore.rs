@@ -79,7 +79,7 @@ async fn make(session: &crate::postgres::cluster::Session, what: &str, name: &st
 fn client(server: &Server, name: &str, dbname: &str) -> (std::path::PathBuf, Command) {
     let cluster = server.cluster();
     let path = cluster.install.program(name);
-    let mut command = program::command(&path, cluster.user);
+    let mut command = cluster.processes.command(&path, cluster.user);
     command.arg("-h").arg(&cluster.private).args(["-p", "5432", "-U", ADMIN_ROLE, "-d", &connection_name(dbname)]);
     command.env("PGAPPNAME", "ondemand import").env("HOME", "/nonexistent").kill_on_drop(true);
     (path, command)

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use super::record::Records;
 use super::spec::deploy_or_undo;
 use super::turns::Turns;
-use super::{LogLine, LogOptions, Orchestrator, Service, Stack, StackId, StackSpec};
+use super::{LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec, known};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::name::StackName;
@@ -102,11 +102,7 @@ impl Orchestrator for Docker {
     }
 
     async fn set_labels(&self, name: &StackName, labels: &Labels) -> Result<()> {
-        let set = |record: &mut Record| {
-            record.spec.labels.clone_from(labels);
-            Some(())
-        };
-        self.shared.records.update(name, set)?.ok_or_else(|| Error::not_found(Kind::Stack, name))
+        self.shared.records.set_labels(name, labels)
     }
 
     async fn set_running(&self, name: &StackName, running: bool) -> Result<()> {
@@ -119,35 +115,19 @@ impl Orchestrator for Docker {
 
     async fn wait_stopped(&self, name: &StackName) -> Result<Stack> {
         let shared = &self.shared;
-        let id = shared.record(name)?.id;
-        let client = shared.engine.client().await?;
-        loop {
-            let changed = shared.turns.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let record = shared.record(name)?;
-            if record.removing || record.id != id {
-                return Err(Error::not_found(Kind::Stack, name));
+        let look = |record: Record| {
+            async move {
+                let client = shared.engine.client().await?;
+                let seen = shared.see_all(&record).await?;
+                let stack = shared.stack(&record, &seen);
+                let running = seen.into_iter().flatten().filter(|seen| seen.doing == Doing::Running);
+                let waits = running
+                    .map(|seen| async move { containers::ended(client, &seen.container, "not-running").await }.boxed());
+                Ok((stack, waits.collect()))
             }
-            let seen = shared.see_all(&record).await?;
-            let stack = shared.stack(&record, &seen);
-            if !stack.services.iter().all(Service::is_up) {
-                // The removal may have begun while the containers were looked at.
-                if shared.record(name)?.removing {
-                    return Err(Error::not_found(Kind::Stack, name));
-                }
-                return Ok(stack);
-            }
-            let mut waits: Vec<BoxFuture<'_, Result<()>>> = vec![Box::pin(async {
-                changed.await;
-                Ok(())
-            })];
-            for seen in seen.iter().flatten().filter(|seen| seen.doing == Doing::Running) {
-                waits.push(Box::pin(containers::ended(client, &seen.container, "not-running")));
-            }
-            let (ended, ..) = futures_util::future::select_all(waits).await;
-            ended?;
-        }
+            .boxed()
+        };
+        known::wait_stopped(&shared.records, &shared.turns, name, look).await
     }
 
     fn logs(&self, name: &StackName, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {
@@ -163,7 +143,7 @@ fn open_logs(
     name: &StackName,
     options: &LogOptions,
 ) -> Result<BoxStream<'static, Result<LogLine>>> {
-    let record = shared.record(name)?;
+    let record = shared.records.get(name)?;
     let services: Vec<_> =
         record.spec.services.iter().filter(|spec| options.service.as_ref().is_none_or(|s| *s == spec.name)).collect();
     if let (true, Some(service)) = (services.is_empty(), &options.service) {

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use super::record::{Records, make_private_dir};
 use super::spec::deploy_or_undo;
-use super::{LogLine, LogOptions, Orchestrator, Service, Stack, StackId, StackSpec};
-use crate::error::{Error, Kind, Result};
+use super::{LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec, known};
+use crate::error::{Error, Result};
 use crate::label::{Labels, Selector};
 use crate::name::StackName;
 
@@ -50,8 +50,6 @@ pub struct ProcessOptions {
 /// - It isolates nothing: a program sees the host as it is. `read_only` mounts are accepted, but only the file system's permissions
 ///   keep a program from writing to them.
 /// - [`LogOptions::since`] is unsupported: lines carry no time. [`LogOptions::tail`] is counted for each service.
-/// - A process that leaves its group and whose parents have all ended is out of reach, unless it was seen as a descendant while they
-///   lived.
 /// - The exit status of an adopted process is unknown: only its parent learns it.
 #[derive(Debug, Clone)]
 pub struct Process {
@@ -92,7 +90,7 @@ impl Orchestrator for Process {
     }
 
     async fn get(&self, name: &StackName) -> Result<Stack> {
-        Ok(self.shared.stack(&self.shared.record(name)?))
+        Ok(self.shared.stack(&self.shared.records.get(name)?))
     }
 
     async fn list(&self, selector: &Selector) -> Result<Vec<Stack>> {
@@ -105,11 +103,7 @@ impl Orchestrator for Process {
     }
 
     async fn set_labels(&self, name: &StackName, labels: &Labels) -> Result<()> {
-        let set = |record: &mut Record| {
-            record.spec.labels.clone_from(labels);
-            Some(())
-        };
-        self.shared.records.update(name, set)?.ok_or_else(|| Error::not_found(Kind::Stack, name))
+        self.shared.records.set_labels(name, labels)
     }
 
     async fn set_running(&self, name: &StackName, running: bool) -> Result<()> {
@@ -122,29 +116,17 @@ impl Orchestrator for Process {
 
     async fn wait_stopped(&self, name: &StackName) -> Result<Stack> {
         let shared = &self.shared;
-        let id = shared.record(name)?.id;
-        loop {
-            let changed = shared.turns.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let record = shared.record(name)?;
-            if record.removing || record.id != id {
-                return Err(Error::not_found(Kind::Stack, name));
-            }
-            let stack = shared.stack(&record);
-            if !stack.services.iter().all(Service::is_up) {
-                return Ok(stack);
-            }
-            let mut waits: Vec<BoxFuture<'_, std::io::Result<()>>> = vec![Box::pin(async {
-                changed.await;
-                Ok(())
-            })];
-            for started in record.processes.iter().flatten() {
-                waits.push(Box::pin(shared.ended(&started.identity)));
-            }
-            let (ended, ..) = futures_util::future::select_all(waits).await;
-            ended.map_err(|e| Error::io(BACKEND, format!("waiting for stack {name}"), e))?;
-        }
+        let look = |record: Record| {
+            let processes = record.engine.processes.iter().flatten();
+            let waits = processes.map(|started| {
+                let ended = shared.ended(&started.identity);
+                let waiting = format!("waiting for stack {name}");
+                async move { ended.await.map_err(|e| Error::io(BACKEND, waiting, e)) }.boxed()
+            });
+            let seen = (shared.stack(&record), waits.collect());
+            async move { Ok(seen) }.boxed()
+        };
+        known::wait_stopped(&shared.records, &shared.turns, name, look).await
     }
 
     fn logs(&self, name: &StackName, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {

@@ -83,7 +83,7 @@ impl Cluster {
     /// checksums of its own where it is BTRFS.
     pub(crate) async fn initdb(&self) -> Result<()> {
         let path = self.install.program("initdb");
-        let mut command = program::command(&path, self.user);
+        let mut command = self.processes.command(&path, self.user);
         command
             .arg("-D")
             .arg(&self.pgdata)
@@ -102,7 +102,7 @@ impl Cluster {
     /// Runs commands in single-user mode, where no role is needed to come in. That a command fails is not noticed.
     pub(crate) async fn single_user(&self, commands: &str) -> Result<()> {
         let path = self.install.program("postgres");
-        let mut command = program::command(&path, self.user);
+        let mut command = self.processes.command(&path, self.user);
         command.arg("--single").arg("-D").arg(&self.pgdata).args(self.files.arguments());
         for setting in self.settings() {
             command.arg("-c").arg(setting);
@@ -136,7 +136,7 @@ impl Cluster {
     /// Starts the private server: reachable over its socket only, with settings for loading much at once.
     pub(crate) async fn start(&self) -> Result<Server> {
         let path = self.install.program("postgres");
-        let mut command = program::command(&path, self.user);
+        let mut command = self.processes.command(&path, self.user);
         command.arg("-D").arg(&self.pgdata).args(self.files.arguments());
         for setting in self.settings() {
             command.arg("-c").arg(setting);

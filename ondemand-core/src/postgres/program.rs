@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
+use crate::mark::Mark;
 use crate::name::AttemptId;
 use crate::orchestrator::RunAs;
 
@@ -23,8 +24,8 @@ mod strays;
 const KEPT_LINES: usize = 40;
 /// How much of a line is kept, in bytes.
 const KEPT_OF_LINE: usize = 1000;
-/// The variable that marks the programs of an import, and what they start.
-const MARKER: &str = "ONDEMAND_IMPORT";
+/// The variable that carries an import's attempt into its programs, and what they start.
+const VARIABLE: &str = "ONDEMAND_IMPORT";
 
 /// Makes a command that runs as `user`, with nothing of this process's environment but a search path, in a group of its own so
 /// that a Ctrl-C at the terminal does not reach it, and with messages in English so that they can be understood here.
@@ -60,18 +61,38 @@ pub(crate) fn spawn_error(program: &Path, error: io::Error) -> Error {
 ///
 /// Each is held by a pid file descriptor: its number may be given to a stranger, the descriptor stays with the process.
 ///
-/// A dump is a program that can start others. They are in the group of the program that reads it, or else known by a
-/// variable that all of an import's programs have in their environment.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Processes(Arc<Mutex<Started>>);
+/// A dump is a program that can start others. They are in the group of the program that reads it, or else known by the
+/// [signs](Signs) that all of an import's programs carry.
+#[derive(Debug, Clone)]
+pub(crate) struct Processes {
+    attempt: AttemptId,
+    started: Arc<Mutex<Started>>,
+}
 
 #[derive(Debug, Default)]
 struct Started {
     list: Vec<Process>,
-    /// The line of the environment that marks all of them, made with the first.
-    marker: Option<String>,
     /// The users they run as: one, in fact.
     users: Vec<u32>,
+}
+
+/// What the programs of an import are known by, and what they start: to a later process, too, which has nothing but the attempt's id.
+#[derive(Debug, Clone)]
+struct Signs {
+    mark: Mark,
+    /// A line of their environment, for where they could not be marked.
+    line: String,
+}
+
+impl Signs {
+    fn of(attempt: &AttemptId) -> Self {
+        Self { mark: Mark::of(&format!("import {attempt}")), line: format!("{VARIABLE}={attempt}") }
+    }
+}
+
+/// Kills what the programs of an import have started, and what still runs of themselves.
+pub(crate) async fn end_strays(attempt: &AttemptId, user: RunAs) {
+    strays::end_signed(Signs::of(attempt), vec![user.uid]).await;
 }
 
 #[derive(Debug)]
@@ -83,6 +104,20 @@ struct Process {
 }
 
 impl Processes {
+    /// Begins the list of an attempt.
+    pub(crate) fn new(attempt: AttemptId) -> Self {
+        Self { attempt, started: Arc::default() }
+    }
+
+    /// Makes a command as [`command`] does, whose process carries the signs of the attempt.
+    pub(crate) fn command(&self, program: &Path, user: RunAs) -> Command {
+        let Signs { mark, line: _ } = Signs::of(&self.attempt);
+        let mut command = command(Path::new("/bin/sh"), user);
+        command.arg("-c").arg(format!(r#"{}; exec "$@""#, mark.words())).arg("ondemand-import").arg(program);
+        command.env(VARIABLE, self.attempt.as_str());
+        command
+    }
+
     /// Starts a program and remembers it.
     pub(crate) fn spawn(&self, program: &Path, command: &mut Command) -> Result<Child> {
         self.start(program, command, Signal::KILL)
@@ -101,18 +136,16 @@ impl Processes {
     fn start(&self, program: &Path, command: &mut Command, signal: Signal) -> Result<Child> {
         // The list is locked before the program starts: there is no moment in which it runs and is not listed.
         let mut started = self.lock();
-        let marker = match &started.marker {
-            Some(marker) => marker.clone(),
-            None => started.marker.insert(format!("{MARKER}={}", AttemptId::random()?)).clone(),
-        };
-        command.env(MARKER, &marker[MARKER.len() + 1..]);
+        if !program.exists() {
+            return Err(spawn_error(program, io::ErrorKind::NotFound.into()));
+        }
         let mut child = command.spawn().map_err(|e| spawn_error(program, e))?;
         // Its number is its own until it is waited for, and nobody else waits for it.
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         let pid = pid.ok_or(rustix::io::Errno::SRCH);
         match pid.and_then(|pid| Ok((pid, pidfd_open(pid, PidfdFlags::empty())?))) {
             Ok((pid, pidfd)) => {
-                // It has become its program by now, and with it its user.
+                // It has become a program by now, and with it its user.
                 if let Some(user) = strays::user_of(pid).filter(|user| !started.users.contains(user)) {
                     started.users.push(user);
                 }
@@ -128,15 +161,15 @@ impl Processes {
     }
 
     fn lock(&self) -> MutexGuard<'_, Started> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.started.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends all that still run, the programs before the servers, and waits until they have ended. What came from them and
     /// survived them is killed.
     pub(crate) async fn end_all(&self) {
-        let (mut list, marker, users) = {
+        let (mut list, users) = {
             let mut started = self.lock();
-            (std::mem::take(&mut started.list), started.marker.clone(), started.users.clone())
+            (std::mem::take(&mut started.list), started.users.clone())
         };
         list.sort_by_key(|process| process.signal == Signal::QUIT);
         for Process { pid, pidfd, signal } in list {
@@ -146,8 +179,8 @@ impl Processes {
                 strays::end_each(members).await;
             }
         }
-        if let Some(marker) = marker {
-            strays::end_marked(marker, users).await;
+        if !users.is_empty() {
+            strays::end_signed(Signs::of(&self.attempt), users).await;
         }
     }
 }
@@ -319,10 +352,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_runs_is_ended() {
-        let processes = Processes::default();
+        let processes = Processes::new(AttemptId::random().expect("randomness"));
         let user = RunAs { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
         let program = Path::new("/bin/sleep");
-        let mut child = processes.spawn(program, command(program, user).arg("600")).expect("a process");
+        let mut child = processes.spawn(program, processes.command(program, user).arg("600")).expect("a process");
         processes.end_all().await;
         let status = child.wait().await.expect("a status");
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));

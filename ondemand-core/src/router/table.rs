@@ -5,14 +5,14 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{Route, Router, Upstream};
-use crate::error::{Error, Result};
+use super::{Route, Router};
+use crate::error::{Error, Kind, Result};
 use crate::name::Hostname;
 
-/// Remembers routes and serves none: what tests route with, and what a data plane looks names up in.
+/// Remembers routes and serves none: what tests route with.
 #[derive(Debug, Default)]
 pub struct Table {
-    routes: Mutex<BTreeMap<Hostname, Vec<Upstream>>>,
+    routes: Mutex<BTreeMap<Hostname, Route>>,
 }
 
 impl Table {
@@ -21,12 +21,7 @@ impl Table {
         Self::default()
     }
 
-    /// Returns where a host leads.
-    pub fn get(&self, host: &Hostname) -> Option<Vec<Upstream>> {
-        self.lock().get(host).cloned()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Hostname, Vec<Upstream>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Hostname, Route>> {
         // Every change is a single insert or remove, so the map is whole even if a holder panicked.
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -35,10 +30,8 @@ impl Table {
 #[async_trait]
 impl Router for Table {
     async fn set(&self, route: &Route) -> Result<()> {
-        if route.upstreams.is_empty() {
-            return Err(Error::invalid("route", format!("{} has no upstream", route.host)));
-        }
-        self.lock().insert(route.host.clone(), route.upstreams.clone());
+        route.validate()?;
+        self.lock().insert(route.host.clone(), route.clone());
         Ok(())
     }
 
@@ -48,7 +41,10 @@ impl Router for Table {
     }
 
     async fn list(&self) -> Result<Vec<Route>> {
-        let routes = self.lock();
-        Ok(routes.iter().map(|(host, upstreams)| Route { host: host.clone(), upstreams: upstreams.clone() }).collect())
+        Ok(self.lock().values().cloned().collect())
+    }
+
+    async fn get(&self, host: &Hostname) -> Result<Route> {
+        self.lock().get(host).cloned().ok_or_else(|| Error::not_found(Kind::Route, host))
     }
 }

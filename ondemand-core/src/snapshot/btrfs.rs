@@ -38,7 +38,7 @@ impl Btrfs {
     /// deleted, so one process at a time may have a store open.
     ///
     /// # Errors
-    /// [`Unsupported`](Error::Unsupported) if the path is not on BTRFS.
+    /// [`Unsupported`](Error::Unsupported) if the path is not on BTRFS; [`Conflict`](Error::Conflict) if another process has the store open.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let opened = tokio::task::spawn_blocking(move || {
@@ -117,25 +117,10 @@ impl Medium for Subvolumes {
         if is_missing(target) {
             return Ok(());
         }
-        let first = match libbtrfsutil::delete_subvolume(target) {
-            Ok(()) => return Ok(()),
-            Err(_) if is_missing(target) => return Ok(()),
-            Err(e) => e,
-        };
-        tracing::debug!(path = %target.display(), error = %first, cause = %first.os_error(), "deleting more thoroughly");
-        // It holds subvolumes of its own…
-        let second = match DeleteSubvolumeOptions::new().recursive(true).delete(target) {
-            Ok(()) => return Ok(()),
-            Err(_) if is_missing(target) => return Ok(()),
-            Err(e) => e,
-        };
-        // … which the volume's owner may swap for something else at any moment: root must not walk there by path. What
-        // failed is tried again by whoever asks again.
-        if rustix::process::geteuid().is_root() {
-            return Err(error("deleting", target, &second));
-        }
-        // … or this user may not delete it as a subvolume, but may empty it.
-        empty_and_remove(target).map_err(|e| Error::io(BACKEND, format!("deleting {}", target.display()), e))
+        let number = self.number(target);
+        delete(target)?;
+        free_at_once(target, number);
+        Ok(())
     }
 
     fn sync(&self, root: &Path) -> Result<()> {
@@ -178,6 +163,49 @@ impl Subvolumes {
         };
         // Devices are counted in sectors of 512 bytes, whatever their real ones are.
         Some((sum("devices", "size")? * 512).saturating_sub(sum("allocation", "disk_total")?))
+    }
+}
+
+/// Deletes a subvolume, or whatever is in its place.
+fn delete(target: &Path) -> Result<()> {
+    let first = match libbtrfsutil::delete_subvolume(target) {
+        Ok(()) => return Ok(()),
+        Err(_) if is_missing(target) => return Ok(()),
+        Err(e) => e,
+    };
+    tracing::debug!(path = %target.display(), error = %first, cause = %first.os_error(), "deleting more thoroughly");
+    // It holds subvolumes of its own…
+    let second = match DeleteSubvolumeOptions::new().recursive(true).delete(target) {
+        Ok(()) => return Ok(()),
+        Err(_) if is_missing(target) => return Ok(()),
+        Err(e) => e,
+    };
+    // … which the volume's owner may swap for something else at any moment: root must not walk there by path. What
+    // failed is tried again by whoever asks again.
+    if rustix::process::geteuid().is_root() {
+        return Err(error("deleting", target, &second));
+    }
+    // … or this user may not delete it as a subvolume, but may empty it.
+    empty_and_remove(target).map_err(|e| Error::io(BACKEND, format!("deleting {}", target.display()), e))
+}
+
+/// Waits, where little room is left, until what was deleted is room again: the file system by itself takes up to half a minute for that, and whoever
+/// deletes in a full pool does it for the room.
+fn free_at_once(deleted: &Path, number: Option<u64>) {
+    let Some(parent) = deleted.parent() else { return };
+    if probe::space(parent, BACKEND).is_ok_and(|(total, _, free)| free > total / 8) {
+        return;
+    }
+    // What is deleted is told once that is on disk; and what it held is free once that is. Kernels before 6.13 do not tell.
+    let waited = File::open(parent).and_then(|directory| {
+        btrfs_uapi::filesystem::sync(directory.as_fd())?;
+        if let Some(number) = number {
+            btrfs_uapi::subvolume::subvol_sync_wait_one(directory.as_fd(), number)?;
+        }
+        Ok(btrfs_uapi::filesystem::sync(directory.as_fd())?)
+    });
+    if let Err(error) = waited {
+        tracing::debug!(path = %deleted.display(), %error, "it takes a while until what was deleted is room again");
     }
 }
 

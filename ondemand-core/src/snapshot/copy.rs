@@ -42,7 +42,7 @@ impl Copy {
     /// process at a time may have a store open.
     ///
     /// # Errors
-    /// [`Error::Backend`] if the directory cannot be made or read.
+    /// [`Error::Backend`] if the directory cannot be made or read; [`Error::Conflict`] if another process has the store open.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let opened = tokio::task::spawn_blocking(move || {

@@ -12,8 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-use super::record::{Catalog, Record, SNAPSHOTS, VOLUMES};
+use super::claim::Claim;
+use super::record::{Record, SNAPSHOTS, VOLUMES};
 use super::{Snapshot, Usage, Volume};
+use crate::catalog::Catalog;
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::name::{SnapshotName, VolumeName};
@@ -111,17 +113,21 @@ pub(super) struct Directories(Arc<Inner>);
 struct Inner {
     root: PathBuf,
     medium: Box<dyn Medium>,
-    volumes: Catalog,
-    snapshots: Catalog,
+    volumes: Catalog<Record>,
+    snapshots: Catalog<Record>,
     locks: Locks,
+    /// Keeps other processes out; whoever only looks has none.
+    _claim: Option<Claim>,
 }
 
 impl Directories {
     /// Opens the store at `root`, which exists, and removes what a dead process left of snapshots. Blocks.
     pub(super) fn open(root: PathBuf, medium: Box<dyn Medium>) -> Result<Self> {
+        // First: what another process is making right now must not be taken for what a dead one left.
+        let claim = Some(Claim::take(&root, medium.backend())?);
         let volumes = Catalog::open(root.join("volumes"), VOLUMES, medium.backend())?;
         let snapshots = Catalog::open(root.join("snapshots"), SNAPSHOTS, medium.backend())?;
-        let inner = Inner { root, medium, volumes, snapshots, locks: Locks::default() };
+        let inner = Inner { root, medium, volumes, snapshots, locks: Locks::default(), _claim: claim };
         for (name, record) in inner.snapshots.list::<SnapshotName>()? {
             if !record.complete || !inner.snapshots.data(name.as_str()).is_dir() {
                 tracing::info!(snapshot = %name, "deleting a snapshot that was never finished");
@@ -142,9 +148,8 @@ impl Directories {
             return medium.usage(&root);
         }
         let backend = medium.backend();
-        let (volumes, snapshots) =
-            (Catalog::open(volumes, VOLUMES, backend)?, Catalog::open(snapshots, SNAPSHOTS, backend)?);
-        Inner { root, medium, volumes, snapshots, locks: Locks::default() }.usage()
+        let (volumes, snapshots) = (Catalog::at(volumes, backend), Catalog::at(snapshots, backend));
+        Inner { root, medium, volumes, snapshots, locks: Locks::default(), _claim: None }.usage()
     }
 
     pub(super) async fn create_volume(&self, name: &VolumeName, labels: &Labels) -> Result<Volume> {
@@ -283,7 +288,7 @@ impl Directories {
 }
 
 /// Answers at once what the lock would answer only when the first one is done: a copy takes its time.
-fn refuse_taken(catalog: &Catalog, kind: Kind, name: &str) -> Result<()> {
+fn refuse_taken(catalog: &Catalog<Record>, kind: Kind, name: &str) -> Result<()> {
     if catalog.exists(name)? { Err(Error::already_exists(kind, name)) } else { Ok(()) }
 }
 
@@ -317,7 +322,7 @@ impl Inner {
         }
     }
 
-    fn undo(&self, catalog: &Catalog, name: &str, data: &Path, error: &Error) {
+    fn undo(&self, catalog: &Catalog<Record>, name: &str, data: &Path, error: &Error) {
         // Something was there after all: not ours.
         let ours = !matches!(error, Error::AlreadyExists { .. });
         let undone = if ours { self.medium.remove(data) } else { Ok(()) };
@@ -327,7 +332,7 @@ impl Inner {
         }
     }
 
-    fn discard(&self, catalog: &Catalog, name: &str) -> Result<()> {
+    fn discard(&self, catalog: &Catalog<Record>, name: &str) -> Result<()> {
         if !catalog.exists(name)? {
             return Ok(());
         }

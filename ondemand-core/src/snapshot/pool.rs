@@ -303,7 +303,9 @@ fn delete_now(path: &Path, force: bool) -> Result<()> {
     let Some(mounted) = mounts::at(path)? else {
         let image = default_image(path);
         if !image.exists() {
-            return Ok(());
+            // Nothing of a pool is left but perhaps the directory that it was mounted on.
+            let is_gone = !path.exists() || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+            return if is_gone { Ok(()) } else { Err(no_pool(path)) };
         }
         // Only its inside tells whether it is ours and empty.
         mount_now(&image, path)?;
@@ -315,10 +317,7 @@ fn delete_now(path: &Path, force: bool) -> Result<()> {
 fn delete_mounted(path: &Path, mounted: Option<Mounted>, force: bool) -> Result<()> {
     let ours = path.join(MARKER).is_file();
     let Some(image) = mounted.and_then(|mounted| mounted.image).filter(|_| ours) else {
-        return Err(Error::Conflict {
-            message: format!("{} is not a pool that was made here", path.display()),
-            hint: "name the path that `ondemand pool create` was given".into(),
-        });
+        return Err(no_pool(path));
     };
     if !force && let Some(found) = first_content(path)? {
         return Err(Error::Conflict {
@@ -354,6 +353,13 @@ fn first_content(path: &Path) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+fn no_pool(path: &Path) -> Error {
+    Error::Conflict {
+        message: format!("{} is not a pool that was made here", path.display()),
+        hint: "name the path that `ondemand pool create` was given".into(),
+    }
 }
 
 fn busy(path: &Path, why: &str) -> Error {

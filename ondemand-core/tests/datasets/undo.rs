@@ -229,7 +229,7 @@ async fn what_a_dump_starts_ends_with_the_import() {
     let start = |n: u32| {
         let (one, two, three) = (seconds(n), seconds(n + 1), seconds(n + 2));
         format!(
-            "\\! sleep {one} >/dev/null 2>&1 &\n\\! setsid sleep {two} >/dev/null 2>&1 &\n\\! env -i /bin/sleep {three} &\n"
+            "\\! sleep {one} >/dev/null 2>&1 &\n\\! setsid sleep {two} >/dev/null 2>&1 &\n\\! env -i setsid -f /bin/sleep {three}\n"
         )
     };
     let running = |n: u32| -> Vec<String> {
@@ -251,7 +251,7 @@ async fn what_a_dump_starts_ends_with_the_import() {
     let (source, mut writer) = endless();
     let name = dataset("dropped");
     let feed = async {
-        writer.write_all(start(30).replace("env -i ", "").as_bytes()).await.unwrap();
+        writer.write_all(start(30).as_bytes()).await.unwrap();
         writer.write_all(&vec![b'\n'; 100_000]).await.unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         while running(30).len() < 3 {

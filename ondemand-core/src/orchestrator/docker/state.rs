@@ -13,6 +13,7 @@ use super::translate::{self, Doing, Names, STACK, label_filter, owner};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, keys};
 use crate::name::{ServiceName, StackName};
+use crate::orchestrator::known;
 use crate::orchestrator::record::Records;
 use crate::orchestrator::spec::being_removed;
 use crate::orchestrator::turns::Turns;
@@ -22,18 +23,7 @@ use crate::orchestrator::{Service, ServiceSpec, ServiceState, Stack, StackId, St
 const AT_ONCE: usize = 16;
 
 /// What is remembered about a stack: what its containers cannot tell, since their labels never change.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub(super) struct Record {
-    pub(super) id: StackId,
-    /// The specification, with the labels as they are now.
-    pub(super) spec: StackSpec,
-    #[serde(with = "time::serde::rfc3339")]
-    created: OffsetDateTime,
-    /// Whether it was put to sleep.
-    asleep: bool,
-    /// Whether its removal was begun.
-    pub(super) removing: bool,
-}
+pub(super) type Record = known::Record<()>;
 
 /// A container of a stack, as it was seen.
 #[derive(Debug, Clone)]
@@ -57,14 +47,6 @@ pub(super) struct Shared {
 impl Shared {
     fn names<'a>(&'a self, spec: &'a StackSpec) -> Names<'a> {
         Names { instance: &self.instance, stack: &spec.name, attempt: &spec.attempt }
-    }
-
-    /// Reads the record of a stack.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`].
-    pub(super) fn record(&self, name: &StackName) -> Result<Record> {
-        self.records.read(name)?.ok_or_else(|| Error::not_found(Kind::Stack, name))
     }
 
     /// Looks at the container of a service; `None` if it has none.
@@ -101,14 +83,7 @@ impl Shared {
         let services = record.spec.services.iter().zip(seen);
         let services =
             services.map(|(service, seen)| to_service(&service.name, seen.as_ref(), starting, record.asleep));
-        Stack {
-            id: record.id.clone(),
-            name: record.spec.name.clone(),
-            attempt: record.spec.attempt.clone(),
-            labels: record.spec.labels.clone(),
-            created: record.created,
-            services: services.collect(),
-        }
+        record.stack(services.collect())
     }
 
     /// Returns a stack as it is now.
@@ -183,7 +158,7 @@ impl Shared {
         let _turn = self.turns.take(&name).await;
         // Before anything is recorded: an engine that cannot be reached has nothing to undo.
         self.engine.client().await?;
-        let record = Record { id: spec.id(), spec, created: OffsetDateTime::now_utc(), asleep: false, removing: false };
+        let record = Record::new(spec, ());
         let starting = self.turns.starting(&record.id);
         self.records.create(&name, &record)?;
         let result = self.create_and_start(&record).await;
@@ -223,12 +198,7 @@ impl Shared {
     /// Ends a stack's containers and keeps them.
     pub(super) async fn sleep(&self, name: &StackName) -> Result<()> {
         let _turn = self.turns.take(name).await;
-        let fall_asleep = |record: &mut Record| {
-            record.asleep = true;
-            Some(record.clone())
-        };
-        let record = self.records.update(name, fall_asleep)?;
-        let record = record.ok_or_else(|| Error::not_found(Kind::Stack, name))?;
+        let record = self.records.set_asleep(name, true)?;
         let client = self.engine.client().await?;
         let stop = async |service: &ServiceSpec| match self.see(&record, service).await? {
             Some(seen) => containers::stop(client, &seen.container, service.stop_signal, service.stop_grace).await,
@@ -242,7 +212,7 @@ impl Shared {
     /// Starts whatever of a stack does not run.
     pub(super) async fn wake(&self, name: &StackName) -> Result<()> {
         let _turn = self.turns.take(name).await;
-        let record = self.record(name)?;
+        let record = self.records.get(name)?;
         if record.removing {
             return Err(being_removed(name));
         }
@@ -261,21 +231,14 @@ impl Shared {
             };
             containers::start(client, &id, service).await?;
         }
-        let awake = |now: &mut Record| {
-            now.asleep = false;
-            Some(())
-        };
-        self.records.update(name, awake)?.ok_or_else(|| Error::not_found(Kind::Stack, name))
+        self.records.set_asleep(name, false).map(drop)
     }
 
     /// Ends a stack and forgets it.
     pub(super) async fn remove(&self, id: &StackId) -> Result<()> {
         let Some((name, _)) = id.parts() else { return Ok(()) };
         let _turn = self.turns.take(&name).await;
-        self.records.update(&name, |record| {
-            record.removing |= record.id == *id;
-            (record.id == *id).then_some(())
-        })?;
+        self.records.begin_removal(&name, id)?;
         self.end_and_forget(&name, id).await
     }
 

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
 
 /// What identifies a process for good: a number may be given again, but not with the same start time in the same boot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -22,6 +24,16 @@ impl Identity {
     /// Tells whether the process runs at this moment.
     pub(super) fn is_alive(&self, boot: &str) -> bool {
         self.boot == boot && Stat::read(self.pid).is_some_and(|stat| stat.start == self.start && !stat.has_ended())
+    }
+
+    /// Waits until the parent of a process that has ended has taken notice, or `limit` has passed: until then, whoever asks for the number
+    /// alone takes it for a live one.
+    pub(super) async fn reaped(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        // Nobody but the parent is told.
+        while Stat::read(self.pid).is_some_and(|stat| stat.start == self.start) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
@@ -178,8 +190,17 @@ mod tests {
         let handle = handle(child.id(), &boot);
         drop(child.stdin.take());
         handle.ended().await.expect("it can be waited for");
+        let long = Duration::from_secs(600);
+        let reaped = tokio::spawn({
+            let identity = handle.identity.clone();
+            async move { tokio::time::timeout(long / 2, identity.reaped(long)).await }
+        });
+        handle.identity.reaped(Duration::from_millis(30)).await;
+        assert!(Stat::read(child.id()).is_some_and(|stat| stat.has_ended()), "it is reaped");
+        assert!(!reaped.is_finished());
         assert!(Handle::open(&handle.identity, &boot).expect("readable").is_none());
         handle.signal(Signal::KILL).expect("signalling what has ended is no error");
         child.wait().expect("reaped");
+        reaped.await.expect("no panic").expect("it is noticed");
     }
 }

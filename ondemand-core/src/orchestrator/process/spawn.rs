@@ -11,17 +11,18 @@ use tokio::process::{Child, ChildStdin, Command};
 use super::BACKEND;
 use super::identity::{Identity, Stat};
 use crate::error::{Error, Kind, Result};
+use crate::mark::Mark;
 use crate::orchestrator::{RunAs, ServiceSpec};
 
-/// What a new process does first: it waits for a line, and becomes the program. If the process that started it dies before the
+/// What a new process does when it has marked itself: it waits for a line, and becomes the program. If the process that started it dies before the
 /// line is sent, the pipe is closed and it ends.
-const SHIM: &str = r#"read -r _ || exit 125; exec "$@" </dev/null"#;
+const SHIM: &str = r#"; read -r _ || exit 125; exec "$@" </dev/null"#;
 
 /// Where programs are looked for when this process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The variable that marks all processes of a stack.
-pub(super) const MARKER: &str = "ONDEMAND_STACK";
+/// The variable that carries the stack's id into all its processes.
+pub(super) const VARIABLE: &str = "ONDEMAND_STACK";
 
 /// Checks that a plain process can do what is asked.
 pub(super) fn check(service: &ServiceSpec) -> Result<PathBuf> {
@@ -128,7 +129,14 @@ pub(super) struct Held {
 
 impl Held {
     /// Starts the process of a service; what it writes is appended to `log`.
-    pub(super) fn spawn(service: &ServiceSpec, program: &Path, log: &Path, boot: &str, marker: &str) -> Result<Self> {
+    pub(super) fn spawn(
+        service: &ServiceSpec,
+        program: &Path,
+        log: &Path,
+        boot: &str,
+        variable: &str,
+        mark: Mark,
+    ) -> Result<Self> {
         let failed = |what: &str| {
             let operation = format!("{what} service {}", service.name);
             move |e| Error::io(BACKEND, operation, e)
@@ -138,14 +146,14 @@ impl Held {
         let err = out.try_clone().map_err(failed("opening the log of"))?;
         let mut command = Command::new("/bin/sh");
         command
-            .args(["-c", SHIM, "ondemand-shim"])
+            .args(["-c", &(mark.words() + SHIM), "ondemand-shim"])
             .arg(program)
             .args(&service.command[1..])
             .env_clear()
             .env("PATH", path_variable(service))
             .envs(std::env::var_os("LANG").map(|lang| ("LANG", lang)))
             .envs(&service.env)
-            .env(MARKER, marker)
+            .env(VARIABLE, variable)
             .current_dir(service.working_dir.as_deref().unwrap_or(Path::new("/")))
             .stdin(Stdio::piped())
             .stdout(out)
@@ -215,12 +223,14 @@ mod tests {
         let ran = dir.path().join("ran");
         let spec = service(&["touch", ran.to_str().expect("UTF-8")]);
         let program = check(&spec).expect("touch exists");
-        let mut held = Held::spawn(&spec, &program, &dir.path().join("log"), "boot", "marker").expect("a process");
+        let mut held = Held::spawn(&spec, &program, &dir.path().join("log"), "boot", "variable", Mark::of("test"))
+            .expect("a process");
         drop(held.take_pipe());
         assert_eq!(held.wait().await, Some(125));
         assert!(!ran.exists());
 
-        let mut held = Held::spawn(&spec, &program, &dir.path().join("log"), "boot", "marker").expect("a process");
+        let mut held = Held::spawn(&spec, &program, &dir.path().join("log"), "boot", "variable", Mark::of("test"))
+            .expect("a process");
         release(held.take_pipe()).await.expect("it waits");
         assert_eq!(held.wait().await, Some(0));
         assert!(ran.exists());

@@ -5,11 +5,11 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use rustix::process::Signal;
-use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::identity::{Handle, Identity};
@@ -18,24 +18,23 @@ use super::spawn::{self, Held};
 use super::tree::Root;
 use super::{BACKEND, LogLine, LogOptions};
 use crate::error::{Error, Kind, Result};
+use crate::mark::Mark;
 use crate::name::{ServiceName, StackName};
+use crate::orchestrator::known;
 use crate::orchestrator::record::Records;
 use crate::orchestrator::spec::being_removed;
 use crate::orchestrator::turns::{Turns, locked};
 use crate::orchestrator::{Service, ServiceSpec, ServiceState, Stack, StackId, StackSpec, StopSignal};
 
+/// How long whoever inherited a process may take to notice that it has ended.
+const REAPED_WITHIN: Duration = Duration::from_secs(10);
+
 /// What is remembered about a stack.
+pub(super) type Record = known::Record<Processes>;
+
+/// What is remembered about a stack's processes.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub(super) struct Record {
-    pub(super) id: StackId,
-    /// The specification, with the labels as they are now.
-    pub(super) spec: StackSpec,
-    #[serde(with = "time::serde::rfc3339")]
-    created: OffsetDateTime,
-    /// Whether it was put to sleep.
-    asleep: bool,
-    /// Whether its removal was begun.
-    pub(super) removing: bool,
+pub(super) struct Processes {
     /// The process of each service, in the order of the specification; `None` if it was never started.
     pub(super) processes: Vec<Option<Started>>,
 }
@@ -80,29 +79,14 @@ impl Shared {
         Self { records, log_dir, instance, boot, children: Mutex::default(), turns: Turns::default() }
     }
 
-    /// Reads the record of a stack.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`].
-    pub(super) fn record(&self, name: &StackName) -> Result<Record> {
-        self.records.read(name)?.ok_or_else(|| Error::not_found(Kind::Stack, name))
-    }
-
     /// Returns a stack as it is now.
     pub(super) fn stack(&self, record: &Record) -> Stack {
         let services = record.spec.services.iter().enumerate();
-        Stack {
-            id: record.id.clone(),
-            name: record.spec.name.clone(),
-            attempt: record.spec.attempt.clone(),
-            labels: record.spec.labels.clone(),
-            created: record.created,
-            services: services.map(|(at, service)| self.service(record, at, &service.name)).collect(),
-        }
+        record.stack(services.map(|(at, service)| self.service(record, at, &service.name)).collect())
     }
 
     fn service(&self, record: &Record, at: usize, name: &ServiceName) -> Service {
-        let started = record.processes.get(at).and_then(Option::as_ref);
+        let started = record.engine.processes.get(at).and_then(Option::as_ref);
         let starting = self.turns.is_starting(&record.id);
         let exit = started.map_or(Some(Exit { status: None }), |started| self.exit(started));
         let state = match exit {
@@ -156,14 +140,8 @@ impl Shared {
     pub(super) async fn deploy(self: Arc<Self>, spec: StackSpec, programs: Vec<PathBuf>) -> Result<Stack> {
         let name = spec.name.clone();
         let _turn = self.turns.take(&name).await;
-        let record = Record {
-            id: spec.id(),
-            processes: vec![None; spec.services.len()],
-            spec,
-            created: OffsetDateTime::now_utc(),
-            asleep: false,
-            removing: false,
-        };
+        let processes = vec![None; spec.services.len()];
+        let record = Record::new(spec, Processes { processes });
         let starting = self.turns.starting(&record.id);
         self.records.create(&name, &record)?;
         let result = match self.delete_logs(&record) {
@@ -185,12 +163,12 @@ impl Shared {
     /// Starts the services at these places of the specification, and returns the record that says so.
     async fn start(self: &Arc<Self>, record: &Record, programs: Vec<(usize, PathBuf)>) -> Result<Record> {
         let (id, name) = (&record.id, &record.spec.name);
-        let marker = format!("{}/{id}", self.instance);
+        let variable = format!("{}/{id}", self.instance);
         let mut held = Vec::with_capacity(programs.len());
         for (at, program) in programs {
             let service = &record.spec.services[at];
             let log = self.log_path(name, service);
-            match Held::spawn(service, &program, &log, &self.boot, &marker) {
+            match Held::spawn(service, &program, &log, &self.boot, &variable, self.mark(record, service)) {
                 Ok(process) => held.push((at, process)),
                 Err(error) => {
                     // None was released, so each ends as soon as its pipe is closed.
@@ -205,7 +183,7 @@ impl Shared {
             }
             record.asleep = false;
             for (at, process) in &held {
-                record.processes[*at] = Some(Started { identity: process.identity.clone(), exit: None });
+                record.engine.processes[*at] = Some(Started { identity: process.identity.clone(), exit: None });
             }
             Some(record.clone())
         });
@@ -235,7 +213,7 @@ impl Shared {
         tokio::spawn(async move {
             let exit = Exit { status: process.wait().await };
             let noted = shared.records.update(&name, |record| {
-                let mut started = record.processes.iter_mut().flatten();
+                let mut started = record.engine.processes.iter_mut().flatten();
                 let started = started.find(|started| started.identity == process.identity && record.id == id)?;
                 started.exit = Some(exit);
                 Some(())
@@ -250,12 +228,7 @@ impl Shared {
     /// Ends a stack's processes and keeps its definition.
     pub(super) async fn sleep(&self, name: &StackName) -> Result<()> {
         let _turn = self.turns.take(name).await;
-        let fall_asleep = |record: &mut Record| {
-            record.asleep = true;
-            Some(record.clone())
-        };
-        let record = self.records.update(name, fall_asleep)?;
-        let record = record.ok_or_else(|| Error::not_found(Kind::Stack, name))?;
+        let record = self.records.set_asleep(name, true)?;
         self.end(&record).await?;
         self.turns.changed.notify_waiters();
         Ok(())
@@ -264,19 +237,23 @@ impl Shared {
     /// Starts whatever of a stack does not run.
     pub(super) async fn wake(self: &Arc<Self>, name: &StackName) -> Result<()> {
         let _turn = self.turns.take(name).await;
-        let record = self.record(name)?;
+        let record = self.records.get(name)?;
         if record.removing {
             return Err(being_removed(name));
         }
         let mut programs = Vec::new();
         for (at, service) in record.spec.services.iter().enumerate() {
-            let started = record.processes.get(at).and_then(Option::as_ref);
+            let started = record.engine.processes.get(at).and_then(Option::as_ref);
             if started.is_some_and(|started| self.exit(started).is_none()) {
                 continue;
             }
             programs.push((at, spawn::check(service)?));
             // What came from the process that ended may have survived it.
             self.end_service(&record, at).await?;
+            // The program may look for the one before it by its number, as Postgres does, and the machine's first process may be slow.
+            if let Some(started) = started {
+                started.identity.reaped(REAPED_WITHIN).await;
+            }
         }
         let _starting = self.turns.starting(&record.id);
         self.start(&record, programs).await?;
@@ -287,11 +264,7 @@ impl Shared {
     pub(super) async fn remove(&self, id: &StackId) -> Result<()> {
         let Some((name, _)) = id.parts() else { return Ok(()) };
         let _turn = self.turns.take(&name).await;
-        let begin = |record: &mut Record| {
-            record.removing |= record.id == *id;
-            (record.id == *id).then(|| record.clone())
-        };
-        match self.records.update(&name, begin)? {
+        match self.records.begin_removal(&name, id)? {
             Some(record) => self.end_and_forget(&record).await,
             None => Ok(()),
         }
@@ -309,21 +282,28 @@ impl Shared {
     }
 
     async fn end(&self, record: &Record) -> Result<()> {
-        try_join_all((0..record.processes.len()).map(|at| self.end_service(record, at))).await.map(drop)
+        try_join_all((0..record.engine.processes.len()).map(|at| self.end_service(record, at))).await.map(drop)
     }
 
     async fn end_service(&self, record: &Record, at: usize) -> Result<()> {
-        let (Some(service), Some(Some(started))) = (record.spec.services.get(at), record.processes.get(at)) else {
+        let (Some(service), Some(Some(started))) = (record.spec.services.get(at), record.engine.processes.get(at))
+        else {
             return Ok(());
         };
-        let marker = format!("{}={}/{}", spawn::MARKER, self.instance, record.id);
-        let root = Root { main: &started.identity, boot: &self.boot, marker: &marker };
+        let line = format!("{}={}/{}", spawn::VARIABLE, self.instance, record.id);
+        let mark = self.mark(record, service);
+        let root = Root { main: &started.identity, boot: &self.boot, mark, line: &line };
         let failed =
             |e| Error::io(BACKEND, format!("ending service {} of stack {}", service.name, record.spec.name), e);
         root.end(signal(service.stop_signal), service.stop_grace).await.map_err(failed)?;
         self.ended(&started.identity).await.map_err(failed)?;
         locked(&self.children).remove(&started.identity);
         Ok(())
+    }
+
+    /// Returns the mark of all that comes from a service. Another service of the stack has another: it is not to end with this one.
+    fn mark(&self, record: &Record, service: &ServiceSpec) -> Mark {
+        Mark::of(&format!("{}/{}/{}", self.instance, record.id, service.name))
     }
 
     fn log_path(&self, name: &StackName, service: &ServiceSpec) -> PathBuf {
@@ -359,7 +339,7 @@ impl Shared {
         name: &StackName,
         options: &LogOptions,
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
-        let record = self.record(name)?;
+        let record = self.records.get(name)?;
         self.shorten_logs(&record);
         if options.since.is_some() {
             return Err(Error::Unsupported {

@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, test_kill_process_group};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::identity::{Handle, Identity, Stat};
+use crate::mark::{Mark, has_line};
 
 /// How long killed processes may take to be gone; longer than any disk needs to answer one that waits for it.
 const KILLED_WITHIN: Duration = Duration::from_secs(30);
@@ -19,13 +20,15 @@ pub(super) struct Root<'a> {
     pub(super) main: &'a Identity,
     /// This boot.
     pub(super) boot: &'a str,
-    /// The line of the environment that marks all of the stack.
-    pub(super) marker: &'a str,
+    /// What all carry that came from it.
+    pub(super) mark: Mark,
+    /// The line of the environment that all of the stack start with.
+    pub(super) line: &'a str,
 }
 
 impl Root<'_> {
     /// Asks the process to end, kills it if it hasn't after `grace`, and then kills whatever came from it and survived: its
-    /// descendants, wherever they went, and the members of its group. Returns when all are gone.
+    /// descendants, the members of its group, and whoever carries its mark. Returns when all are gone.
     pub(super) async fn end(self, signal: Signal, grace: Duration) -> io::Result<()> {
         let mut known = Vec::new();
         let mut session = None;
@@ -61,6 +64,7 @@ impl Root<'_> {
                 }
             }
             found.extend(self.group_members(session)?);
+            found.extend(self.marked().await?);
             for identity in found {
                 if !known.contains(&identity) {
                     if let Some(handle) = Handle::open(&identity, self.boot)? {
@@ -113,7 +117,7 @@ impl Root<'_> {
     /// Returns the members of the process group that its leader left behind.
     fn group_members(self, session: Option<u32>) -> io::Result<Vec<Identity>> {
         let main = self.main;
-        let Some(group) = i32::try_from(main.pid).ok().and_then(Pid::from_raw) else { return Ok(Vec::new()) };
+        let Some(group) = to_pid(main.pid) else { return Ok(Vec::new()) };
         if main.boot != self.boot || test_kill_process_group(group) == Err(rustix::io::Errno::SRCH) {
             return Ok(Vec::new());
         }
@@ -125,9 +129,25 @@ impl Root<'_> {
         Ok(members
             .filter(|(_, stat)| stat.group == main.pid && stat.start >= main.start && !stat.has_ended())
             // The group's number alone does not prove that it is the same group.
-            .filter(|(pid, stat)| session == Some(stat.session) || has_marker(*pid, self.marker))
+            .filter(|(pid, stat)| {
+                session == Some(stat.session) || to_pid(*pid).is_some_and(|pid| has_line(pid, self.line))
+            })
             .map(|(pid, stat)| Identity { pid, start: stat.start, boot: self.boot.to_owned() })
             .collect())
+    }
+
+    /// Returns whoever carries the mark, wherever it went.
+    async fn marked(self) -> io::Result<Vec<Identity>> {
+        if self.main.boot != self.boot {
+            return Ok(Vec::new());
+        }
+        let (mark, boot) = (self.mark, self.boot.to_owned());
+        let looking = tokio::task::spawn_blocking(move || {
+            let marked = pids()?.into_iter().filter(|pid| to_pid(*pid).is_some_and(|pid| mark.is_on(pid)));
+            let running = marked.filter_map(|pid| Some((pid, Stat::read(pid).filter(|stat| !stat.has_ended())?)));
+            Ok(running.map(|(pid, stat)| Identity { pid, start: stat.start, boot: boot.clone() }).collect())
+        });
+        looking.await.map_err(io::Error::other)?
     }
 }
 
@@ -160,7 +180,6 @@ fn pids() -> io::Result<Vec<u32>> {
     Ok(names.filter_map(|name| name.parse().ok()).collect())
 }
 
-fn has_marker(pid: u32, marker: &str) -> bool {
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    environment.split(|&byte| byte == 0).any(|line| line == marker.as_bytes())
+fn to_pid(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
 }

@@ -9,6 +9,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::Signs;
+use crate::mark::has_line;
+
 /// How long processes that start others while they are killed are run after.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -37,12 +40,13 @@ pub(super) async fn group(leader: Pid, users: Vec<u32>) -> Vec<Stray> {
     find(users, move |pid| pid != leader && group_of(pid) == Some(leader)).await
 }
 
-/// Kills all processes that have a line in their environment, and those that they start meanwhile.
-pub(super) async fn end_marked(marker: String, users: Vec<u32>) {
+/// Kills all processes that are known by their signs, and those that they start meanwhile.
+pub(super) async fn end_signed(signs: Signs, users: Vec<u32>) {
     let begun = Instant::now();
     loop {
-        let marker = marker.clone();
-        let found = find(users.clone(), move |pid| has_line(pid, &marker)).await;
+        let Signs { mark, line } = signs.clone();
+        let signed = move |pid| group_of(pid).is_some() && (mark.is_on(pid) || has_line(pid, &line));
+        let found = find(users.clone(), signed).await;
         if found.is_empty() {
             return;
         }
@@ -98,7 +102,7 @@ pub(super) fn user_of(pid: Pid) -> Option<u32> {
     std::str::from_utf8(line).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// Returns the group of a process that runs.
+/// Returns the group of a process that runs; `None` if it has ended.
 fn group_of(pid: Pid) -> Option<Pid> {
     let stat = std::fs::read(proc(pid, "stat")).ok()?;
     // The name, in parentheses, may hold anything: what counts is after the last one.
@@ -107,9 +111,4 @@ fn group_of(pid: Pid) -> Option<Pid> {
     let state = fields.next()?;
     let group = fields.nth(1)?.parse().ok().and_then(Pid::from_raw)?;
     (!matches!(state, "Z" | "X")).then_some(group)
-}
-
-fn has_line(pid: Pid, line: &str) -> bool {
-    let environment = std::fs::read(proc(pid, "environ")).unwrap_or_default();
-    environment.split(|&byte| byte == 0).any(|given| given == line.as_bytes())
 }

@@ -1,0 +1,218 @@
+//! A directory of small records, one JSON file each.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::marker::PhantomData;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+const SUFFIX: &str = ".json";
+/// What temporary files end in. They start with a dot, as no name does.
+const TEMPORARY: &str = ".tmp";
+/// The attribute that holds the contents of a record whose file a power cut left empty.
+const TWIN: &str = "user.ondemand.record";
+/// No record of ours comes near this; more is garbage.
+const LARGEST: u64 = 4 << 20;
+
+/// One directory of records and what they describe.
+///
+/// `NAME.json` describes what has that name. Records are always whole: they come into being by a link and are replaced by
+/// a rename, so a reader, or the next process after a crash, sees the old one or the new one. After a power cut too: a name may reach
+/// the disk before the contents of its file do, so the contents are also kept with the file as an attribute, which file systems
+/// write in one order with names. That is much quicker than waiting for the disk.
+#[derive(Debug)]
+pub(crate) struct Catalog<T> {
+    dir: PathBuf,
+    backend: &'static str,
+    record: PhantomData<fn() -> T>,
+    /// Tells the temporary files of concurrent writers apart.
+    counter: AtomicU64,
+}
+
+impl<T: Serialize + DeserializeOwned> Catalog<T> {
+    /// Opens the directory, makes it if need be, and removes the temporary files of a process that died.
+    pub(crate) fn open(dir: PathBuf, mode: u32, backend: &'static str) -> Result<Self> {
+        let failed = |e| Error::io(backend, format!("making {}", dir.display()), e);
+        match fs::DirBuilder::new().mode(mode).create(&dir) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(failed(e)),
+            _ => {}
+        }
+        if dir.metadata().map_err(failed)?.permissions().mode() & 0o777 != mode {
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).map_err(failed)?;
+        }
+        let catalog = Self::at(dir, backend);
+        for name in catalog.file_names()? {
+            if name.starts_with('.') && name.ends_with(TEMPORARY) {
+                let path = catalog.dir.join(&name);
+                if path.symlink_metadata().is_ok_and(|m| m.is_file()) {
+                    catalog.ignore_missing(fs::remove_file(&path), "removing a temporary file")?;
+                }
+            }
+        }
+        Ok(catalog)
+    }
+
+    /// Takes a directory as it is, and changes nothing in it: the temporary files may be those of a process that lives.
+    pub(crate) fn at(dir: PathBuf, backend: &'static str) -> Self {
+        Self { dir, backend, record: PhantomData, counter: AtomicU64::new(0) }
+    }
+
+    /// Returns where the data of `name` is.
+    pub(crate) fn data(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Tells whether there is a record, readable or not.
+    pub(crate) fn exists(&self, name: &str) -> Result<bool> {
+        self.record(name).try_exists().map_err(|e| self.error("looking for a record", e))
+    }
+
+    /// Writes the first record of `name`, unless there is one. Of all who try at once, one gets `true`.
+    pub(crate) fn create(&self, name: &str, record: &T) -> Result<bool> {
+        let temporary = self.write_temporary(name, record, false)?;
+        let linked = fs::hard_link(&temporary, self.record(name));
+        self.ignore_missing(fs::remove_file(&temporary), "removing a temporary file")?;
+        match linked {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(self.error("writing a record", e)),
+        }
+    }
+
+    /// Replaces the record of `name`; if `durable`, so that it survives a power cut.
+    pub(crate) fn replace(&self, name: &str, record: &T, durable: bool) -> Result<()> {
+        let temporary = self.write_temporary(name, record, durable)?;
+        if let Err(e) = fs::rename(&temporary, self.record(name)) {
+            // The rename's error is the one to tell; a file that stays is removed at the next start.
+            let _ = fs::remove_file(&temporary);
+            return Err(self.error("replacing a record", e));
+        }
+        if durable { self.sync() } else { Ok(()) }
+    }
+
+    /// Reads the record of `name`.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<T>> {
+        let file = match File::open(self.record(name)) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(self.error(&format!("opening the record of {name}"), e)),
+        };
+        let mut text = Vec::with_capacity(1024);
+        let mut read = || {
+            (&file).take(LARGEST).read_to_end(&mut text)?;
+            if text.is_empty() {
+                text = read_twin(&file)?;
+            }
+            Ok(())
+        };
+        read().map_err(|e| self.error(&format!("reading the record of {name}"), e))?;
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|e| Error::backend(self.backend, format!("reading {}", self.record(name).display()), e))
+    }
+
+    /// Removes the record of `name`. Succeeds if there is none.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        self.ignore_missing(fs::remove_file(self.record(name)), "removing a record")
+    }
+
+    /// Returns the readable records in the order of their names; what cannot be read is reported and passed over.
+    pub(crate) fn list<N>(&self) -> Result<Vec<(N, T)>>
+    where
+        N: Ord + AsRef<str> + FromStr,
+    {
+        let mut found = Vec::new();
+        for file_name in self.file_names()? {
+            // What is not a name of ours was made by somebody else.
+            let Some(Ok(name)) = file_name.strip_suffix(SUFFIX).map(str::parse::<N>) else { continue };
+            match self.read(name.as_ref()) {
+                Ok(Some(record)) => found.push((name, record)),
+                // It was deleted since the directory was read.
+                Ok(None) => {}
+                Err(error) => tracing::warn!(
+                    record = %self.dir.join(&file_name).display(),
+                    error = error.to_string(),
+                    cause = std::error::Error::source(&error).map(ToString::to_string),
+                    "passing over a record that cannot be read; restore it, or delete what it belongs to"
+                ),
+            }
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
+    }
+
+    /// Returns once the names in this directory survive a power cut.
+    pub(crate) fn sync(&self) -> Result<()> {
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(|e| self.error("writing a directory to disk", e))
+    }
+
+    fn record(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}{SUFFIX}"))
+    }
+
+    fn file_names(&self) -> Result<Vec<String>> {
+        let entries = fs::read_dir(&self.dir).map_err(|e| self.error("reading a directory", e))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| self.error("reading a directory", e))?;
+            if let Ok(name) = entry.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn write_temporary(&self, name: &str, record: &T, durable: bool) -> Result<PathBuf> {
+        let text = serde_json::to_vec(record).map_err(|e| Error::backend(self.backend, "writing a record", e))?;
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(format!(".{name}.{number}{TEMPORARY}"));
+        let written = write_new(&path, &text, durable);
+        if let Err(e) = written {
+            let _ = fs::remove_file(&path);
+            return Err(self.error(&format!("writing the record of {name}"), e));
+        }
+        Ok(path)
+    }
+
+    fn ignore_missing(&self, result: std::io::Result<()>, operation: &str) -> Result<()> {
+        match result {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(self.error(operation, e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn error(&self, operation: &str, source: std::io::Error) -> Error {
+        Error::io(self.backend, format!("{operation} in {}", self.dir.display()), source)
+    }
+}
+
+fn write_new(path: &Path, text: &[u8], durable: bool) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text)?;
+    // Where there is no room or no support for the attribute, the disk has to be waited for after all.
+    if durable || rustix::fs::fsetxattr(&file, TWIN, text, XattrFlags::empty()).is_err() {
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Reads the attribute with a file's contents; nothing if it has none.
+fn read_twin(file: &File) -> std::io::Result<Vec<u8>> {
+    // The kernel's limit for any attribute.
+    let mut text = vec![0; 64 << 10];
+    match rustix::fs::fgetxattr(file, TWIN, text.as_mut_slice()) {
+        Ok(length) => text.truncate(length),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => text.clear(),
+        Err(e) => return Err(e.into()),
+    }
+    Ok(text)
+}
