@@ -1,6 +1,7 @@
 //! Who may ask: whoever has the token; where there is none, whoever reaches the address, but no web page.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Uri, header};
@@ -11,7 +12,6 @@ use ondemand_core::{Config, Error, Result};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::AppState;
 use crate::problem::Problem;
 
 /// Checks that the server is not open to the network by accident.
@@ -38,9 +38,19 @@ pub fn check_exposure(config: &HttpConfig) -> Result<()> {
     })
 }
 
+/// Who may ask. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Access(Arc<Credentials>);
+
+impl Access {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self(Arc::new(Credentials::new(config)))
+    }
+}
+
 /// What a client must prove to know.
 #[derive(Debug)]
-pub(crate) struct Credentials {
+struct Credentials {
     /// The token's digest: digests are of one length, so comparing them tells nothing of the token's.
     digest: Option<[u8; 32]>,
     /// The names that requests may be for, beside those of this machine itself; any where there is none.
@@ -48,7 +58,7 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    pub(crate) fn new(config: &Config) -> Self {
+    fn new(config: &Config) -> Self {
         let HttpConfig { token, allow_anonymous, hosts, .. } = &config.http;
         // Who lets everyone in does not mind by which name they come; where there is a token, it decides.
         let checked = token.is_none() && !allow_anonymous;
@@ -99,8 +109,8 @@ impl Credentials {
 }
 
 /// Lets through who has the token.
-pub(crate) async fn guard(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    match state.credentials().check(request.uri(), request.headers()) {
+pub(crate) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
+    match access.0.check(request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }

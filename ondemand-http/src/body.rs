@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRef, FromRequest, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -11,8 +11,8 @@ use ondemand_core::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::AppState;
 use crate::problem::Problem;
+use crate::state::Limits;
 
 /// How long a client may take to send a body that is not an upload.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,10 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Json<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T>
+where
+    Limits: FromRef<S>,
+{
     type Rejection = Problem;
-    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
-        let body = read(request.into_body(), state.max_body()).await?;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let body = read(request.into_body(), Limits::from_ref(state).body).await?;
         parse(&body).map(Self).map_err(Into::into)
     }
 }

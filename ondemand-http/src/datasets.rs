@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use ondemand_core::{DatasetName, DatasetRef, ImportOptions, Result};
+use ondemand_core::{DatasetName, DatasetRef, Datasets, ImportOptions, Result};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -13,6 +13,7 @@ use crate::body::reply;
 use crate::openapi::Problems;
 use crate::problem::Problem;
 use crate::request::{Parameters, Segment};
+use crate::state::Limits;
 use crate::upload::Upload;
 use crate::wire;
 
@@ -23,22 +24,22 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 /// Lists the datasets with their versions.
 #[utoipa::path(get, path = "/datasets", operation_id = "list_datasets", tag = "datasets", security(("bearer" = []), ()),
     responses((status = 200, description = "All datasets.", body = [wire::Dataset]), Problems))]
-async fn list(State(state): State<AppState>) -> Result<Response, Problem> {
-    let datasets = state.datasets().list().await?;
-    Ok(reply(StatusCode::OK, &datasets.into_iter().map(wire::Dataset::from).collect::<Vec<_>>()))
+async fn list(State(datasets): State<Datasets>) -> Result<Response, Problem> {
+    let listed = datasets.list().await?;
+    Ok(reply(StatusCode::OK, &listed.into_iter().map(wire::Dataset::from).collect::<Vec<_>>()))
 }
 
 /// Describes a dataset, or one version of it.
 #[utoipa::path(get, path = "/datasets/{name}", operation_id = "get_dataset", tag = "datasets", security(("bearer" = []), ()),
     params(("name" = String, Path, description = "The dataset, or `DATASET@VERSION`.")),
     responses((status = 200, description = "The dataset.", body = wire::Dataset), Problems))]
-async fn get(State(state): State<AppState>, Segment(name): Segment) -> Result<Response, Problem> {
+async fn get(State(datasets): State<Datasets>, Segment(name): Segment) -> Result<Response, Problem> {
     let reference: DatasetRef = name.parse()?;
     let dataset = if reference.version.is_some() {
-        let snapshot = state.datasets().resolve(Some(&reference)).await?;
+        let snapshot = datasets.resolve(Some(&reference)).await?;
         wire::Dataset { name: reference.dataset.to_string(), versions: vec![snapshot.into()] }
     } else {
-        state.datasets().get(&reference.dataset).await?.into()
+        datasets.get(&reference.dataset).await?.into()
     };
     Ok(reply(StatusCode::OK, &dataset))
 }
@@ -64,7 +65,8 @@ async fn get(State(state): State<AppState>, Segment(name): Segment) -> Result<Re
         Problems,
     ))]
 async fn import(
-    State(state): State<AppState>,
+    State(datasets): State<Datasets>,
+    State(limits): State<Limits>,
     Segment(name): Segment,
     mut parameters: Parameters,
     headers: HeaderMap,
@@ -78,8 +80,7 @@ async fn import(
         postgres: parameters.one("postgres")?,
     };
     parameters.finish()?;
-    let upload = Upload::new(body, state.max_upload())?;
-    let datasets = state.datasets().clone();
+    let upload = Upload::new(body, limits.upload)?;
     let import = |source, reporter| async move {
         datasets.import(&name, source, options, reporter).await.map(wire::Snapshot::from)
     };
@@ -90,8 +91,8 @@ async fn import(
 #[utoipa::path(delete, path = "/datasets/{name}", operation_id = "delete_dataset", tag = "datasets", security(("bearer" = []), ()),
     params(("name" = String, Path, description = "The dataset, or `DATASET@VERSION`.")),
     responses((status = 200, description = "It is gone.", body = wire::DatasetName), Problems))]
-async fn delete(State(state): State<AppState>, Segment(name): Segment) -> Result<Response, Problem> {
+async fn delete(State(datasets): State<Datasets>, Segment(name): Segment) -> Result<Response, Problem> {
     let reference: DatasetRef = name.parse()?;
-    state.datasets().delete(&reference).await?;
+    datasets.delete(&reference).await?;
     Ok(reply(StatusCode::OK, &wire::DatasetName { name: reference.to_string() }))
 }

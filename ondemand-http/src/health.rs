@@ -1,17 +1,20 @@
 //! `/healthz` and `/readyz`.
 
-use axum::extract::State;
+use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::AppState;
 use crate::body::reply;
+use crate::life::Life;
 use crate::problem::Problem;
 use crate::wire;
 
-pub(crate) fn routes() -> OpenApiRouter<AppState> {
+pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> OpenApiRouter<S>
+where
+    Life: FromRef<S>,
+{
     OpenApiRouter::new().routes(routes!(healthz)).routes(routes!(readyz))
 }
 
@@ -31,6 +34,6 @@ async fn healthz() -> Response {
     (status = 200, description = "It does.", body = wire::Health),
     (status = 503, description = "It is starting.", body = wire::Problem, content_type = "application/problem+json"),
 ))]
-async fn readyz(State(state): State<AppState>) -> Result<Response, Problem> {
-    if state.is_ready() { Ok(ok()) } else { Err(state.not_ready()) }
+async fn readyz(State(life): State<Life>) -> Result<Response, Problem> {
+    if life.is_ready() { Ok(ok()) } else { Err(life.not_ready()) }
 }

@@ -1,18 +1,20 @@
 //! The HTTP server of `ondemand`: it translates between HTTP and [`ondemand_core`], and holds no logic of its own.
 //!
 //! [`app`] is the service, for tests and for embedding; [`serve`] is the whole server, from the configuration to the last
-//! connection. [`wire`] has the types of the requests and answers, for clients.
+//! connection; [`proxy_app`] and [`serve_proxy`] are the same of a proxy that stands alone. [`wire`] has the types of the requests and answers, for clients.
 
 mod auth;
 mod body;
 mod datasets;
 mod drain;
 mod health;
+mod life;
 mod openapi;
 mod pool;
 mod problem;
 mod reap;
 mod request;
+mod routes;
 mod serve;
 mod servers;
 mod state;
@@ -20,7 +22,7 @@ mod upload;
 pub mod wire;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{FromRef, Request};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -29,29 +31,53 @@ use ondemand_core::Error;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use auth::check_exposure;
-pub use openapi::document as openapi;
-pub use serve::{Moment, serve, signalled};
-pub use state::AppState;
+pub use openapi::{document as openapi, proxy_document as proxy_openapi};
+pub use routes::Routing;
+pub use serve::{Moment, serve, serve_proxy, signalled};
+pub use state::{AppState, ProxyState};
 
+use auth::Access;
+use life::Life;
+use openapi::Description;
 use problem::Problem;
 
-/// Makes the service. Requests that need what runs to be known wait until [`AppState::set_ready`] was called.
+/// Makes the service of a whole server. Requests that need what runs to be known wait until [`AppState::set_ready`] was called.
 pub fn app(state: AppState) -> Router {
+    let (waiting, _) = waiting().split_for_parts();
+    let waiting = waiting.route_layer(middleware::from_fn_with_state(Life::from_ref(&state), life::wait_until_ready));
+    let (routes, _) = routes::routes().split_for_parts();
+    service(state, routes.merge(waiting))
+}
+
+/// Makes the service of a stand-alone proxy.
+pub fn proxy_app(state: ProxyState) -> Router {
+    let (routes, _) = routes::routes().split_for_parts();
+    service(state, routes)
+}
+
+/// Puts a service together: anyone may ask some routes, and those given need a token where one is configured.
+fn service<S: Clone + Send + Sync + 'static>(state: S, guarded: Router<S>) -> Router
+where
+    Access: FromRef<S>,
+    Life: FromRef<S>,
+    Description: FromRef<S>,
+{
     let (open, _) = open().split_for_parts();
-    let (guarded, _) = guarded().split_for_parts();
-    let guarded = guarded
-        .route_layer(middleware::from_fn_with_state(state.clone(), wait_until_ready))
-        .route_layer(middleware::from_fn_with_state(state.clone(), auth::guard));
+    let guarded = guarded.route_layer(middleware::from_fn_with_state(Access::from_ref(&state), auth::guard));
     around(open.merge(guarded).with_state(state))
 }
 
 /// The routes that anyone may ask.
-fn open() -> OpenApiRouter<AppState> {
+fn open<S: Clone + Send + Sync + 'static>() -> OpenApiRouter<S>
+where
+    Life: FromRef<S>,
+    Description: FromRef<S>,
+{
     health::routes().merge(openapi::routes())
 }
 
-/// The routes that need a token where one is configured.
-fn guarded() -> OpenApiRouter<AppState> {
+/// The routes that need what runs to be known.
+fn waiting() -> OpenApiRouter<AppState> {
     servers::routes().merge(datasets::routes()).merge(pool::routes()).merge(reap::routes())
 }
 
@@ -75,19 +101,6 @@ async fn unknown_method(request: Request) -> Problem {
     let message = format!("this resource has no method {}", request.method());
     Problem::from(Error::Unsupported { message, hint: "GET /openapi.json describes those it has".into() })
         .with_status(StatusCode::METHOD_NOT_ALLOWED)
-}
-
-/// Holds a request until it is known what runs: a server that was just started neither knows its databases nor should it
-/// take a new one for the rest of a dead attempt.
-async fn wait_until_ready(
-    axum::extract::State(state): axum::extract::State<AppState>,
-    request: Request,
-    next: Next,
-) -> Response {
-    match state.ready().await {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
 }
 
 async fn catch_panic(request: Request, next: Next) -> Response {

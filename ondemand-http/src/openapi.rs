@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use axum::extract::{FromRef, State};
 use axum::http::{HeaderValue, header};
 use axum::response::IntoResponse;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -9,12 +10,25 @@ use utoipa::openapi::{Components, InfoBuilder, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::{AppState, wire};
+use crate::{AppState, ProxyState, wire};
 
-static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
-    // A document made of plain text and maps always has a JSON form; an empty one would be noticed by the test.
-    document().to_pretty_json().unwrap_or_default()
-});
+// A document made of plain text and maps always has a JSON form; an empty one would be noticed by the test.
+static WHOLE: LazyLock<String> = LazyLock::new(|| document().to_pretty_json().unwrap_or_default());
+static PROXY: LazyLock<String> = LazyLock::new(|| proxy_document().to_pretty_json().unwrap_or_default());
+
+/// What a server says of itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Description(&'static str);
+
+impl Description {
+    pub(crate) fn of_the_whole() -> Self {
+        Self(&WHOLE)
+    }
+
+    pub(crate) fn of_the_proxy() -> Self {
+        Self(&PROXY)
+    }
+}
 
 /// What may go wrong with every request that needs a token.
 #[derive(utoipa::IntoResponses)]
@@ -25,26 +39,36 @@ pub(crate) enum Problems {
     Problem(#[to_schema] wire::Problem),
 }
 
-pub(crate) fn routes() -> OpenApiRouter<AppState> {
+pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> OpenApiRouter<S>
+where
+    Description: FromRef<S>,
+{
     OpenApiRouter::new().routes(routes!(openapi))
 }
 
 /// Describes this API.
 #[utoipa::path(get, path = "/openapi.json", tag = "health", responses(
     (status = 200, description = "An OpenAPI document.", body = Object)))]
-async fn openapi() -> impl IntoResponse {
+async fn openapi(State(Description(text)): State<Description>) -> impl IntoResponse {
     let kind = HeaderValue::from_static("application/json");
-    ([(header::CONTENT_TYPE, kind)], DOCUMENT.as_str())
+    ([(header::CONTENT_TYPE, kind)], text)
 }
 
-/// Returns the OpenAPI description of the service.
+/// Returns the OpenAPI description of a whole server.
 pub fn document() -> OpenApi {
-    let mut document = crate::open().merge(crate::guarded()).into_openapi();
-    document.info = InfoBuilder::new()
-        .title("ondemand")
-        .version(env!("CARGO_PKG_VERSION"))
-        .description(Some("Postgres databases on demand, cloned from snapshots of a dataset."))
-        .build();
+    let document = crate::open::<AppState>().merge(crate::routes::routes()).merge(crate::waiting()).into_openapi();
+    describe(document, "Postgres databases on demand, cloned from snapshots of a dataset, and a proxy.")
+}
+
+/// Returns the OpenAPI description of a stand-alone proxy.
+pub fn proxy_document() -> OpenApi {
+    let document = crate::open::<ProxyState>().merge(crate::routes::routes()).into_openapi();
+    describe(document, "A proxy that makes host names reach addresses.")
+}
+
+fn describe(mut document: OpenApi, what: &str) -> OpenApi {
+    document.info =
+        InfoBuilder::new().title("ondemand").version(env!("CARGO_PKG_VERSION")).description(Some(what)).build();
     let bearer = SecurityScheme::Http(
         HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
@@ -65,15 +89,19 @@ mod tests {
 
     /// Every route of the service. `routes!` puts a handler into the router and the document at once, so that neither can be
     /// forgotten; this list is for whoever changes a route without meaning to.
-    const ROUTES: [&str; 16] = [
+    const ROUTES: [&str; 21] = [
         "DELETE /datasets/{name}",
+        "DELETE /routes/{host}",
         "DELETE /servers/{id}",
         "GET /datasets",
         "GET /datasets/{name}",
         "GET /healthz",
+        "GET /metrics",
         "GET /openapi.json",
         "GET /pool",
         "GET /readyz",
+        "GET /routes",
+        "GET /routes/{host}",
         "GET /servers",
         "GET /servers/{id}",
         "GET /servers/{id}/logs",
@@ -82,10 +110,27 @@ mod tests {
         "POST /reap",
         "POST /servers",
         "POST /servers/{id}/reset",
+        "PUT /routes/{host}",
+    ];
+
+    /// Those of a stand-alone proxy.
+    const PROXY_ROUTES: [&str; 8] = [
+        "DELETE /routes/{host}",
+        "GET /healthz",
+        "GET /metrics",
+        "GET /openapi.json",
+        "GET /readyz",
+        "GET /routes",
+        "GET /routes/{host}",
+        "PUT /routes/{host}",
     ];
 
     fn value() -> Value {
-        serde_json::from_str(&DOCUMENT).expect("JSON")
+        serde_json::from_str(&WHOLE).expect("JSON")
+    }
+
+    fn values() -> [Value; 2] {
+        [value(), serde_json::from_str(&PROXY).expect("JSON")]
     }
 
     fn operations(document: &Value) -> Vec<(String, &Value)> {
@@ -107,16 +152,17 @@ mod tests {
 
     #[test]
     fn every_route_is_described() {
-        let document = value();
-        let described: BTreeSet<_> = operations(&document).into_iter().map(|(name, _)| name).collect();
-        let expected: BTreeSet<_> = ROUTES.into_iter().map(String::from).collect();
-        assert_eq!(described, expected);
+        for (document, routes) in values().iter().zip([&ROUTES[..], &PROXY_ROUTES]) {
+            let described: BTreeSet<_> = operations(document).into_iter().map(|(name, _)| name).collect();
+            let expected: BTreeSet<_> = routes.iter().copied().map(String::from).collect();
+            assert_eq!(described, expected);
+        }
     }
 
     #[test]
     fn every_operation_is_explained() {
-        let document = value();
-        for (name, operation) in operations(&document) {
+        let documents = values();
+        for (name, operation) in documents.iter().flat_map(operations) {
             assert!(operation["summary"].as_str().is_some_and(|text| text.len() > 10), "{name}: {operation}");
             assert!(operation["operationId"].is_string(), "{name}");
             assert!(operation["responses"].as_object().is_some_and(|r| !r.is_empty()), "{name}");
@@ -135,12 +181,13 @@ mod tests {
                 _ => (),
             }
         }
-        let document = value();
-        let mut found = Vec::new();
-        references(&document, &mut found);
-        assert!(found.len() > 10, "{found:?}");
-        for reference in found {
-            assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
+        for document in values() {
+            let mut found = Vec::new();
+            references(&document, &mut found);
+            assert!(found.len() > 5, "{found:?}");
+            for reference in found {
+                assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
+            }
         }
     }
 

@@ -1,8 +1,11 @@
 //! `/pool`: how full the store is.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use ondemand_core::SnapshotStore;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -19,7 +22,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 /// Tells how full the store is, and what each volume takes.
 #[utoipa::path(get, path = "/pool", tag = "pool", security(("bearer" = []), ()), responses(
     (status = 200, description = "How full it is.", body = wire::Pool), Problems))]
-async fn usage(State(state): State<AppState>) -> Result<Response, Problem> {
-    let usage = state.store().usage().await?;
+async fn usage(State(store): State<Arc<dyn SnapshotStore>>) -> Result<Response, Problem> {
+    let usage = store.usage().await?;
     Ok(reply(StatusCode::OK, &wire::Pool::from(usage)))
 }

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use ondemand_core::Janitor;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -19,7 +20,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 /// Deletes what has expired, starts what should run, and removes what dead attempts left.
 #[utoipa::path(post, path = "/reap", tag = "janitor", security(("bearer" = []), ()), responses(
     (status = 200, description = "What was done.", body = wire::Reaped), Problems))]
-async fn reap(State(state): State<AppState>) -> Result<Response, Problem> {
-    let report = state.janitor().run_once().await?;
+async fn reap(State(janitor): State<Janitor>) -> Result<Response, Problem> {
+    let report = janitor.run_once().await?;
     Ok(reply(StatusCode::OK, &wire::Reaped::from(report)))
 }

@@ -7,12 +7,14 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::{FutureExt, StreamExt, stream};
+use ondemand_core::Databases;
 use ondemand_core::orchestrator::{LogLine, LogOptions};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::body::{Json, reply};
+use crate::life::Life;
 use crate::openapi::Problems;
 use crate::problem::Problem;
 use crate::request::{Parameters, Segment};
@@ -30,8 +32,8 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 #[utoipa::path(post, path = "/servers", operation_id = "create_server", tag = "servers", security(("bearer" = []), ()),
     request_body(content = Option<CreateServer>, description = "What it is to be. Nothing, or `{}`, asks for all defaults."),
     responses((status = 201, description = "It runs.", body = Server), Problems))]
-async fn create(State(state): State<AppState>, Json(wanted): Json<CreateServer>) -> Result<Response, Problem> {
-    let database = state.databases().create(wanted.try_into()?).await?;
+async fn create(State(databases): State<Databases>, Json(wanted): Json<CreateServer>) -> Result<Response, Problem> {
+    let database = databases.create(wanted.try_into()?).await?;
     let mut response = reply(StatusCode::CREATED, &Server::with_password(&database));
     if let Ok(location) = HeaderValue::try_from(format!("/servers/{}", database.id)) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -42,18 +44,18 @@ async fn create(State(state): State<AppState>, Json(wanted): Json<CreateServer>)
 /// Lists the servers, the oldest first, without their passwords.
 #[utoipa::path(get, path = "/servers", operation_id = "list_servers", tag = "servers", security(("bearer" = []), ()),
     responses((status = 200, description = "All servers.", body = [Server]), Problems))]
-async fn list(State(state): State<AppState>) -> Result<Response, Problem> {
-    let databases = state.databases().list().await?;
-    Ok(reply(StatusCode::OK, &databases.iter().map(Server::without_password).collect::<Vec<_>>()))
+async fn list(State(databases): State<Databases>) -> Result<Response, Problem> {
+    let listed = databases.list().await?;
+    Ok(reply(StatusCode::OK, &listed.iter().map(Server::without_password).collect::<Vec<_>>()))
 }
 
 /// Describes a server, with its password.
 #[utoipa::path(get, path = "/servers/{id}", operation_id = "get_server", tag = "servers", security(("bearer" = []), ()),
     params(("id" = String, Path, description = "Its id, the id's first digits, or its name.")),
     responses((status = 200, description = "The server.", body = Server), Problems))]
-async fn get(State(state): State<AppState>, Segment(id): Segment) -> Result<Response, Problem> {
-    let id = state.databases().find(&id)?;
-    let database = state.databases().get(&id).await?;
+async fn get(State(databases): State<Databases>, Segment(id): Segment) -> Result<Response, Problem> {
+    let id = databases.find(&id)?;
+    let database = databases.get(&id).await?;
     Ok(reply(StatusCode::OK, &Server::with_password(&database)))
 }
 
@@ -63,13 +65,13 @@ async fn get(State(state): State<AppState>, Segment(id): Segment) -> Result<Resp
     request_body(content = PatchServer),
     responses((status = 200, description = "The server as it is now.", body = Server), Problems))]
 async fn patch(
-    State(state): State<AppState>,
+    State(databases): State<Databases>,
     Segment(id): Segment,
     Json(wanted): Json<PatchServer>,
 ) -> Result<Response, Problem> {
     let ttl = wanted.ttl(SystemTime::now())?;
-    let id = state.databases().find(&id)?;
-    let database = state.databases().extend(&id, ttl).await?;
+    let id = databases.find(&id)?;
+    let database = databases.extend(&id, ttl).await?;
     Ok(reply(StatusCode::OK, &Server::with_password(&database)))
 }
 
@@ -77,9 +79,9 @@ async fn patch(
 #[utoipa::path(delete, path = "/servers/{id}", operation_id = "delete_server", tag = "servers", security(("bearer" = []), ()),
     params(("id" = String, Path, description = "Its id, the id's first digits, or its name.")),
     responses((status = 200, description = "It is gone.", body = ServerId), Problems))]
-async fn delete(State(state): State<AppState>, Segment(id): Segment) -> Result<Response, Problem> {
-    let id = state.databases().find(&id)?;
-    state.databases().delete(&id).await?;
+async fn delete(State(databases): State<Databases>, Segment(id): Segment) -> Result<Response, Problem> {
+    let id = databases.find(&id)?;
+    databases.delete(&id).await?;
     Ok(reply(StatusCode::OK, &ServerId { id: id.to_string() }))
 }
 
@@ -87,9 +89,9 @@ async fn delete(State(state): State<AppState>, Segment(id): Segment) -> Result<R
 #[utoipa::path(post, path = "/servers/{id}/reset", operation_id = "reset_server", tag = "servers", security(("bearer" = []), ()),
     params(("id" = String, Path, description = "Its id, the id's first digits, or its name.")),
     responses((status = 200, description = "It runs again.", body = Server), Problems))]
-async fn reset(State(state): State<AppState>, Segment(id): Segment) -> Result<Response, Problem> {
-    let id = state.databases().find(&id)?;
-    let database = state.databases().reset(&id).await?;
+async fn reset(State(databases): State<Databases>, Segment(id): Segment) -> Result<Response, Problem> {
+    let id = databases.find(&id)?;
+    let database = databases.reset(&id).await?;
     Ok(reply(StatusCode::OK, &Server::with_password(&database)))
 }
 
@@ -102,22 +104,23 @@ async fn reset(State(state): State<AppState>, Segment(id): Segment) -> Result<Re
     ),
     responses((status = 200, description = "The lines.", body = String, content_type = "text/plain"), Problems))]
 async fn logs(
-    State(state): State<AppState>,
+    State(databases): State<Databases>,
+    State(life): State<Life>,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
     let options =
         LogOptions { tail: parameters.one("tail")?, follow: parameters.switch("follow")?, ..LogOptions::default() };
     parameters.finish()?;
-    let id = state.databases().find(&id)?;
-    let mut lines = state.databases().logs(&id, options)?;
+    let id = databases.find(&id)?;
+    let mut lines = databases.logs(&id, options)?;
     // What fails at once is still answered with a status; what fails later can only end the stream.
     let first = match lines.next().now_or_never() {
         Some(Some(Err(error))) => return Err(error.into()),
         Some(first) => stream::iter(first).left_stream(),
         None => stream::empty().right_stream(),
     };
-    let shutdown = async move { state.shutdown().await };
+    let shutdown = async move { life.ending().await };
     let text = first.chain(lines).take_until(Box::pin(shutdown)).map(|line| match line {
         Ok(LogLine { text, .. }) => Ok(text + "\n"),
         Err(error) => {

@@ -1,123 +1,125 @@
-//! What every handler can reach.
+//! What handlers can reach: a part for each concern, which a handler asks for by its type.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
+use axum::extract::FromRef;
 use ondemand_core::{Config, Databases, Datasets, Error, Janitor, Ondemand, SnapshotStore};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use crate::auth::Credentials;
-use crate::problem::Problem;
+use crate::auth::Access;
+use crate::life::Life;
+use crate::openapi::Description;
+use crate::routes::Routing;
 
-/// How long a request waits for a server that is starting.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What every handler can reach. Clones share it.
+/// What the handlers of a whole server can reach. Clones share it.
 #[derive(Debug, Clone)]
-pub struct AppState(Arc<Inner>);
+pub struct AppState(Arc<Whole>);
 
 #[derive(Debug)]
-struct Inner {
+struct Whole {
     ondemand: Ondemand,
-    credentials: Credentials,
-    max_body: u64,
-    max_upload: Option<u64>,
-    ready: watch::Sender<bool>,
-    /// What keeps the server from being ready, and what to do about it.
-    trouble: Mutex<Option<(String, Option<String>)>>,
-    shutdown: CancellationToken,
+    front: Front,
+}
+
+/// What the handlers of a stand-alone proxy can reach. Clones share it.
+#[derive(Debug, Clone)]
+pub struct ProxyState(Arc<Front>);
+
+/// What every server has.
+#[derive(Debug)]
+struct Front {
+    access: Access,
+    limits: Limits,
+    life: Life,
+    routing: Routing,
+}
+
+/// How much clients may send.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// The largest body that is not an upload.
+    pub(crate) body: u64,
+    /// The largest upload.
+    pub(crate) upload: Option<u64>,
+}
+
+impl Front {
+    fn new(routing: Routing, config: &Config) -> Self {
+        let http = &config.http;
+        Self {
+            access: Access::new(config),
+            limits: Limits { body: http.max_body.0, upload: http.max_upload.map(|size| size.0) },
+            life: Life::default(),
+            routing,
+        }
+    }
 }
 
 impl AppState {
     /// Makes the state of a server that is not ready yet.
-    pub fn new(ondemand: Ondemand, config: &Config) -> Self {
-        let http = &config.http;
-        Self(Arc::new(Inner {
-            ondemand,
-            credentials: Credentials::new(config),
-            max_body: http.max_body.0,
-            max_upload: http.max_upload.map(|size| size.0),
-            ready: watch::Sender::new(false),
-            trouble: Mutex::default(),
-            shutdown: CancellationToken::new(),
-        }))
+    pub fn new(ondemand: Ondemand, routing: Routing, config: &Config) -> Self {
+        Self(Arc::new(Whole { ondemand, front: Front::new(routing, config) }))
     }
 
     /// Says that the first round of the janitor is done, so that what runs is known.
     pub fn set_ready(&self) {
-        self.0.ready.send_replace(true);
+        self.0.front.life.set_ready();
     }
 
     /// Says what keeps the first round from being done, for those who ask meanwhile.
     pub(crate) fn set_trouble(&self, error: &Error) {
-        let causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
-        let what = causes.fold(error.to_string(), |what, cause| format!("{what}: {cause}"));
-        *self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some((what, error.hint()));
+        self.0.front.life.set_trouble(error);
     }
 
     /// Ends the answers that would never end by themselves, such as logs that are followed.
     pub fn shut_down(&self) {
-        self.0.shutdown.cancel();
-    }
-
-    pub(crate) fn is_ready(&self) -> bool {
-        *self.0.ready.borrow()
-    }
-
-    /// Waits until the server is ready.
-    pub(crate) async fn ready(&self) -> Result<(), Problem> {
-        let mut ready = self.0.ready.subscribe();
-        match tokio::time::timeout(PATIENCE, ready.wait_for(|&ready| ready)).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(self.not_ready()),
-        }
-    }
-
-    /// Makes the problem of a server that is starting.
-    pub(crate) fn not_ready(&self) -> Problem {
-        let trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (last, hint) = match trouble {
-            Some((what, hint)) => (format!("the server is starting, and cannot find out what runs: {what}"), hint),
-            None => ("the server is starting: it is finding out what runs".to_owned(), None),
-        };
-        let hint = hint.unwrap_or_else(|| "try again; if that does not help, the server's log says why".to_owned());
-        Problem::from(Error::NotReady { waited: Duration::ZERO, last, log: Vec::new() }).with_hint(hint).expected()
-    }
-
-    pub(crate) async fn shutdown(&self) {
-        self.0.shutdown.cancelled().await;
+        self.0.front.life.shut_down();
     }
 
     pub(crate) fn close(&self) {
         self.0.ondemand.close();
     }
 
-    pub(crate) fn databases(&self) -> &Databases {
-        &self.0.ondemand.databases
-    }
-
-    pub(crate) fn datasets(&self) -> &Datasets {
-        &self.0.ondemand.datasets
-    }
-
     pub(crate) fn janitor(&self) -> &Janitor {
         &self.0.ondemand.janitor
     }
+}
 
-    pub(crate) fn store(&self) -> &dyn SnapshotStore {
-        &*self.0.ondemand.store
+impl ProxyState {
+    /// Makes the state of a stand-alone proxy, which is ready at once.
+    pub fn new(routing: Routing, config: &Config) -> Self {
+        let front = Front::new(routing, config);
+        front.life.set_ready();
+        Self(Arc::new(front))
     }
+}
 
-    pub(crate) fn credentials(&self) -> &Credentials {
-        &self.0.credentials
-    }
+/// Lets handlers ask for these parts of a state.
+macro_rules! parts {
+    ($state:ident: $($part:ty = $this:ident => $value:expr;)*) => {
+        $(impl FromRef<$state> for $part {
+            fn from_ref($state($this): &$state) -> Self {
+                $value
+            }
+        })*
+    };
+}
 
-    pub(crate) fn max_body(&self) -> u64 {
-        self.0.max_body
-    }
+parts! { AppState:
+    Access = this => this.front.access.clone();
+    Limits = this => this.front.limits;
+    Life = this => this.front.life.clone();
+    Routing = this => this.front.routing.clone();
+    Databases = this => this.ondemand.databases.clone();
+    Datasets = this => this.ondemand.datasets.clone();
+    Janitor = this => this.ondemand.janitor.clone();
+    Arc<dyn SnapshotStore> = this => Arc::clone(&this.ondemand.store);
+    Description = _this => Description::of_the_whole();
+}
 
-    pub(crate) fn max_upload(&self) -> Option<u64> {
-        self.0.max_upload
-    }
+parts! { ProxyState:
+    Access = this => this.access.clone();
+    Limits = this => this.limits;
+    Life = this => this.life.clone();
+    Routing = this => this.routing.clone();
+    Description = _this => Description::of_the_proxy();
 }

@@ -1,6 +1,7 @@
 //! What goes over the wire, for the server and for clients in Rust.
 //!
-//! Names are in PascalCase, and some numbers are text, because clients rely on it. Every type both serialises and deserialises.
+//! Names are in PascalCase, and some numbers are text, because clients rely on it; routes are written as in the configuration, in
+//! kebab-case. Every type both serialises and deserialises.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -310,6 +311,10 @@ impl From<Usage> for Pool {
         Self { method, copy_on_write, total, used, free, unallocated, volumes, snapshots }
     }
 }
+
+mod route;
+
+pub use route::{Activity, Moment, PutRoute, Route};
 
 /// Whether the server does its work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

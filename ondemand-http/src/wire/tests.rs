@@ -132,3 +132,36 @@ fn every_status_is_in_the_description() {
         assert!(described["enum"].as_array().expect("values").contains(&name), "{name}");
     }
 }
+
+#[test]
+fn a_route_is_written_with_what_is_known_of_it() {
+    let host: ondemand_core::Hostname = "a.example".parse().expect("a host");
+    let route = ondemand_core::router::Route::new(host, ["10.0.0.5:80".parse().expect("an upstream")]);
+    let mut activity = ondemand_core::router::proxy::Activity::default();
+    (activity.in_flight, activity.upgrades, activity.requests) = (1, 2, 3);
+    let plain = r#"{"host":"a.example","upstreams":["10.0.0.5:80"],"protocol":"http1","pending":false"#;
+    for (activity, rest) in [
+        (None, String::new()),
+        (Some(activity.clone()), r#","in-flight":1,"upgrades":2,"requests":3,"last-active":null"#.into()),
+        (
+            {
+                activity.last_active = Some(UNIX_EPOCH + Duration::from_millis(1_464_266_476_500));
+                Some(activity)
+            },
+            r#","in-flight":1,"upgrades":2,"requests":3,"last-active":"2016-05-26T12:41:16.500Z""#.into(),
+        ),
+    ] {
+        let written = Route::new(route.clone(), activity);
+        let text = serde_json::to_string(&written).expect("JSON");
+        assert_eq!(text, format!("{plain}{rest}}}"));
+        assert_eq!(serde_json::from_str::<Route>(&text).expect("a route"), written);
+    }
+}
+
+#[test]
+fn an_unset_field_of_a_route_is_not_written() {
+    let put = PutRoute { upstream: Some("10.0.0.5:80".into()), ..PutRoute::default() };
+    let text = serde_json::to_string(&put).expect("JSON");
+    assert_eq!(text, r#"{"upstream":"10.0.0.5:80","protocol":"http1","pending":false}"#);
+    assert_eq!(serde_json::from_str::<PutRoute>(&text).expect("what was written"), put);
+}

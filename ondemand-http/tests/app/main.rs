@@ -2,14 +2,19 @@
 
 #![expect(clippy::expect_used, reason = "what a test cannot do without fails it")]
 
+mod remote;
+mod routes;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use ondemand_core::config::StoreKind;
+use ondemand_core::router::Table;
 use ondemand_core::{Config, Ondemand, Secret, Size};
-use ondemand_http::{AppState, app, openapi};
+use ondemand_http::{AppState, Routing, app, openapi};
 use ondemand_tests::{Home, free_range, query};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -63,7 +68,7 @@ impl Service {
         (config.databases.first_port, config.databases.last_port) = free_range(10);
         change(&mut config);
         let ondemand = Ondemand::open(&config).await.expect("it opens");
-        let state = AppState::new(ondemand.clone(), &config);
+        let state = AppState::new(ondemand.clone(), Routing::new(Arc::new(Table::new())), &config);
         Self { router: app(state.clone()), state, ondemand, _home: home }
     }
 
@@ -76,22 +81,30 @@ impl Service {
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self.router.clone().oneshot(request).await.expect("an answer");
-        let (parts, body) = response.into_parts();
-        let bytes = to_bytes(body, usize::MAX).await.expect("a body");
-        Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.into()).expect("text") }
+        send(&self.router, request).await
     }
 
     async fn ask(&self, method: &str, path: &str, body: impl Into<Body>) -> Answer {
-        // What curl says of any body.
-        let kind = "application/x-www-form-urlencoded";
-        let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, kind);
-        self.send(request.body(body.into()).expect("a request")).await
+        ask(&self.router, method, path, body).await
     }
 
     async fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, Body::empty()).await
     }
+}
+
+async fn send(router: &Router, request: Request<Body>) -> Answer {
+    let response = router.clone().oneshot(request).await.expect("an answer");
+    let (parts, body) = response.into_parts();
+    let bytes = to_bytes(body, usize::MAX).await.expect("a body");
+    Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.into()).expect("text") }
+}
+
+async fn ask(router: &Router, method: &str, path: &str, body: impl Into<Body>) -> Answer {
+    // What curl says of any body.
+    let kind = "application/x-www-form-urlencoded";
+    let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, kind);
+    send(router, request.body(body.into()).expect("a request")).await
 }
 
 /// The transcript that clients rely on, and what was added to it.
@@ -250,6 +263,9 @@ async fn requests_wait_until_it_is_known_what_runs() {
     let service = Service::open(|_| ()).await;
     assert_eq!(service.get("/healthz").await.status, StatusCode::OK);
     service.get("/readyz").await.problem(503, "not_ready");
+    // Names reach addresses whatever runs.
+    let put = service.ask("PUT", "/routes/a.localhost", r#"{"upstream":"127.0.0.1:1"}"#).await;
+    assert_eq!(put.status, StatusCode::OK, "{put:?}");
     let mut waiting = Box::pin(service.get("/servers"));
     tokio::select! {
         biased;
@@ -275,6 +291,7 @@ async fn every_route_is_there_and_guarded() {
     for (path, item) in document["paths"].as_object().expect("paths") {
         for method in item.as_object().expect("operations").keys() {
             let (method, path) = (method.to_uppercase(), path.replace("{id}", NOBODY).replace("{name}", "nothing"));
+            let path = path.replace("{host}", "a.localhost");
             let answer = service.ask(&method, &path, Body::empty()).await;
             if answer.status == StatusCode::UNAUTHORIZED {
                 answer.problem(401, "unauthenticated");
@@ -310,7 +327,15 @@ async fn without_a_token_a_name_that_anyone_may_give_is_refused() {
     let to = |method: &str, path: &str, host: &str| {
         Request::builder().method(method).uri(path).header(header::HOST, host).body(Body::empty()).expect("a request")
     };
-    for (method, path) in [("GET", "/servers"), ("POST", "/servers"), ("DELETE", "/servers/x"), ("GET", "/datasets")] {
+    for (method, path) in [
+        ("GET", "/servers"),
+        ("POST", "/servers"),
+        ("DELETE", "/servers/x"),
+        ("GET", "/datasets"),
+        ("GET", "/routes"),
+        ("PUT", "/routes/a.localhost"),
+        ("GET", "/metrics"),
+    ] {
         let refused = service.send(to(method, path, "evil.example:8080")).await;
         let detail = refused.problem(403, "forbidden");
         assert!(detail.contains("evil.example"), "{detail}");

@@ -1,0 +1,118 @@
+//! The connections of the API.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use ondemand_core::{Error, Result};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long a client may take to send the head of a request, the time between two requests included.
+const HEAD: Duration = Duration::from_secs(60);
+/// How long requests may go on after the server was asked to end.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
+/// How long what was dropped with a connection may take to clean up.
+const CLEANUP: Duration = Duration::from_secs(10);
+
+/// Listens at the address of the API.
+pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Error::Conflict {
+            message: format!("{address} is in use by another program"),
+            hint: "end it, or choose another address with --listen or http.listen".into(),
+        },
+        _ => Error::io("http", format!("listening on {address}"), error),
+    })
+}
+
+/// Serves those who connect, without end.
+pub(super) async fn accept(listener: TcpListener, app: Router, connections: &Connections) -> Infallible {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => connections.spawn(stream, app.clone()),
+            Err(error) => pause_after(&error).await,
+        }
+    }
+}
+
+/// Waits after a failed accept where another would fail at once, as when there are too many open files.
+async fn pause_after(error: &std::io::Error) {
+    use std::io::ErrorKind;
+    if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused)
+    {
+        return;
+    }
+    tracing::error!("accepting a connection: {error}");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+/// The connections that are open.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    tasks: TaskTracker,
+    /// Asks them to end after the request they are at.
+    ending: CancellationToken,
+    /// Ends them.
+    ended: CancellationToken,
+}
+
+impl Connections {
+    /// Serves a connection in the background.
+    pub(super) fn spawn(&self, stream: TcpStream, app: Router) {
+        prepare(&stream);
+        let (ending, ended) = (self.ending.clone(), self.ended.clone());
+        self.tasks.spawn(async move {
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
+            let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+            let mut connection = pin!(connection);
+            let mut asked = false;
+            loop {
+                tokio::select! {
+                    result = &mut connection => {
+                        // A client that goes away is its own business.
+                        if let Err(error) = result {
+                            tracing::debug!("a connection ended: {error}");
+                        }
+                        return;
+                    }
+                    () = ending.cancelled(), if !asked => {
+                        asked = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    () = ended.cancelled() => return,
+                }
+            }
+        });
+    }
+
+    /// Lets requests end for a while, and then closes what is left.
+    pub(super) async fn end(self) {
+        self.tasks.close();
+        self.ending.cancel();
+        if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(connections = self.tasks.len(), "closing connections that are still at work");
+        self.ended.cancel();
+        let _ = tokio::time::timeout(CLEANUP, self.tasks.wait()).await;
+    }
+}
+
+/// Sets a connection up. None of it is vital: what fails is left as it was.
+fn prepare(stream: &TcpStream) {
+    use rustix::net::sockopt;
+    let _ = stream.set_nodelay(true);
+    // An upload may pause for as long as it likes, but a client whose machine died would hold its import for ever.
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, Duration::from_secs(60));
+    let _ = sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15));
+    let _ = sockopt::set_tcp_keepcnt(stream, 4);
+}
