@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::command::{completions, config, dataset, pg, pool, reap, serve};
+use crate::command::{completions, config, dataset, pg, pool, proxy, reap, route, serve};
 use crate::failure::STATUSES;
 
-/// Postgres databases on demand, cloned from snapshots of a dataset.
+/// Postgres databases on demand, cloned from snapshots of a dataset, and a proxy.
 ///
-/// `ondemand serve` runs the server; the other commands ask it.
+/// `ondemand serve` runs the server, `ondemand proxy` a proxy alone; the other commands ask them.
 #[derive(Debug, Parser)]
 #[command(name = "ondemand", version, after_long_help = STATUSES, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -26,7 +26,7 @@ pub(crate) struct Global {
     /// Where the server answers
     #[arg(long, global = true, env = "ONDEMAND_URL", value_name = "URL", default_value = "http://127.0.0.1:8080")]
     pub(crate) url: String,
-    /// The token that the server wants, or that `serve` is to want. Other users can see arguments: prefer the variable
+    /// The token that the server wants, or that `serve` and `proxy` are to want. Other users can see arguments: prefer the variable
     #[arg(long, global = true, env = "ONDEMAND_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// Print JSON, for scripts
@@ -42,6 +42,8 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Run the server
     Serve(serve::Arguments),
+    /// Run a proxy and its API, without databases: for a machine of its own
+    Proxy(proxy::Arguments),
     /// Make, show and delete the loop-file pool that holds the data
     #[command(subcommand)]
     Pool(pool::Command),
@@ -51,6 +53,9 @@ pub(crate) enum Command {
     /// Create, list, reset, extend and delete databases
     #[command(subcommand)]
     Pg(pg::Command),
+    /// Say which host names the proxy knows, and which addresses they reach
+    #[command(subcommand)]
+    Route(route::Command),
     /// Delete what has expired, and clean up, once
     Reap(reap::Arguments),
     /// Show the configuration
@@ -64,8 +69,8 @@ impl Command {
     /// Tells whether the command works on the data itself, and so needs threads.
     pub(crate) fn serves(&self) -> bool {
         match self {
-            Self::Serve(_) | Self::Reap(_) | Self::Pool(_) => true,
-            Self::Dataset(_) | Self::Pg(_) | Self::Config(_) | Self::Completions(_) => false,
+            Self::Serve(_) | Self::Proxy(_) | Self::Reap(_) | Self::Pool(_) => true,
+            Self::Dataset(_) | Self::Pg(_) | Self::Route(_) | Self::Config(_) | Self::Completions(_) => false,
         }
     }
 }

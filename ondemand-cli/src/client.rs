@@ -99,6 +99,14 @@ impl Client {
         self.ask(self.request(Method::POST, segments).json(body)).await
     }
 
+    pub(crate) async fn put<T: DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.ask(self.request(Method::PUT, segments).json(body)).await
+    }
+
     pub(crate) async fn patch<T: DeserializeOwned>(
         &self,
         segments: &[&str],

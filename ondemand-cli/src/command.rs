@@ -3,10 +3,14 @@
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod dataset;
+mod notify;
 pub(crate) mod pg;
 pub(crate) mod pool;
+pub(crate) mod proxy;
 pub(crate) mod reap;
+pub(crate) mod route;
 pub(crate) mod serve;
+mod serving;
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
@@ -16,6 +20,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { global, command } = arguments;
     match command {
         Command::Serve(arguments) => serve::run(&global, arguments).await,
+        Command::Proxy(arguments) => proxy::run(&global, arguments).await,
+        Command::Route(command) => route::run(&global, command).await,
         Command::Pool(command) => pool::run(&global, command).await,
         Command::Dataset(command) => dataset::run(&global, command).await,
         Command::Pg(command) => pg::run(&global, command).await,

@@ -1,5 +1,6 @@
 //! Moments and times as people read them.
 
+use std::cmp::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Says when a moment is, seen from now: `in 23h 59m`, `2d 3h ago`.
@@ -8,11 +9,16 @@ pub(crate) fn relative(unix_seconds: &str, now: SystemTime) -> String {
         return unix_seconds.to_owned();
     };
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    if then >= now {
-        format!("in {}", span(Duration::from_secs(then - now)))
-    } else {
-        format!("{} ago", span(Duration::from_secs(now - then)))
+    match then.cmp(&now) {
+        Ordering::Equal => "now".into(),
+        Ordering::Greater => format!("in {}", span(Duration::from_secs(then - now))),
+        Ordering::Less => format!("{} ago", span(Duration::from_secs(now - then))),
     }
+}
+
+/// Says how long ago a moment was.
+pub(crate) fn ago(then: SystemTime, now: SystemTime) -> String {
+    format!("{} ago", span(now.duration_since(then).unwrap_or_default()))
 }
 
 /// Writes a time with its two largest units.
@@ -35,7 +41,7 @@ mod tests {
     fn moments_are_seen_from_now() {
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
         for (then, text) in [
-            (1_000_000, "in 0s"),
+            (1_000_000, "now"),
             (1_000_059, "in 59s"),
             (1_000_090, "in 1m 30s"),
             (1_086_399, "in 23h 59m"),

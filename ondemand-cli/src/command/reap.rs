@@ -32,7 +32,9 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
 
 /// Does a round without a server.
 async fn here(global: &Global, data_dir: Option<std::path::PathBuf>) -> Result<Reaped, Failure> {
-    let config = config::load(global, Overrides { data_dir, ..Overrides::of_environment()? })?;
+    let mut overrides = Overrides::of_environment()?;
+    overrides.api.data_dir = data_dir;
+    let config = config::load(global, overrides)?;
     let ondemand = Ondemand::open(&config).await.map_err(|error| {
         let locked = error.code() == Code::Conflict;
         let failure = Failure::from(error);

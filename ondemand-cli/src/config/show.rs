@@ -1,7 +1,9 @@
 //! The configuration as a file would have it, without its secrets.
 
 use ondemand_core::Config;
-use ondemand_core::config::{DatabasesConfig, DockerConfig, HttpConfig, PoolConfig, PostgresConfig};
+use ondemand_core::config::{
+    CertificateFiles, DatabasesConfig, DockerConfig, HttpConfig, PoolConfig, PostgresConfig, ProxyConfig,
+};
 use serde::Serialize;
 use toml::{Table, Value};
 
@@ -39,12 +41,13 @@ impl Section {
 
 /// The structs are taken apart field by field, so that a new field cannot be forgotten here.
 fn to_table(config: &Config) -> Result<Table, toml::ser::Error> {
-    let Config { data_dir, orchestrator, store, http, databases, postgres, docker, pool } = config;
+    let Config { data_dir, orchestrator, store, http, databases, postgres, docker, pool, proxy } = config;
     let top = Section::default()
         .with("data-dir", data_dir)?
         .with("orchestrator", orchestrator)?
         .with("store", store)?
         .with("http", http_table(http)?)?
+        .with("proxy", proxy_table(proxy)?)?
         .with("databases", databases_table(databases)?)?
         .with("docker", docker_table(docker)?)?;
     let PostgresConfig { bin_dir, user } = postgres;
@@ -63,6 +66,61 @@ fn http_table(config: &HttpConfig) -> Result<Table, toml::ser::Error> {
         .with("hosts", hosts)?
         .with("max-body", max_body)?
         .with_option("max-upload", max_upload.as_ref())?;
+    Ok(section.0)
+}
+
+fn proxy_table(config: &ProxyConfig) -> Result<Table, toml::ser::Error> {
+    let ProxyConfig {
+        enabled,
+        listen,
+        tls_listen,
+        certificates,
+        redirect,
+        workers,
+        trust_forwarded,
+        access_log,
+        max_connections,
+        max_connections_per_client,
+        max_header_size,
+        max_headers,
+        max_pending,
+        header_timeout,
+        keep_alive_timeout,
+        idle_timeout,
+        upgrade_idle_timeout,
+        connect_timeout,
+        response_timeout,
+        pending_timeout,
+        drain_timeout,
+        max_metrics_routes,
+    } = config;
+    let pair = |CertificateFiles { certificate, key }: &CertificateFiles| {
+        Ok::<_, toml::ser::Error>(Section::default().with("certificate", certificate)?.with("key", key)?.0)
+    };
+    let certificates: Vec<Table> = certificates.iter().map(pair).collect::<Result<_, toml::ser::Error>>()?;
+    let section = Section::default()
+        .with("enabled", enabled)?
+        .with("listen", listen)?
+        .with_option("tls-listen", tls_listen.as_ref())?
+        .with("certificates", certificates)?
+        .with("redirect", redirect)?
+        .with_option("workers", workers.as_ref())?
+        .with("trust-forwarded", trust_forwarded)?
+        .with("access-log", access_log)?
+        .with("max-connections", max_connections)?
+        .with("max-connections-per-client", max_connections_per_client)?
+        .with("max-header-size", max_header_size)?
+        .with("max-headers", max_headers)?
+        .with("max-pending", max_pending)?
+        .with("header-timeout", header_timeout)?
+        .with("keep-alive-timeout", keep_alive_timeout)?
+        .with("idle-timeout", idle_timeout)?
+        .with_option("upgrade-idle-timeout", upgrade_idle_timeout.as_ref())?
+        .with("connect-timeout", connect_timeout)?
+        .with("response-timeout", response_timeout)?
+        .with("pending-timeout", pending_timeout)?
+        .with("drain-timeout", drain_timeout)?
+        .with("max-metrics-routes", max_metrics_routes)?;
     Ok(section.0)
 }
 
@@ -121,6 +179,29 @@ mod tests {
             hosts = ["dev.internal", "::2"]
             max-body = "2M"
             max-upload = "200G"
+            [proxy]
+            enabled = false
+            listen = "0.0.0.0:80"
+            tls-listen = "0.0.0.0:443"
+            certificates = [{ certificate = "/a.pem", key = "/a.key" }, { certificate = "/b.pem", key = "/b.key" }]
+            redirect = true
+            workers = 3
+            trust-forwarded = true
+            access-log = true
+            max-connections = 1000
+            max-connections-per-client = 100
+            max-header-size = "16K"
+            max-headers = 50
+            max-pending = 10
+            header-timeout = "1s"
+            keep-alive-timeout = "2s"
+            idle-timeout = "3s"
+            upgrade-idle-timeout = "4s"
+            connect-timeout = "5s"
+            response-timeout = "6s"
+            pending-timeout = "7s"
+            drain-timeout = "8s"
+            max-metrics-routes = 9
             [databases]
             listen = "0.0.0.0"
             host = "pg.internal"

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
@@ -42,6 +42,27 @@ fn listed() -> Value {
     server
 }
 
+fn routes() -> Value {
+    let moment = |ago: u64| {
+        let seconds = unix(0).parse::<u64>().expect("a number") - ago;
+        humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+    };
+    json!([
+        {"host": "api.localhost", "upstreams": ["10.0.0.5:80", "10.0.0.6:80"], "protocol": "http2", "pending": false,
+            "in-flight": 1, "upgrades": 20, "requests": 12345, "last-active": moment(3660)},
+        {"host": "new.localhost", "upstreams": [], "protocol": "http1", "pending": true,
+            "in-flight": 0, "upgrades": 0, "requests": 0, "last-active": null, "something-new": 1},
+        {"host": "shop.localhost", "upstreams": ["backend:8000"], "protocol": "http1", "pending": false},
+    ])
+}
+
+/// Answers with the route as it is put.
+async fn put_route(Path(host): Path<String>, Json(asked): Json<Value>) -> Json<Value> {
+    Json(
+        json!({"host": host, "upstreams": asked["upstreams"], "protocol": asked["protocol"], "pending": asked["pending"]}),
+    )
+}
+
 /// A server with one database, which wants the token `s3same` and says what it was asked.
 fn fake() -> Fake {
     async fn create(headers: HeaderMap, Json(asked): Json<Value>) -> (StatusCode, Json<Value>) {
@@ -56,7 +77,7 @@ fn fake() -> Fake {
         (StatusCode::CREATED, Json(server))
     }
     async fn patch(Json(asked): Json<Value>) -> Json<Value> {
-        assert_eq!(asked, json!({"Ttl": "2days"}));
+        assert_eq!(asked, json!({"Ttl": "2d"}));
         let mut server = server();
         server["Expires_at"] = unix(2 * 86_400 + 60).into();
         Json(server)
@@ -87,6 +108,8 @@ fn fake() -> Fake {
                 get(|| async { Json(dataset) })
                     .delete(|Path(name): Path<String>| async move { Json(json!({ "Name": name })) }),
             )
+            .route("/routes", get(|| async { Json(routes()) }))
+            .route("/routes/{host}", put(put_route).delete(|| async { StatusCode::NO_CONTENT }))
             .route(
                 "/reap",
                 post(|| async {
@@ -159,6 +182,38 @@ fn datasets_are_listed_for_people() {
     assert!(lines[1].ends_with("h ago"), "{list}");
     assert!(ask(&["dataset", "show", "shop"]).contains("shop@20261122-192300"));
     assert_eq!(ask(&["dataset", "delete", "shop@20261122-192300"]), "shop@20261122-192300\n");
+}
+
+#[test]
+fn routes_are_listed_for_people() {
+    insta::assert_snapshot!(ask(&["route", "list"]), @r"
+    HOST            UPSTREAMS                PROTOCOL  STATUS   IN FLIGHT  UPGRADES  REQUESTS  LAST ACTIVE
+    api.localhost   10.0.0.5:80 10.0.0.6:80  http2     ready    1          20        12345     1h 1m ago
+    new.localhost                            http1     pending  0          0         0
+    shop.localhost  backend:8000             http1     ready
+    ");
+    let listed: Value = serde_json::from_str(&ask(&["route", "list", "--json"])).expect("JSON");
+    assert_eq!(listed[0]["in-flight"], 1);
+    assert_eq!(listed[2].get("in-flight"), None);
+}
+
+#[test]
+fn routes_are_set_and_deleted() {
+    let set = |words: &[&str]| -> Value {
+        let words = [&["route", "set", "--json"], words].concat();
+        serde_json::from_str(&ask(&words)).expect("JSON")
+    };
+    assert_eq!(
+        set(&["Shop.localhost.", "10.0.0.5:80", "backend:1", "--http2"]),
+        json!({"host": "shop.localhost", "upstreams": ["10.0.0.5:80", "backend:1"], "protocol": "http2", "pending": false})
+    );
+    assert_eq!(
+        set(&["münchen.example", "--pending"]),
+        json!({"host": "xn--mnchen-3ya.example", "upstreams": [], "protocol": "http1", "pending": true})
+    );
+    assert_eq!(ask(&["route", "set", "A", "10.0.0.5:80"]), "a\n");
+    assert_eq!(ask(&["route", "delete", "A", "b.c."]), "a\nb.c\n");
+    assert_eq!(ask(&["route", "delete", "A", "--json"]), "[\n  \"a\"\n]\n");
 }
 
 #[test]

@@ -18,6 +18,9 @@ fn help() {
     for words in [
         &["--help"][..],
         &["serve", "-h"],
+        &["proxy", "-h"],
+        &["route", "-h"],
+        &["route", "set", "-h"],
         &["pool", "create", "-h"],
         &["pool", "status", "-h"],
         &["dataset", "import", "-h"],
@@ -46,6 +49,13 @@ fn wrong_usage_is_status_2() {
         &["dataset", "import", "shop", "--dump", "a", "--data-dir", "b"],
         &["serve", "--ports", "9-1"],
         &["serve", "--store", "zfs"],
+        &["serve", "--tls-key", "k.pem"],
+        &["proxy", "--no-proxy"],
+        &["proxy", "--ports", "1-2"],
+        &["route", "set", "a.localhost"],
+        &["route", "set", "a.localhost:8000", "10.0.0.5:1"],
+        &["route", "set", "a.localhost", "10.0.0.5"],
+        &["route", "delete"],
         &["--url", "nonsense", "pg", "list"],
     ] {
         let output = run(ondemand(&directory).args(words));
