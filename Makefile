@@ -1,4 +1,5 @@
-# Every target installs what it needs by itself: Debian packages by name, with sudo where it isn't root.
+# Every target installs what it needs by itself: Debian packages by name, with sudo where it isn't root. What is set on the command line
+# (`make bench ONLY=proxy`) is in the environment of what a target runs.
 
 .DEFAULT_GOAL := help
 .PHONY: help build test demo bench lint fmt fuzz deny
@@ -16,8 +17,8 @@ test: ## Checks everything: lints, documentation, and all tests against real eng
 demo: ## Shows it all on 1 GB of sample data; KEEP=1 leaves it running
 	@KEEP="$(KEEP)" SIZE="$(SIZE)" tests/demo.sh
 
-bench: ## Measures databases against a bare program that does the same; SIZE=1G for a smaller dataset
-	@SIZE="$(SIZE)" ROUNDS="$(ROUNDS)" LIVE="$(LIVE)" tests/bench.sh
+bench: ## Measures the proxy against others, and databases against a bare program; ONLY=proxy or ONLY=databases for one
+	@tests/bench.sh
 
 lint: ## Checks formatting, lints, documentation and scripts
 	@tests/lint.sh

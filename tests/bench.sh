@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# What `make bench` runs: installs what is missing, builds, and measures databases as ratios to a bare program that does the same.
+# What `make bench` runs: installs what is missing, builds, and measures the proxy against others, and databases as ratios to a bare program
+# that does the same. ONLY=proxy or ONLY=databases is one of them.
 #
-# As root, since it makes BTRFS pools and runs a Docker Engine; what it builds is built as the user who called. SIZE is that of the large
-# dataset, ROUNDS how often each thing is measured, LIVE how many databases live at once.
+# The proxy: ROUNDS is how often each thing is measured, MEASURE what (cpu, browser, routes, changes, latency, bodies, sockets; or noise and
+# load, which are not unless they are asked for), PEERS which proxies besides nginx are shown (haproxy, caddy).
+#
+# Databases: as root, since it makes BTRFS pools and runs a Docker Engine; what it builds is built as the user who called. SIZE is that of the
+# large dataset, ROUNDS how often each thing is measured, LIVE how many databases live at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup/privilege.sh
@@ -19,8 +23,29 @@ hand_back() {
 }
 trap hand_back EXIT
 
-tests/setup/packages.sh build run test
-cargo build --locked --release --package ondemand-cli --package ondemand-tests --bin ondemand --bin bench
-as_root env "PATH=$PATH" ${TMPDIR:+"TMPDIR=$TMPDIR"} "ONDEMAND_TEST_BINARY=$target/release/ondemand" \
-    tests/setup/with-engine.sh "$target/test-cache" \
-    "$target/release/bench" --size "${SIZE:-5G}" --rounds "${ROUNDS:-20}" --live "${LIVE:-200}"
+proxy() {
+    tests/setup/packages.sh build run bench
+    cargo build --locked --release --package ondemand-cli --package ondemand-tests --bin ondemand --bin bench-proxy
+    env "ONDEMAND_TEST_BINARY=${ONDEMAND_TEST_BINARY:-$target/release/ondemand}" "$target/release/bench-proxy" \
+        --rounds "${ROUNDS:-9}" ${MEASURE:+--measures "$MEASURE"} ${PEERS+--peers "$PEERS"}
+}
+
+databases() {
+    tests/setup/packages.sh build run test
+    cargo build --locked --release --package ondemand-cli --package ondemand-tests --bin ondemand --bin bench
+    as_root env "PATH=$PATH" ${TMPDIR:+"TMPDIR=$TMPDIR"} "ONDEMAND_TEST_BINARY=$target/release/ondemand" \
+        tests/setup/with-engine.sh "$target/test-cache" \
+        "$target/release/bench" --size "${SIZE:-5G}" --rounds "${ROUNDS:-20}" --live "${LIVE:-200}"
+}
+
+case "${ONLY:-}" in
+    '')
+        proxy
+        databases
+        ;;
+    proxy | databases) "$ONLY" ;;
+    *)
+        echo "error: ONLY is proxy or databases, not $ONLY" >&2
+        exit 2
+        ;;
+esac

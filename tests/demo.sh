@@ -78,7 +78,7 @@ free_port() {
 
 start_server() {
     local pid deadline=$((SECONDS + 60))
-    setsid -- "$bin/ondemand" serve --listen "127.0.0.1:$port" --data-dir "$dir/data" </dev/null >"$dir/server.log" 2>&1 &
+    setsid -- "$bin/ondemand" serve --listen "127.0.0.1:$port" --no-proxy --data-dir "$dir/data" </dev/null >"$dir/server.log" 2>&1 &
     pid=$!
     echo "$pid $(started "$pid")" >"$dir/server.pid"
     until [ "$(ask /readyz)" = 200 ]; do

@@ -3,10 +3,11 @@
 #
 #   tests/setup/packages.sh SET…
 #
-# Sets: build (to compile), run (to run databases), test (to run the tests), lint (to check the scripts), fuzz (to fuzz), nextest (the test runner).
+# Sets: build (to compile), run (to run databases), test (to run the tests), lint (to check the scripts), fuzz (to fuzz), bench (to compare
+# the proxy with others), nextest (the test runner).
 #
-# It starts and enables no service: Debian's packages would start a Docker Engine and make and start a Postgres cluster on port 5432.
-# Neither is wanted here, so while apt runs, and only then, one file says so to each, where no such file is there already.
+# It starts and enables no service: Debian's packages would start a Docker Engine, other proxies on port 80, and make and start a Postgres
+# cluster on port 5432. None is wanted here, so while apt runs, and only then, one file says so to each, where no such file is there already.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tests/setup/privilege.sh
@@ -21,11 +22,14 @@ packages_of() {
         run) echo postgresql postgresql-contrib postgresql-client btrfs-progs util-linux mount procps ;;
         test)
             echo docker.io iptables iproute2 debootstrap debian-archive-keyring ca-certificates zstd gzip curl procps util-linux
+            # A browser looks through the proxy.
+            echo chromium chromium-driver
             # Where the kernel enforces AppArmor, a Docker Engine needs its parser to start any container.
             if [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" = Y ]; then echo apparmor; fi
             ;;
         lint) echo shellcheck ;;
         fuzz) echo g++ ;;
+        bench) echo nginx haproxy caddy wrk util-linux ;;
         *) echo "error: there is no set of packages called $1" >&2 && return 1 ;;
     esac
 }
@@ -73,15 +77,21 @@ install_missing() {
     as_root "${apt[@]}" install --yes --no-install-recommends "$@" </dev/null >&2
 
     # Where systemd runs, the packages have also enabled these for the next start of the machine.
-    local unit
-    if [ -d /run/systemd/system ] && [[ " $* " == *" docker.io "* ]]; then
-        for unit in docker.service docker.socket "${fresh_containerd[@]}"; do as_root systemctl --quiet disable "$unit" >&2; done
+    local package unit units=()
+    for package in "$@"; do
+        case "$package" in
+            docker.io) units+=(docker.service docker.socket "${fresh_containerd[@]}") ;;
+            nginx | haproxy | caddy) units+=("$package.service") ;;
+        esac
+    done
+    if [ -d /run/systemd/system ]; then
+        for unit in "${units[@]}"; do as_root systemctl --quiet disable "$unit" >&2; done
     fi
 }
 
 main() {
     if [ $# -eq 0 ]; then
-        echo "usage: tests/setup/packages.sh build|run|test|lint|fuzz|nextest…" >&2
+        echo "usage: tests/setup/packages.sh build|run|test|lint|fuzz|bench|nextest…" >&2
         exit 2
     fi
     local set package missing=() nextest=no list

@@ -52,8 +52,10 @@ impl Home {
     /// # Errors
     /// If the processes of the machine cannot be listed.
     pub fn servers(&self) -> Result<Vec<(Pid, PathBuf)>> {
-        let pids = pids()?;
-        Ok(pids.into_iter().filter_map(|pid| Some((pid, self.data_directory(pid)?))).collect())
+        let found: Vec<_> = pids()?.into_iter().filter_map(|pid| Some((pid, self.data_directory(pid)?))).collect();
+        // A process that a server has just started has the server's command line until it has a title of its own.
+        let is_server = |pid: &Pid| parent(*pid).is_none_or(|parent| found.iter().all(|(other, _)| *other != parent));
+        Ok(found.iter().filter(|(pid, _)| is_server(pid)).cloned().collect())
     }
 
     /// Returns the data directory of a process, if it is a Postgres that works in this home.
@@ -204,6 +206,11 @@ fn pids() -> Result<Vec<Pid>> {
     let entries = std::fs::read_dir("/proc")?.flatten();
     let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
     Ok(pids.collect())
+}
+
+fn parent(pid: Pid) -> Option<Pid> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Pid::from_raw(status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?)
 }
 
 fn command_line(pid: Pid) -> Option<Vec<String>> {

@@ -23,8 +23,11 @@ impl Inventory {
         Ok(Self(found))
     }
 
-    /// Lists what has a file or a directory, which is quick.
-    fn files(home: &Home, data: &Path) -> Result<BTreeSet<String>> {
+    /// Lists what has a file or a directory: what stays the same when processes are started again.
+    ///
+    /// # Errors
+    /// If something cannot be listed.
+    pub fn files(home: &Home, data: &Path) -> Result<BTreeSet<String>> {
         let mut found = BTreeSet::new();
         let directories = ["stacks", "logs", "containers", "pool", "store"].map(|name| data.join(name));
         for directory in directories.into_iter().chain(home.runtime_dirs()) {

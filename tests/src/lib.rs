@@ -2,12 +2,15 @@
 #![expect(
     clippy::expect_used,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "this is for tests: what fails must fail here, and be seen"
 )]
 
+pub mod engine;
 pub mod home;
 pub mod inventory;
 pub mod ports;
+pub mod report;
 pub mod server;
 
 use std::time::{Duration, Instant};
@@ -15,7 +18,7 @@ use std::time::{Duration, Instant};
 pub use home::Home;
 pub use inventory::Inventory;
 pub use ports::free_range;
-pub use server::{Database, Server, ServerOptions};
+pub use server::{Database, ProxyOptions, Server, ServerOptions};
 
 /// Waits until something holds, looking every few milliseconds: for what tells nobody when it happens.
 ///

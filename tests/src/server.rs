@@ -1,6 +1,7 @@
 //! A real server, started as an operator would and spoken to as a client would.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -42,6 +43,17 @@ impl Default for ServerOptions {
             user: None,
         }
     }
+}
+
+/// How a proxy that stands alone is started.
+#[derive(Debug, Clone, Default)]
+pub struct ProxyOptions {
+    /// More arguments.
+    pub arguments: Vec<String>,
+    /// Environment variables besides those of the tests.
+    pub environment: BTreeMap<String, String>,
+    /// The user and group to run it as.
+    pub user: Option<(u32, u32)>,
 }
 
 /// Returns the program under test, ready for arguments, with no configuration of the machine or the user.
@@ -130,7 +142,19 @@ impl Server {
     /// # Errors
     /// If it ends, or is not ready within a minute; with what it wrote.
     pub async fn start(data_dir: &Path, options: &ServerOptions) -> Result<Self> {
-        let mut server = Self::spawn(data_dir, options)?;
+        Self::spawn(data_dir, options)?.until_ready().await
+    }
+
+    /// Starts a proxy that stands alone over a data directory, and returns once it is ready.
+    ///
+    /// # Errors
+    /// If it ends, or is not ready within a minute; with what it wrote.
+    pub async fn start_proxy(data_dir: &Path, options: &ProxyOptions) -> Result<Self> {
+        Self::spawn_proxy(data_dir, options)?.until_ready().await
+    }
+
+    async fn until_ready(self) -> Result<Self> {
+        let mut server = self;
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Ok(answer) = server.client.get(format!("{}/readyz", server.url)).send().await
@@ -151,24 +175,48 @@ impl Server {
     /// # Errors
     /// If the program cannot be started.
     pub fn spawn(data_dir: &Path, options: &ServerOptions) -> Result<Self> {
-        let listen = format!("127.0.0.1:{}", free_port());
         let mut command = program();
         command
-            .args(["serve", "--listen", &listen, "--orchestrator", options.orchestrator, "--store", options.store])
+            .args(["serve", "--orchestrator", options.orchestrator, "--store", options.store])
             .args(["--ports", &format!("{}-{}", options.ports.0, options.ports.1)])
-            .args(&options.arguments)
-            .arg("--data-dir")
-            .arg(data_dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+            .args(&options.arguments);
         if let (Ok(host), Ok(image)) =
             (std::env::var("ONDEMAND_TEST_DOCKER_HOST"), std::env::var("ONDEMAND_TEST_IMAGE"))
         {
             command.env("ONDEMAND_DOCKER_HOST", host).env("ONDEMAND_DOCKER_IMAGE", image);
         }
-        command.envs(&options.environment);
-        if let Some((uid, gid)) = options.user {
+        Self::run(command, data_dir, &options.environment, options.user)
+    }
+
+    /// Starts a proxy that stands alone, and does not wait for it.
+    ///
+    /// # Errors
+    /// If the program cannot be started.
+    pub fn spawn_proxy(data_dir: &Path, options: &ProxyOptions) -> Result<Self> {
+        let mut command = program();
+        command.arg("proxy").args(&options.arguments);
+        Self::run(command, data_dir, &options.environment, options.user)
+    }
+
+    /// Starts a program that serves: its API at a port that is free, its proxy at one that it chooses, unless it was told.
+    fn run(
+        mut command: std::process::Command,
+        data_dir: &Path,
+        environment: &BTreeMap<String, String>,
+        user: Option<(u32, u32)>,
+    ) -> Result<Self> {
+        let listen = format!("127.0.0.1:{}", free_port());
+        if !command.get_args().any(|argument| argument == "--proxy-listen" || argument == "--no-proxy") {
+            command.args(["--proxy-listen", "127.0.0.1:0"]);
+        }
+        command
+            .args(["--listen", &listen, "--data-dir"])
+            .arg(data_dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command.envs(environment);
+        if let Some((uid, gid)) = user {
             command.uid(uid).gid(gid);
         }
         let mut command = Command::from(command);
@@ -185,7 +233,7 @@ impl Server {
                 }
             }
         });
-        let token = options.environment.get("ONDEMAND_TOKEN").cloned();
+        let token = environment.get("ONDEMAND_TOKEN").cloned();
         Ok(Self {
             child,
             reader: Some(reader),
@@ -213,6 +261,17 @@ impl Server {
     /// Returns where it answers.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Returns where its proxy answers, as it says itself.
+    ///
+    /// # Errors
+    /// If it has not said it.
+    pub fn proxy(&self) -> Result<SocketAddr> {
+        let log = self.log();
+        let said = log.lines().find_map(|line| line.strip_prefix("proxy ready at http://"));
+        let said = said.with_context(|| format!("it does not say where its proxy is:\n{log}"))?;
+        Ok(said.split(|c: char| " ;".contains(c)).next().unwrap_or_default().parse()?)
     }
 
     /// Returns what it has written so far.

@@ -18,7 +18,7 @@ async fn beyond_loopback_a_token_is_needed() -> Result<()> {
     let home = Home::new()?;
     let program = |listen: &str| {
         let mut command = ondemand_tests::server::program();
-        command.args(["serve", "--store", "copy", "--listen", listen, "--data-dir"]).arg(home.data());
+        command.args(["serve", "--store", "copy", "--no-proxy", "--listen", listen, "--data-dir"]).arg(home.data());
         command
     };
     for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {

@@ -225,3 +225,29 @@ async fn what_expired_meanwhile_is_reaped_at_the_start() -> Result<()> {
     ensure!(server.list().await?.is_empty(), "{}", server.log());
     empty.returns(&home, &home.data()).await
 }
+
+/// The segments of shared memory that a process has made, lines of the kernel's table.
+fn segments_of(pid: Pid) -> Result<Vec<String>> {
+    let table = std::fs::read_to_string("/proc/sysvipc/shm")?;
+    let maker = pid.to_string();
+    let ours = |line: &&str| line.split_ascii_whitespace().nth(4) == Some(maker.as_str());
+    Ok(table.lines().filter(ours).map(ToOwned::to_owned).collect())
+}
+
+/// A database that is deleted before its killed Postgres was started again takes along the shared memory that only a start would have freed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_postgres_leaves_no_shared_memory() -> Result<()> {
+    let home = Home::new()?;
+    let config = home.file("ondemand.toml", "[databases]\nreap-interval = '1h'\n")?;
+    let options = ServerOptions::default().with(["--config", &config.display().to_string()]);
+    let server = Server::start(&home.data(), &options).await?;
+    server.import("production", T).await?;
+    let database = server.create(json!({})).await?;
+    let pid = process_of(&home, &database)?;
+    ensure!(segments_of(pid)?.len() == 1, "Postgres has no shared memory: {:?}", segments_of(pid)?);
+    home.kill(pid, Signal::KILL)?;
+    ensure!(segments_of(pid)?.len() == 1, "it frees its memory though it was killed");
+    server.delete(&database.id).await?;
+    ensure!(segments_of(pid)?.is_empty(), "{:?}", segments_of(pid)?);
+    Ok(())
+}

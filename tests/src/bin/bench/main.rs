@@ -2,11 +2,10 @@
 //! run, on the same pool, one after the other with the thing measured.
 //!
 //! `bench [--size BYTES_OF_THE_LARGE_DATASET] [--rounds N] [--live N]`, as root; `make bench` builds what it needs.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that shows figures to a person")]
+#![expect(clippy::print_stderr, reason = "a program that shows figures to a person")]
 
 mod docker;
 mod floor;
-mod report;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,8 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::try_join_all;
 
 use floor::Floor;
+use ondemand_tests::report::{Report, Samples, milliseconds};
 use ondemand_tests::{Database, Home, Server, ServerOptions, query};
-use report::{Report, Samples, milliseconds};
 
 struct Arguments {
     large: u64,
@@ -72,7 +71,7 @@ async fn main() -> Result<()> {
         }
         None => report.note("Docker: not measured; ONDEMAND_TEST_DOCKER_HOST and ONDEMAND_TEST_IMAGE are not set"),
     }
-    report.print();
+    report.print("median / median of the floor, measured in turn in this run");
     Ok(())
 }
 

@@ -1,0 +1,57 @@
+//! Who works on a store, and who only looks at one.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use ondemand_tests::{Home, Inventory, Server, ServerOptions, query, run};
+use serde_json::json;
+
+/// Two data directories over one pool: the second server would take what the first one is making for what a dead one left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_has_one_server_at_a_time() -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    server.import("production", "CREATE TABLE t ();").await?;
+    let database = server.create(json!({})).await?;
+    let before = Inventory::take(&home, &home.data())?;
+
+    let other = home.path().join("other");
+    std::fs::create_dir(&other)?;
+    std::fs::create_dir(other.join("pool"))?;
+    run(Command::new("mount").arg("--bind").arg(home.data().join("pool")).arg(other.join("pool"))).await?;
+    let options = ServerOptions { store: "btrfs", ..ServerOptions::default() };
+    let (status, said) = Server::spawn(&other, &options)?.wait().await?;
+    ensure!(status == Some(5), "conflict is 5, not {status:?}: {said}");
+    ensure!(said.contains(&other.join("pool").display().to_string()) && said.contains("hint: "), "{said}");
+    before.returns(&home, &home.data()).await?;
+    ensure!(query(&database.url, "SELECT count(*) FROM t").await? == "0");
+
+    // One after the other they may, and the databases of the first are none of the second's business.
+    server.stop().await?;
+    let second = Server::start(&other, &options).await?;
+    ensure!(second.list().await?.is_empty());
+    let report = second.succeed("POST", "/reap", "").await?;
+    ensure!(report["Removed"] == json!([]) && report["Restarted"] == json!([]), "{report}");
+    second.stop().await?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    ensure!(server.list().await? == [database.id.as_str()]);
+    ensure!(query(&database.url, "SELECT count(*) FROM t").await? == "0");
+    Ok(())
+}
+
+/// `pool status --path` may be asked while a server is writing.
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_at_a_pool_changes_nothing_in_it() -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    server.import("production", "CREATE TABLE t ();").await?;
+    let pool = home.data().join("pool");
+    // As a record is called in the moment in which it is written.
+    let half = pool.join("volumes/.pg-1.7.tmp");
+    std::fs::write(&half, "{")?;
+    let mut status = ondemand_tests::server::program();
+    let shown = run(status.args(["pool", "status", "--path"]).arg(&pool)).await?;
+    ensure!(shown.contains("production@") && shown.contains("unallocated"), "{shown}");
+    ensure!(half.exists(), "it removed what a server is writing");
+    Ok(())
+}
