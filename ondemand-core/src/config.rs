@@ -11,6 +11,7 @@ use crate::secret::Secret;
 
 mod proxy;
 
+pub(crate) use proxy::MOST_HEADERS;
 pub use proxy::{CertificateFiles, ProxyConfig};
 
 /// Everything that can be configured. Every field has a default; unknown keys are errors.

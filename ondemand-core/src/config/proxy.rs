@@ -33,7 +33,7 @@ pub struct ProxyConfig {
     pub max_connections_per_client: usize,
     /// How long the head of a request may be.
     pub max_header_size: Size,
-    /// How many fields the head of a request may have.
+    /// How many fields the head of a request may have; at most 256.
     pub max_headers: usize,
     /// How many requests may be held for a route that is pending.
     pub max_pending: usize,
@@ -56,6 +56,9 @@ pub struct ProxyConfig {
     /// How many routes have metrics of their own; those of the others are added up.
     pub max_metrics_routes: usize,
 }
+
+/// As many as the proxy has room for.
+pub(crate) const MOST_HEADERS: usize = 256;
 
 /// A certificate and its key, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
@@ -126,6 +129,9 @@ impl ProxyConfig {
         }
         if !(1 << 10..=1 << 16).contains(&self.max_header_size.0) {
             return invalid("proxy.max-header-size must be from 1K to 64K");
+        }
+        if self.max_headers > MOST_HEADERS {
+            return invalid(&format!("proxy.max-headers must be at most {MOST_HEADERS}"));
         }
         Ok(())
     }

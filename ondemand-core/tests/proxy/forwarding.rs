@@ -293,3 +293,16 @@ async fn an_upstream_cannot_have_what_matters_removed() {
     assert_eq!(client.answer().await.text(), "GET /2");
     drop(server);
 }
+
+/// Many clients send what is typed; it goes through as it came, bytes that are no UTF-8 are refused.
+#[tokio::test]
+async fn a_path_that_is_not_ascii_goes_through_as_it_came() {
+    let lab = lab::start().await;
+    let server = lab.serving("app.example").await;
+    assert_eq!(lab.ask(get("app.example", "/f\u{fc}r")).await.status(), 200);
+    // Read byte for byte.
+    assert_eq!(server.request().target(), "/f\u{c3}\u{bc}r");
+    let answer = lab.ask(&b"GET /f\xfcr HTTP/1.1\r\nHost: app.example\r\n\r\n"[..]).await;
+    assert_eq!(answer.status(), 400);
+    assert_eq!(server.requests().len(), 1);
+}

@@ -81,20 +81,29 @@ async fn a_head_may_be_as_long_as_it_is_configured() {
         assert_eq!(client.answer().await.text(), expected);
     }
 
-    // A limit that cannot be kept is not accepted.
-    let config = ondemand_core::config::ProxyConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        max_headers: 1000,
-        ..Default::default()
-    };
-    let lab = match ondemand_core::router::Proxy::start(&config).await {
-        Ok(proxy) => lab::Lab { proxy },
-        Err(error) => return assert_eq!(error.code(), ondemand_core::Code::InvalidInput),
-    };
+    let lab = lab::start_with(|config| config.max_headers = 256).await;
     let server = lab.serving("app.example").await;
-    let many = format!("GET /many HTTP/1.1\r\nHost: app.example\r\n{}\r\n", "X: y\r\n".repeat(900));
-    assert_eq!(lab.ask(many).await.text(), "GET /many");
-    assert_eq!(server.requests().pop().unwrap().all("x").len(), 900);
+    let many =
+        |count: usize| format!("GET /many HTTP/1.1\r\nHost: app.example\r\n{}\r\n", "X: y\r\n".repeat(count - 1));
+    assert_eq!(lab.ask(many(256)).await.text(), "GET /many");
+    assert_eq!(server.requests().pop().unwrap().all("x").len(), 255);
+    assert_eq!(lab.ask(many(257)).await.status(), 431);
+}
+
+/// A limit that cannot be kept is not accepted.
+#[tokio::test]
+async fn a_limit_beyond_what_there_is_room_for_is_refused() {
+    for spoil in [
+        |config: &mut ondemand_core::config::ProxyConfig| config.max_headers = 257,
+        |config: &mut ondemand_core::config::ProxyConfig| config.max_header_size = ondemand_core::Size((64 << 10) + 1),
+    ] {
+        let mut config =
+            ondemand_core::config::ProxyConfig { listen: "127.0.0.1:0".parse().unwrap(), ..Default::default() };
+        spoil(&mut config);
+        let error = ondemand_core::router::Proxy::start(&config).await.unwrap_err();
+        assert_eq!(error.code(), ondemand_core::Code::InvalidInput);
+        assert!(error.to_string().contains("must be"), "{error}");
+    }
 }
 
 /// A thousand of them at once keep nobody out.

@@ -153,7 +153,7 @@ fn run(cases: u32, strategy: impl Strategy<Value = Vec<u8>>) {
         lab.route("app.example", &[server.address]).await;
         (lab, server)
     });
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
+    let config = Config { cases, failure_persistence: None, max_shrink_time: 20_000, ..Config::default() };
     let result = TestRunner::new(config).run(&strategy, |bytes| {
         runtime
             .block_on(check(&lab, &server, &bytes))

@@ -335,6 +335,10 @@ async fn activity_goes_back_to_zero_whatever_happens() {
                 // A client that only stops sending still waits for what it asked for; the upstream ends that.
                 if by_client && !abort && ["asked", "head", "body", "upgraded"].contains(&stage) {
                     drop(second);
+                } else if !by_client && stage == "asked" {
+                    // Nothing of the answer had come, so the client hears what happened, and may ask again.
+                    assert_eq!(second.answer().await.status(), 502);
+                    drop(second);
                 } else {
                     second.rest().await;
                 }

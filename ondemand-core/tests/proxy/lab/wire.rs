@@ -129,7 +129,9 @@ fn lines(bytes: &[u8]) -> Result<Option<(Vec<String>, usize)>, String> {
 fn check_request_line(line: &str) -> Result<(), String> {
     let parts: Vec<&str> = line.split(' ').collect();
     let [method, target, version] = parts[..] else { return Err(format!("request line {line:?}")) };
-    let target_is_good = target.bytes().all(|b| b.is_ascii_graphic()) && (target.starts_with('/') || target == "*");
+    // What is not ASCII should have been encoded, but is sent by many clients and means the same to everyone.
+    let is_good = |b: u8| b.is_ascii_graphic() || !b.is_ascii();
+    let target_is_good = target.bytes().all(is_good) && (target.starts_with('/') || target == "*");
     if !is_token(method) || !target_is_good || version != "HTTP/1.1" {
         return Err(format!("request line {line:?}"));
     }

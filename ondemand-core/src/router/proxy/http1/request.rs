@@ -8,7 +8,7 @@ use crate::router::proxy::answer::Refusal;
 use crate::router::proxy::host;
 
 /// How many fields a head may have at the most, whatever is configured.
-pub(crate) const MOST_FIELDS: usize = 256;
+pub(crate) const MOST_FIELDS: usize = crate::config::MOST_HEADERS;
 
 /// Room for the fields of a head.
 pub(crate) type Fields<'b> = [MaybeUninit<httparse::Header<'b>>; MOST_FIELDS];
