@@ -147,7 +147,7 @@ impl Transfers {
         peer.process.forget_peak()?;
         let (resident, before) = (peer.process.resident()?, peer.process.processor_time()?);
         let took = transfer(peer.address, way, path).context(peer.name)?;
-        let processor_time = peer.process.processor_time()?.saturating_sub(before);
+        let processor_time = peer.process.processor_time()?.since(&before);
         #[expect(clippy::cast_precision_loss, reason = "a power of two")]
         let gigabytes = LENGTH as f64 / 1e9;
         if kept {

@@ -1,5 +1,6 @@
 //! A program under measurement, and what the kernel says of it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,6 +8,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use ondemand_tests::Home;
 use rustix::process::{Pid, Signal, kill_process};
+
+/// The processor time of each of a program's threads. It is no sum, since the time of a thread that ends would be missing from the next one.
+#[derive(Debug)]
+pub(crate) struct ProcessorTime(HashMap<PathBuf, Duration>);
+
+impl ProcessorTime {
+    /// Returns how much was taken since an earlier moment.
+    pub(crate) fn since(&self, earlier: &Self) -> Duration {
+        let took = |(thread, &time): (&PathBuf, &Duration)| {
+            time.saturating_sub(earlier.0.get(thread).copied().unwrap_or_default())
+        };
+        self.0.iter().map(took).sum()
+    }
+}
 
 /// A running program with the processes it made. It is ended when this is dropped.
 #[derive(Debug)]
@@ -57,18 +72,19 @@ impl Process {
         self.pids().last().copied().unwrap_or_default()
     }
 
-    /// Returns the processor time that all its threads took so far, to the nanosecond.
-    pub(crate) fn processor_time(&self) -> Result<Duration> {
-        let mut nanoseconds = 0;
+    /// Returns the processor time that each of its threads took so far, to the nanosecond.
+    pub(crate) fn processor_time(&self) -> Result<ProcessorTime> {
+        let mut threads = HashMap::new();
         for pid in self.pids() {
             for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+                let path = thread?.path();
                 // A thread that ends meanwhile has no more to say.
-                let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+                let Ok(text) = std::fs::read_to_string(path.join("schedstat")) else { continue };
                 let ran = text.split_whitespace().next().context("an empty schedstat")?;
-                nanoseconds += ran.parse::<u64>()?;
+                threads.insert(path, Duration::from_nanos(ran.parse()?));
             }
         }
-        Ok(Duration::from_nanos(nanoseconds))
+        Ok(ProcessorTime(threads))
     }
 
     /// Returns how often its threads went to sleep.

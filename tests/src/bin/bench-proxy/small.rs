@@ -193,11 +193,13 @@ async fn change(api: SocketAddr, upstreams: Upstreams, lane: usize, stop: Instan
         if Instant::now() >= stop {
             break;
         }
-        let host = format!("changing-{}.localhost", number / 4 / 3 % 100 * 4 + lane);
-        match number / 4 % 10 {
-            9 => routes.set("app-00000.localhost", upstreams.small(number / 40)).await?,
-            kind if kind % 3 == 2 => routes.delete(&host).await?,
-            _ => routes.set(&host, upstreams.small(number)).await?,
+        let turn = number / 4;
+        // Three turns are one route's: it is set, set again, and deleted; of the first two, at most one is the tenth.
+        let host = format!("changing-{}.localhost", turn / 3 % 100 * 4 + lane);
+        match (turn % 10, turn % 3) {
+            (9, _) => routes.set("app-00000.localhost", upstreams.small(turn / 10)).await?,
+            (_, 2) => routes.delete(&host).await?,
+            _ => routes.set(&host, upstreams.small(turn)).await?,
         }
         count += 1;
         due += interval;

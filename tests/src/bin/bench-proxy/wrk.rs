@@ -86,7 +86,7 @@ pub(crate) fn run(
     }
     let (before, switches) = (proxy.processor_time()?, proxy.switches()?);
     let output = command.output().context("running wrk")?;
-    let (took, switches) = (proxy.processor_time()?.saturating_sub(before), proxy.switches()? - switches);
+    let (took, switches) = (proxy.processor_time()?.since(&before), proxy.switches()?.saturating_sub(switches));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "wrk: {text}{}", String::from_utf8_lossy(&output.stderr));
     for failure in ["Socket errors", "Non-2xx"] {
