@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -36,6 +37,10 @@ pub(crate) struct Catalog<T> {
     record: PhantomData<fn() -> T>,
     /// Tells the temporary files of concurrent writers apart.
     counter: AtomicU64,
+    /// How many have asked for [`Self::sync`].
+    asked: AtomicU64,
+    /// How many of them have been served.
+    served: Mutex<u64>,
 }
 
 impl<T: Serialize + DeserializeOwned> Catalog<T> {
@@ -63,7 +68,14 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
 
     /// Takes a directory as it is, and changes nothing in it: the temporary files may be those of a process that lives.
     pub(crate) fn at(dir: PathBuf, backend: &'static str) -> Self {
-        Self { dir, backend, record: PhantomData, counter: AtomicU64::new(0) }
+        Self {
+            dir,
+            backend,
+            record: PhantomData,
+            counter: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            served: Mutex::new(0),
+        }
     }
 
     /// Returns where the data of `name` is.
@@ -78,7 +90,7 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
 
     /// Writes the first record of `name`, unless there is one. Of all who try at once, one gets `true`.
     pub(crate) fn create(&self, name: &str, record: &T) -> Result<bool> {
-        let temporary = self.write_temporary(name, record, false)?;
+        let temporary = self.write_temporary(name, record)?;
         let linked = fs::hard_link(&temporary, self.record(name));
         self.ignore_missing(fs::remove_file(&temporary), "removing a temporary file")?;
         match linked {
@@ -90,7 +102,7 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
 
     /// Replaces the record of `name`; if `durable`, so that it survives a power cut.
     pub(crate) fn replace(&self, name: &str, record: &T, durable: bool) -> Result<()> {
-        let temporary = self.write_temporary(name, record, durable)?;
+        let temporary = self.write_temporary(name, record)?;
         if let Err(e) = fs::rename(&temporary, self.record(name)) {
             // The rename's error is the one to tell; a file that stays is removed at the next start.
             let _ = fs::remove_file(&temporary);
@@ -150,9 +162,21 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
         Ok(found)
     }
 
-    /// Returns once the names in this directory survive a power cut.
+    /// Returns once the names in this directory survive a power cut, and with them the records. Those who ask while the disk is busy
+    /// with another one wait for the next turn together.
     pub(crate) fn sync(&self) -> Result<()> {
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(|e| self.error("writing a directory to disk", e))
+        let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        if *served >= number {
+            return Ok(());
+        }
+        // Whoever has asked by now has changed what is to be changed.
+        let all = self.asked.load(Ordering::SeqCst);
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|e| self.error("writing a directory to disk", e))?;
+        *served = all;
+        Ok(())
     }
 
     fn record(&self, name: &str) -> PathBuf {
@@ -171,11 +195,11 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
         Ok(names)
     }
 
-    fn write_temporary(&self, name: &str, record: &T, durable: bool) -> Result<PathBuf> {
+    fn write_temporary(&self, name: &str, record: &T) -> Result<PathBuf> {
         let text = serde_json::to_vec(record).map_err(|e| Error::backend(self.backend, "writing a record", e))?;
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!(".{name}.{number}{TEMPORARY}"));
-        let written = write_new(&path, &text, durable);
+        let written = write_new(&path, &text);
         if let Err(e) = written {
             let _ = fs::remove_file(&path);
             return Err(self.error(&format!("writing the record of {name}"), e));
@@ -195,11 +219,11 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
     }
 }
 
-fn write_new(path: &Path, text: &[u8], durable: bool) -> std::io::Result<()> {
+fn write_new(path: &Path, text: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text)?;
     // Where there is no room or no support for the attribute, the disk has to be waited for after all.
-    if durable || rustix::fs::fsetxattr(&file, TWIN, text, XattrFlags::empty()).is_err() {
+    if rustix::fs::fsetxattr(&file, TWIN, text, XattrFlags::empty()).is_err() {
         file.sync_all()?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::stats::{BUCKETS, Stats};
+use super::stats::{BUCKETS, CLASSES, Stats};
 use super::worker::Shared;
 
 /// The label of the routes that have no series of their own.
@@ -14,7 +14,7 @@ const OTHERS: &str = "other";
 struct Sample {
     in_flight: u64,
     upgrades: u64,
-    answers: [u64; 6],
+    answers: [u64; CLASSES],
     buckets: [u64; BUCKETS.len() + 1],
     micros: u64,
 }
@@ -25,8 +25,8 @@ impl Sample {
         add(&mut self.in_flight, &stats.in_flight);
         add(&mut self.upgrades, &stats.upgrades);
         add(&mut self.micros, &stats.micros);
-        self.answers.iter_mut().zip(&stats.answers).for_each(|(sum, counter)| add(sum, counter));
-        self.buckets.iter_mut().zip(&stats.buckets).for_each(|(sum, counter)| add(sum, counter));
+        self.answers.iter_mut().zip(stats.answers()).for_each(|(sum, count)| *sum += count);
+        self.buckets.iter_mut().zip(stats.buckets()).for_each(|(sum, count)| *sum += count);
     }
 }
 

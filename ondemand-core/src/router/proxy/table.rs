@@ -1,38 +1,59 @@
 //! The route table: looked up by every request without a lock, changed at any moment.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::stats::Stats;
 use crate::name::Hostname;
-use crate::router::{Route, Upstream};
+use crate::router::{Protocol, Route, Upstream};
 
 /// For how long an upstream that cannot be connected to is passed over, in milliseconds: at first, and at most.
 const EJECTED: (u64, u64) = (500, 30_000);
 
-/// All routes.
+/// All routes. What strangers send is only looked up and never inserted, so that they cannot choose what collides.
 #[derive(Debug, Default)]
-pub(super) struct Table(papaya::HashMap<String, Arc<Entry>>);
+pub(super) struct Table {
+    routes: papaya::HashMap<Key, Arc<Entry>, RandomState>,
+    /// The upstreams of all routes, by address: what is known of one holds for every route that leads there.
+    targets: Mutex<Targets>,
+}
 
-/// A route, and what is known of its upstreams.
+/// A host, next to its entry in memory unless it is longer than most.
+type Key = SmallVec<[u8; 48]>;
+
+#[derive(Debug, Default)]
+struct Targets {
+    known: HashMap<Box<str>, Weak<Target>>,
+    /// How many there were when those that no route leads to were last forgotten.
+    swept: usize,
+}
+
+/// A route, and what is known of its upstreams. What every request needs comes first, so that it is fetched from memory at once.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Entry {
-    pub(super) route: Route,
-    pub(super) targets: Box<[Arc<Target>]>,
     pub(super) stats: Arc<Stats>,
+    pub(super) targets: SmallVec<[Arc<Target>; 1]>,
+    pub(super) pending: bool,
+    pub(super) protocol: Protocol,
+    turn: AtomicUsize,
+    pub(super) route: Route,
     /// How many requests are held until the route is no longer pending.
     pub(super) held: AtomicUsize,
     /// Tells them that this entry was replaced.
     replaced: Notify,
-    turn: AtomicUsize,
 }
 
 /// An upstream.
 #[derive(Debug)]
 pub(super) struct Target {
-    /// Its address as text: what its connections are pooled by.
+    /// What its connections are pooled by; the same for all routes that lead there.
+    pub(super) id: u64,
     pub(super) address: Arc<str>,
     /// How often in a row it could not be connected to.
     failures: AtomicU32,
@@ -43,18 +64,22 @@ pub(super) struct Target {
 impl Table {
     /// Returns the entry of a host, which must be in the form of [`Hostname`] to be found.
     pub(super) fn get(&self, host: &str) -> Option<Arc<Entry>> {
-        self.0.pin().get(host).cloned()
+        self.routes.pin().get(host.as_bytes()).cloned()
     }
 
     /// Puts a route in the place of what the host had.
     pub(super) fn set(&self, route: &Route) {
-        let routes = self.0.pin();
+        let routes = self.routes.pin();
         let host = route.host.as_str();
+        let targets: SmallVec<_> = {
+            let mut known = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+            route.upstreams.iter().map(|upstream| known.find(upstream)).collect()
+        };
         // The counters go on, so two changes of one host at once must not both begin anew.
         let mut replaced = None;
-        routes.compute(host.to_owned(), |old| {
+        routes.compute(Key::from_slice(host.as_bytes()), |old| {
             let old = old.map(|(_, entry)| entry);
-            let entry = Arc::new(Entry::new(route, old.map(|old| &**old)));
+            let entry = Arc::new(Entry::new(route, targets.clone(), old.map(|old| &**old)));
             replaced = old.cloned();
             papaya::Operation::Insert::<_, ()>(entry)
         });
@@ -65,7 +90,7 @@ impl Table {
 
     /// Takes a route away, and returns it.
     pub(super) fn remove(&self, host: &Hostname) -> Option<Arc<Entry>> {
-        let removed = self.0.pin().remove(host.as_str()).cloned();
+        let removed = self.routes.pin().remove(host.as_str().as_bytes()).cloned();
         if let Some(entry) = &removed {
             entry.replaced.notify_waiters();
         }
@@ -73,12 +98,12 @@ impl Table {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.routes.len()
     }
 
     /// Returns all entries in the order of their hosts.
     pub(super) fn list(&self) -> Vec<Arc<Entry>> {
-        let mut entries: Vec<_> = self.0.pin().values().cloned().collect();
+        let mut entries: Vec<_> = self.routes.pin().values().cloned().collect();
         entries.sort_unstable_by(|a, b| a.route.host.cmp(&b.route.host));
         entries
     }
@@ -94,20 +119,35 @@ impl Table {
     }
 }
 
+impl Targets {
+    /// Returns what is known of an upstream.
+    fn find(&mut self, upstream: &Upstream) -> Arc<Target> {
+        let address = upstream.as_str();
+        if let Some(target) = self.known.get(address).and_then(Weak::upgrade) {
+            return target;
+        }
+        // Now and then, so that each pays for few.
+        if self.known.len() > 2 * self.swept + 64 {
+            self.known.retain(|_, target| target.strong_count() > 0);
+            self.swept = self.known.len();
+        }
+        let target = Arc::new(Target::new(upstream));
+        self.known.insert(address.into(), Arc::downgrade(&target));
+        target
+    }
+}
+
 impl Entry {
-    fn new(route: &Route, old: Option<&Self>) -> Self {
-        let target = |upstream: &Upstream| {
-            // What is known of an upstream stays known.
-            let known = old.and_then(|old| old.targets.iter().find(|target| *target.address == *upstream.as_str()));
-            known.cloned().unwrap_or_else(|| Arc::new(Target::new(upstream)))
-        };
+    fn new(route: &Route, targets: SmallVec<[Arc<Target>; 1]>, old: Option<&Self>) -> Self {
         Self {
-            route: route.clone(),
-            targets: route.upstreams.iter().map(target).collect(),
             stats: old.map_or_else(|| Arc::new(Stats::new()), |old| Arc::clone(&old.stats)),
+            targets,
+            pending: route.pending,
+            protocol: route.protocol,
+            turn: AtomicUsize::default(),
+            route: route.clone(),
             held: AtomicUsize::default(),
             replaced: Notify::default(),
-            turn: AtomicUsize::default(),
         }
     }
 
@@ -126,7 +166,13 @@ impl Entry {
 
 impl Target {
     fn new(upstream: &Upstream) -> Self {
-        Self { address: upstream.as_str().into(), failures: AtomicU32::default(), ejected_until: AtomicU64::default() }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self {
+            id: NEXT.fetch_add(1, Relaxed),
+            address: upstream.as_str().into(),
+            failures: AtomicU32::default(),
+            ejected_until: AtomicU64::default(),
+        }
     }
 
     fn is_ejected(&self, now: u64) -> bool {
@@ -204,5 +250,20 @@ mod tests {
         table.remove(&route(&[]).host).expect("a route");
         table.set(&route(&["b:1"]));
         assert_ne!(table.get("a.example").expect("a route").stats.id, first);
+    }
+
+    #[test]
+    fn what_no_route_leads_to_is_forgotten() {
+        let table = Table::default();
+        for port in 1..2_000 {
+            table.set(&route(&[&format!("a:{port}")]));
+        }
+        let known = table.targets.lock().expect("no panic").known.len();
+        assert!(known < 150, "{known}");
+        let one = Arc::clone(&table.get("a.example").expect("a route").targets[0]);
+        let mut other = route(&["a:1999"]);
+        other.host = Hostname::new("b.example").expect("a host");
+        table.set(&other);
+        assert_eq!(table.get("b.example").expect("a route").targets[0].id, one.id);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use tokio::net::TcpStream;
 
 use super::buffer::Inbox;
@@ -47,7 +48,10 @@ pub(super) enum Unreachable {
 
 /// The connections of one worker that wait.
 #[derive(Debug, Default)]
-pub(super) struct Pool(Mutex<HashMap<Arc<str>, Vec<Waiting>>>);
+pub(super) struct Pool(Mutex<Lists>);
+
+/// By the id of the upstream.
+type Lists = HashMap<u64, Vec<Waiting>, RandomState>;
 
 #[derive(Debug)]
 struct Waiting {
@@ -67,7 +71,7 @@ impl Pool {
         let now = Instant::now();
         let mut last = Unreachable::TimedOut;
         for target in entry.candidates(clock.unix_millis(now)) {
-            if let Some(io) = self.take(&target.address, reuse, now) {
+            if let Some(io) = self.take(target.id, reuse, now) {
                 return Ok(Upstream::new(Transport::Tcp(io), Arc::clone(target), true));
             }
             match tokio::time::timeout(patience, TcpStream::connect(&*target.address)).await {
@@ -91,16 +95,16 @@ impl Pool {
         let Upstream { io: Transport::Tcp(io), target, .. } = upstream else { return };
         let mut waiting = self.lock();
         let since = Instant::now();
-        match waiting.get_mut(&target.address) {
+        match waiting.get_mut(&target.id) {
             Some(list) if list.len() >= KEPT => (),
             Some(list) => list.push(Waiting { io, since }),
-            None => drop(waiting.insert(Arc::clone(&target.address), vec![Waiting { io, since }])),
+            None => drop(waiting.insert(target.id, vec![Waiting { io, since }])),
         }
     }
 
     /// Closes those that wait for requests to an upstream.
     pub(super) fn forget(&self, target: &Target) {
-        self.lock().remove(&target.address);
+        self.lock().remove(&target.id);
     }
 
     /// Closes those that have waited too long, or that are of no use any more.
@@ -112,14 +116,14 @@ impl Pool {
         });
     }
 
-    fn take(&self, address: &str, reuse: Reuse, now: Instant) -> Option<TcpStream> {
+    fn take(&self, target: u64, reuse: Reuse, now: Instant) -> Option<TcpStream> {
         let longest = match reuse {
             Reuse::Any => IDLE,
             Reuse::Fresh => FRESH,
             Reuse::Never => return None,
         };
         let mut pool = self.lock();
-        let list = pool.get_mut(address)?;
+        let list = pool.get_mut(&target)?;
         while let Some(Waiting { io, since }) = list.pop() {
             if now.saturating_duration_since(since) >= longest {
                 // Those below it have waited even longer.
@@ -137,7 +141,7 @@ impl Pool {
         None
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Waiting>>> {
+    fn lock(&self) -> MutexGuard<'_, Lists> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

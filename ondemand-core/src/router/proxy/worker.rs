@@ -199,7 +199,7 @@ impl Worker {
     /// Returns a connection with one of a route's upstreams.
     pub(super) async fn connect(&self, entry: &Entry, reuse: Reuse) -> Result<Upstream, Unreachable> {
         let patience = self.shared.settings.connect_timeout;
-        if entry.route.protocol == Protocol::Http1 {
+        if entry.protocol == Protocol::Http1 {
             return self.pool.connect(entry, reuse, self.shared.clock, patience).await;
         }
         let mut last = Unreachable::TimedOut;

@@ -32,21 +32,27 @@ pub(crate) enum Requests {
     Plain,
     /// The same with what a browser sends along.
     Browser,
-    /// `GET /` of as many hosts as this, each in turn.
-    Hosts(usize),
+    /// `GET /` of some hosts, each in turn.
+    Hosts {
+        /// How many are asked for.
+        asked: usize,
+        /// Among how many they are spread.
+        of: usize,
+    },
 }
 
-/// Asks for each of many hosts in turn. The step is coprime to their number, so that neighbours in time are none in memory.
+/// Asks for each of some hosts in turn. There are always as many requests, so that their number costs whoever sends them the same; the
+/// step is coprime to it, so that neighbours in time are none in memory.
 const SCRIPT: &str = r#"
-local requests, count, at = {}, 0, 0
+local requests, at = {}, 0
 function init(args)
-  count = tonumber(args[1])
-  for n = 0, count - 1 do
-    requests[n] = wrk.format(nil, nil, {Host = string.format("app-%05d.localhost", n)})
+  local asked, of = tonumber(args[1]), tonumber(args[2])
+  for n = 0, 9999 do
+    requests[n] = wrk.format(nil, nil, {Host = string.format("app-%05d.localhost", n % asked * (of / asked))})
   end
 end
 function request()
-  at = (at + 7919) % count
+  at = (at + 7919) % 10000
   return requests[at]
 end
 "#;
@@ -79,9 +85,9 @@ pub(crate) fn run(
             let fields = BROWSER.iter().chain(&["Host: app-00000.localhost"]);
             command.args(fields.flat_map(|field| ["--header", field])).arg(&url);
         }
-        Requests::Hosts(count) => {
+        Requests::Hosts { asked, of } => {
             let script = home.file("hosts.lua", SCRIPT)?;
-            command.arg("--script").arg(script).args([&url, "--", &count.to_string()]);
+            command.arg("--script").arg(script).args([&url, "--", &asked.to_string(), &of.to_string()]);
         }
     }
     let (before, switches) = (proxy.processor_time()?, proxy.switches()?);

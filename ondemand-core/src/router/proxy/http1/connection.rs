@@ -232,10 +232,10 @@ impl<S: Client> Connection<S> {
         };
         self.inbox.consume(end);
         let Plan { mut entry, head, framing, terms, idempotent, answering } = plan;
-        let in_flight = InFlight::begin(Arc::clone(&entry.stats), self.worker.shared.clock, answering.begun.into_std());
+        let in_flight = InFlight::begin(Arc::clone(&entry), self.worker.shared.clock, answering.begun.into_std());
         self.place.works_for(&entry.stats);
         let mut exchange = Exchange::new(head, framing, terms);
-        if entry.route.pending {
+        if entry.pending {
             entry = match self.hold(entry).await {
                 Ok(entry) => entry,
                 Err(None) => return Step::Drop,
@@ -245,12 +245,12 @@ impl<S: Client> Connection<S> {
                 }
             };
         }
-        let host = entry.route.host.as_str();
         let mut reuse = if idempotent { Reuse::Any } else { Reuse::Fresh };
         loop {
             let mut upstream = match self.worker.connect(&entry, reuse).await {
                 Ok(upstream) => upstream,
                 Err(why) => {
+                    let host = entry.route.host.as_str();
                     let refusal = match why {
                         Unreachable::Refused(_) => Refusal::unreachable(host),
                         Unreachable::TimedOut => Refusal::silent(host, self.worker.shared.settings.connect_timeout),
@@ -270,7 +270,7 @@ impl<S: Client> Connection<S> {
                         self.worker.pool.put(upstream);
                     } else if !upstream.inbox.is_empty() {
                         tracing::warn!(
-                            host,
+                            host = %entry.route.host,
                             upstream = &*upstream.target.address,
                             "the upstream answered more than was asked"
                         );
@@ -348,7 +348,7 @@ impl<S: Client> Connection<S> {
         let host = entry.route.host.clone();
         let deadline = Instant::now() + settings.pending_timeout;
         let Self { io, inbox, .. } = self;
-        while entry.route.pending {
+        while entry.pending {
             let Some(held) = Held::take(&entry, settings.max_pending) else {
                 return Err(Some(Refusal::crowded(host.as_str())));
             };
