@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use ondemand_tests::Home;
-use ondemand_tests::report::{Limit, Report, Samples, median};
+use ondemand_tests::report::{Limit, Report, median};
 
 use crate::client::at_rate;
 use crate::peers::{BODY, Peer, Routes, Upstreams};
@@ -135,46 +135,63 @@ pub(crate) async fn many_routes(home: &Home, upstreams: &Upstreams, extent: Exte
 /// Measures how long requests take that come at a fixed rate.
 pub(crate) async fn latency(home: &Home, upstreams: &Upstreams, extent: Extent, report: &mut Report) -> Result<()> {
     let peers = [Peer::ours(home, upstreams, 10).await?, Peer::nginx(home, upstreams).await?];
-    let mut times = [<(Samples, Samples)>::default(), <(Samples, Samples)>::default()];
+    let (mut halves, mut most) = (Pairs::default(), Pairs::default());
     for round in 0..=extent.rounds {
-        for (peer, (half, most)) in peers.iter().zip(&mut times) {
+        let mut times = Vec::new();
+        for peer in &peers {
             let mut latencies = small_at_rate(peer.address, extent.duration).await.context(peer.name)?;
-            half.add(round > 0, latencies.quantile(0.5));
-            most.add(round > 0, latencies.quantile(0.99));
+            times.push((latencies.quantile(0.5), latencies.quantile(0.99)));
+        }
+        if round > 0 {
+            halves.add(times[0].0, times[1].0);
+            most.add(times[0].1, times[1].1);
         }
     }
-    let [ours, nginx] = times;
-    for (part, ours, nginx) in [("p50", ours.0.median(), nginx.0.median()), ("p99", ours.1.median(), nginx.1.median())]
-    {
-        duration_ratio(report, &format!("{part} at {RATE} requests a second / nginx's"), ours, nginx, Limit::None);
-    }
+    halves.report(report, &format!("p50 at {RATE} requests a second / nginx's"), Limit::None);
+    most.report(report, &format!("p99 at {RATE} requests a second / nginx's"), Limit::None);
     Ok(())
+}
+
+/// Times of two things, measured one after the other in each round.
+#[derive(Debug, Default)]
+struct Pairs(Vec<(Duration, Duration)>);
+
+impl Pairs {
+    fn add(&mut self, one: Duration, other: Duration) {
+        self.0.push((one, other));
+    }
+
+    /// Adds the ratio to the report: the median of the rounds' own ratios, since a busy neighbour meets both of a round alike, and one
+    /// round more than another.
+    fn report(&self, report: &mut Report, what: &str, limit: Limit) {
+        let micros = |time: Duration| time.as_secs_f64() * 1e6;
+        let ones: Vec<f64> = self.0.iter().map(|(one, _)| micros(*one)).collect();
+        let others: Vec<f64> = self.0.iter().map(|(_, other)| micros(*other)).collect();
+        let ratios: Vec<f64> = ones.iter().zip(&others).map(|(one, other)| one / other).collect();
+        let figures = [&ones, &others].map(|all| format!("{:.0} µs", median(all)));
+        report.quotient(what, [&figures[0], &figures[1]], median(&ratios), limit);
+    }
 }
 
 async fn small_at_rate(address: SocketAddr, duration: Duration) -> Result<crate::client::Latencies> {
     at_rate(address, "app-00000.localhost", CONNECTIONS, RATE, duration, BODY.as_bytes()).await
 }
 
-fn duration_ratio(report: &mut Report, what: &str, measured: Duration, floor: Duration, limit: Limit) {
-    let figures = [measured, floor].map(|time| format!("{:.0} µs", time.as_secs_f64() * 1e6));
-    report.quotient(what, [&figures[0], &figures[1]], measured.as_secs_f64() / floor.as_secs_f64(), limit);
-}
-
 /// Measures what changes of routes do to requests: every tenth change is of the route that is asked for.
 pub(crate) async fn changes(home: &Home, upstreams: &Upstreams, extent: Extent, report: &mut Report) -> Result<()> {
     let ours = Peer::ours(home, upstreams, 1_000).await?;
     let api = ours.api.context("it has an API")?;
-    let (mut quiet, mut changing) = <(Samples, Samples)>::default();
-    let mut done = Vec::new();
+    let (mut times, mut done) = (Pairs::default(), Vec::new());
     for round in 0..=extent.rounds {
-        let mut latencies = small_at_rate(ours.address, extent.duration).await?;
-        quiet.add(round > 0, latencies.quantile(0.99));
+        let mut quiet = small_at_rate(ours.address, extent.duration).await?;
         let stop = Instant::now() + extent.duration;
         let changes = (0..4).map(|lane| tokio::spawn(change(api, *upstreams, lane, stop)));
         let changes = futures_util::future::try_join_all(changes);
         let (latencies, counts) = tokio::join!(small_at_rate(ours.address, extent.duration), changes);
-        let mut latencies = latencies.context("while routes changed")?;
-        changing.add(round > 0, latencies.quantile(0.99));
+        let mut changing = latencies.context("while routes changed")?;
+        if round > 0 {
+            times.add(changing.quantile(0.99), quiet.quantile(0.99));
+        }
         let count = counts?.into_iter().sum::<Result<u32>>()?;
         done.push(f64::from(count) / extent.duration.as_secs_f64());
     }
@@ -184,8 +201,7 @@ pub(crate) async fn changes(home: &Home, upstreams: &Upstreams, extent: Extent, 
         "/s",
         Limit::AtLeast(0.95 * f64::from(CHANGES)),
     );
-    let what = "  p99 while routes change / while none does";
-    duration_ratio(report, what, changing.median(), quiet.median(), Limit::AtMost(2.0));
+    times.report(report, "  p99 while routes change / while none does", Limit::AtMost(2.0));
     Ok(())
 }
 
