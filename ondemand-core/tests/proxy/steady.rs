@@ -144,14 +144,12 @@ async fn a_change_has_taken_effect_when_it_returns() {
     }
 }
 
-/// What a request was sent to answers it, though the route leads elsewhere by then.
-#[tokio::test]
-async fn a_route_that_changes_leaves_its_requests_be() {
-    let lab = lab::start_with(|config| config.drain_timeout = lab::seconds(1)).await;
-    let upstream = lab.scripted("app.example").await;
+/// Has three exchanges under way, each as the client's connection and the upstream's: a request without an answer, an answer that
+/// streams, and an upgraded connection.
+async fn under_way(lab: &Lab, upstream: &lab::upstream::Upstream) -> [(Peer, Peer); 3] {
     let mut client = lab.client().await;
-    client.send(get("app.example", "/before")).await;
-    let (mut connection, _) = upstream.request().await;
+    client.send(get("app.example", "/")).await;
+    let (connection, _) = upstream.request().await;
     let mut streaming = lab.client().await;
     streaming.send(get("app.example", "/stream")).await;
     let (mut stream, _) = upstream.request().await;
@@ -162,6 +160,16 @@ async fn a_route_that_changes_leaves_its_requests_be() {
     let (mut tunnel, _) = upstream.request().await;
     tunnel.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\n\r\n").await;
     upgraded.answer().await;
+    [(client, connection), (streaming, stream), (upgraded, tunnel)]
+}
+
+/// What a request was sent to answers it, though the route leads elsewhere by then.
+#[tokio::test]
+async fn a_route_that_changes_leaves_its_requests_be() {
+    let lab = lab::start_with(|config| config.drain_timeout = lab::seconds(1)).await;
+    let upstream = lab.scripted("app.example").await;
+    let [(mut client, mut connection), (mut streaming, mut stream), (mut upgraded, mut tunnel)] =
+        under_way(&lab, &upstream).await;
 
     let server = lab.serving("app.example").await;
     assert_eq!(lab.ask(get("app.example", "/new")).await.text(), "GET /new");
@@ -218,19 +226,8 @@ async fn a_route_that_is_removed_lets_its_requests_finish() {
 async fn a_route_that_is_removed_does_not_wait_for_ever() {
     let lab = lab::start_with(|config| config.drain_timeout = lab::seconds(1)).await;
     let upstream = lab.scripted("app.example").await;
-    let mut client = lab.client().await;
-    client.send(get("app.example", "/")).await;
-    let (mut connection, _) = upstream.request().await;
-    let mut streaming = lab.client().await;
-    streaming.send(get("app.example", "/stream")).await;
-    let (mut stream, _) = upstream.request().await;
-    stream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
-    streaming.answer_head().await;
-    let mut upgraded = lab.client().await;
-    upgraded.send(lab::upgrade("app.example", "echo/1")).await;
-    let (mut tunnel, _) = upstream.request().await;
-    tunnel.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\n\r\n").await;
-    upgraded.answer().await;
+    let [(mut client, mut connection), (mut streaming, mut stream), (mut upgraded, mut tunnel)] =
+        under_way(&lab, &upstream).await;
     lab.remove("app.example").await;
     // A route of the same name is another one, and no reason to keep what belonged to the old.
     let _server = lab.serving("app.example").await;

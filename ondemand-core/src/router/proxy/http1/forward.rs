@@ -71,31 +71,14 @@ pub(crate) fn write(out: &mut Vec<u8>, head: &[u8], request: &Request<'_, '_>, p
     out.extend_from_slice(request.target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let trusted = |kind: Kind| forwarding.trust && kind == Kind::ForwardedOther;
-    // Fields that are passed on lie in a row in the head; whole rows are copied.
-    let start_of = |field: &httparse::Header<'_>| field.name.as_ptr() as usize - head.as_ptr() as usize;
-    let mut row = None;
-    for (field, kind) in request.fields() {
-        let passes = match kind {
-            Kind::Other => {
-                !request.is_named_by_connection(field.name) || field.name.eq_ignore_ascii_case("content-length")
-            }
-            // An absolute target counts instead of it.
-            Kind::Host => field.value == request.authority,
-            Kind::Via => true,
-            kind => trusted(kind),
-        };
-        match (passes, row) {
-            (true, None) => row = Some(start_of(field)),
-            (false, Some(from)) => {
-                out.extend_from_slice(&head[from..start_of(field)]);
-                row = None;
-            }
-            _ => (),
-        }
-    }
-    if let Some(from) = row {
-        out.extend_from_slice(&head[from..head.len() - 2]);
-    }
+    let passes = |field: &httparse::Header<'_>, kind| match kind {
+        Kind::Other => !request.is_named_by_connection(field.name) || field.name.eq_ignore_ascii_case("content-length"),
+        // An absolute target counts instead of it.
+        Kind::Host => field.value == request.authority,
+        Kind::Via => true,
+        kind => trusted(kind),
+    };
+    copy_fields(out, head, request.fields().map(|(field, kind)| (field, passes(field, kind))));
     let host_passed = request.fields().any(|(field, kind)| kind == Kind::Host && field.value == request.authority);
     if !host_passed {
         field(out, b"Host", request.authority);
@@ -157,4 +140,28 @@ fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Copies the fields of a head that are passed on. They mostly lie in rows, which are copied as they are.
+pub(super) fn copy_fields<'b>(
+    out: &mut Vec<u8>,
+    head: &[u8],
+    fields: impl Iterator<Item = (&'b httparse::Header<'b>, bool)>,
+) {
+    let mut row = None;
+    for (field, passes) in fields {
+        let start = field.name.as_ptr() as usize - head.as_ptr() as usize;
+        match (passes, row) {
+            (true, None) => row = Some(start),
+            (false, Some(from)) => {
+                out.extend_from_slice(&head[from..start]);
+                row = None;
+            }
+            _ => (),
+        }
+    }
+    if let Some(from) = row {
+        // Without the empty line.
+        out.extend_from_slice(&head[from..head.len() - 2]);
+    }
 }

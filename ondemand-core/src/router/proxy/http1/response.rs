@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 
 use super::body::Framing;
+use super::forward::copy_fields;
 use super::request::{Fields, MOST_FIELDS, parse_length, tokens};
 
 /// The head of an answer.
@@ -134,22 +135,7 @@ impl<'h, 'b> Response<'h, 'b> {
         out.extend_from_slice(&[digit(self.status / 100), digit(self.status / 10), digit(self.status), b' ']);
         out.extend_from_slice(self.reason.as_bytes());
         out.extend_from_slice(b"\r\n");
-        // Fields that are passed on lie in a row in the head; whole rows are copied.
-        let start_of = |field: &httparse::Header<'_>| field.name.as_ptr() as usize - head.as_ptr() as usize;
-        let mut row = None;
-        for field in self.fields {
-            match (self.passes(field), row) {
-                (true, None) => row = Some(start_of(field)),
-                (false, Some(from)) => {
-                    out.extend_from_slice(&head[from..start_of(field)]);
-                    row = None;
-                }
-                _ => (),
-            }
-        }
-        if let Some(from) = row {
-            out.extend_from_slice(&head[from..head.len() - 2]);
-        }
+        copy_fields(out, head, self.fields.iter().map(|field| (field, self.passes(field))));
         if manner.chunked {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
