@@ -58,7 +58,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 }
 
 /// An upstream that speaks both versions, and says by which it was asked: `/echo` sends the body and its trailers back, `/hang` never
-/// answers, and anything else gets the fields of the request.
+/// answers, `/endless` answers without end, and anything else gets the fields of the request.
 struct Upstream {
     address: SocketAddr,
     accepted: Arc<AtomicUsize>,
@@ -81,6 +81,14 @@ async fn answer(
     let version = HeaderValue::from_static(if request.version() == Version::HTTP_2 { "2" } else { "1.1" });
     let mut answer = match request.uri().path() {
         "/echo" => Response::new(request.into_body().map_err(Into::into).boxed_unsync()),
+        "/endless" => {
+            let sender = events;
+            let frames = futures_util::stream::repeat_with(move || {
+                sender.send("sent").expect("told");
+                Ok(Frame::data(Bytes::from_static(&[7; 16 << 10])))
+            });
+            Response::new(StreamBody::new(frames).boxed_unsync())
+        }
         "/hang" => {
             events.send("began").expect("told");
             let _hanging = Hanging(events);
@@ -491,4 +499,55 @@ async fn an_upstream_of_http2_that_was_restarted_is_found_again() {
     assert_eq!((answer.status(), text(answer.into_body()).await.as_str()), (StatusCode::OK, "x"));
     again.abort();
     proxy.shutdown().await;
+}
+
+/// Those that do not read what they asked for, and those that wait for long, hold up nobody else who asks the same upstream.
+#[tokio::test]
+async fn an_upstream_of_http2_serves_others_while_some_wait() {
+    let (proxy, mut upstream) = start(&config()).await;
+    let ask = async |path: &str| {
+        let mut client = TcpStream::connect(proxy.address()).await.expect("a connection");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: two.example\r\n\r\n");
+        client.write_all(request.as_bytes()).await.expect("sent");
+        client
+    };
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(ask("/endless").await);
+    }
+    // Nothing tells that all buffers are full but that nothing more is sent.
+    while tokio::time::timeout(Duration::from_secs(1), upstream.events.recv()).await.is_ok() {}
+    for _ in 0..250 {
+        clients.push(ask("/hang").await);
+        assert_eq!(soon(upstream.events.recv()).await, Some("began"));
+    }
+    let (mut client, _connection) = connect(&proxy).await;
+    let answer = soon(client.send_request(get("http://two.example/"))).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK);
+    drop(text(answer.into_body()).await);
+    assert_eq!(upstream.accepted.load(Ordering::SeqCst), 3, "a hundred share a connection");
+    drop(clients);
+}
+
+/// Streams have connections with upstreams of their own, and so count as connections do.
+#[tokio::test]
+async fn streams_count_as_connections() {
+    let config = ProxyConfig { max_connections_per_client: 3, ..config() };
+    let (proxy, mut upstream) = start(&config).await;
+    let (mut client, _connection) = connect(&proxy).await;
+    let mut hanging = Vec::new();
+    for _ in 0..2 {
+        hanging.push(tokio::spawn(client.send_request(get("http://one.example/hang"))));
+        assert_eq!(soon(upstream.events.recv()).await, Some("began"));
+    }
+    let answer = soon(client.send_request(get("http://one.example/"))).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    hanging.swap_remove(0).abort();
+    assert_eq!(soon(upstream.events.recv()).await, Some("given up"));
+    soon(async {
+        while soon(client.send_request(get("http://one.example/"))).await.expect("an answer").status() != StatusCode::OK
+        {
+        }
+    })
+    .await;
 }

@@ -217,7 +217,8 @@ fn spawn(
         if let Err(error) = ended {
             tracing::error!("a worker of the proxy ended: {error}");
         }
-        drop(runtime);
+        // A name that is still being looked up is not waited for.
+        runtime.shutdown_background();
         working.send_modify(|working| *working -= 1);
     };
     let thread = std::thread::Builder::new().name(format!("proxy-{number}")).spawn(work);

@@ -306,3 +306,19 @@ async fn a_path_that_is_not_ascii_goes_through_as_it_came() {
     assert_eq!(answer.status(), 400);
     assert_eq!(server.requests().len(), 1);
 }
+
+/// None of the fields by which a proxy says for whom it asks is the client's to set.
+#[tokio::test]
+async fn no_field_that_proxies_set_comes_from_a_client() {
+    let lab = lab::start().await;
+    let server = lab.serving("app.example").await;
+    let names =
+        ["X-Forwarded-Port", "X-Forwarded-Prefix", "x-forwarded-server", "X-FORWARDED-SSL", "X-Real-IP", "X_Real_IP"];
+    let fields = names.map(|name| format!("{name}: 1\r\n")).concat();
+    lab.ask(format!("GET / HTTP/1.1\r\nHost: app.example\r\n{fields}X-Forwarding: mine\r\n\r\n")).await;
+    let request = server.request();
+    for name in names {
+        assert!(request.all(&name.to_ascii_lowercase()).is_empty(), "{name}: {request:?}");
+    }
+    assert_eq!(request.one("x-forwarding"), "mine");
+}

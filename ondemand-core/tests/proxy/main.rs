@@ -15,6 +15,7 @@ mod misbehaving;
 mod mutations;
 mod pages;
 mod pending;
+mod secure;
 mod several;
 mod shows;
 mod shutdown;

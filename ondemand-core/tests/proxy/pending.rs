@@ -181,3 +181,41 @@ async fn the_body_of_a_held_request_comes_whole() {
     assert_eq!(sending.await.unwrap().answer().await.status(), 200);
     assert_eq!(server.request().body.len(), 1 << 20);
 }
+
+/// Removed and set again before anyone looks, a route is a new one, and what it held belongs to it: counted there, and not cut off with
+/// the old one.
+#[tokio::test]
+async fn what_was_held_belongs_to_the_route_that_took_it() {
+    let lab = lab::start_with(|config| config.drain_timeout = lab::seconds(1)).await;
+    let upstream = lab::upstream::Upstream::new().await;
+    let route = ondemand_core::router::Route::new(lab::host("app.example"), [upstream.address.into()]);
+    let mut tries = 0;
+    let (mut client, mut connection) = loop {
+        tries += 1;
+        assert!(tries <= 100, "the worker always looks in between");
+        lab.pending("app.example").await;
+        let mut client = lab.client().await;
+        client.send(upgrade("app.example", "echo/1")).await;
+        lab.active("app.example", 1, 0).await;
+        lab.remove("app.example").await;
+        lab.set(route.clone()).await;
+        // Where the worker looked before the route was set again, the host was unknown.
+        tokio::select! {
+            (connection, _) = upstream.request() => break (client, connection),
+            answer = client.answer() => assert_eq!(answer.status(), 404),
+        }
+        lab.remove("app.example").await;
+    };
+    connection.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\n\r\n").await;
+    assert_eq!(client.answer().await.status(), 101);
+    lab.active("app.example", 0, 1).await;
+    // The old route's time to finish passes, which another one's shows.
+    let other = lab.scripted("other.example").await;
+    let mut cut = lab.client().await;
+    cut.send(get("other.example", "/")).await;
+    let _kept = other.request().await;
+    lab.remove("other.example").await;
+    cut.closed().await;
+    client.send("ping").await;
+    assert_eq!(connection.exactly(4).await, b"ping");
+}

@@ -118,7 +118,12 @@ async fn an_upstream_that_closes_at_once_fails_a_post_and_is_left_out() {
             }
         }
     }
-    assert!(failed <= 10, "{failed} of 20 failed: more than its turns");
+    // It is passed over for half a second at first, and longer each time; its turns would have been ten.
+    assert!((1..=5).contains(&failed), "{failed} of 20 failed");
     assert_eq!(server.requests().len(), 20 - failed, "a request was sent twice");
+    // What may be done twice is asked of the other one.
+    for _ in 0..20 {
+        assert_eq!(lab.ask(get("app.example", "/")).await.text(), "alive");
+    }
     task.abort();
 }

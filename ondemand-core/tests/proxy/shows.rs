@@ -396,6 +396,22 @@ async fn each_request_is_in_the_access_log() {
     );
 }
 
+/// Also what the proxy answers by itself, and what nobody waited for.
+#[tokio::test]
+async fn what_no_upstream_answers_is_in_the_access_log_too() {
+    let lab = lab::start().await;
+    assert_eq!(lab.ask(get("nowhere.example", "/lost")).await.status(), 404);
+    assert_eq!(lab.ask("BAD LINE\r\n\r\n").await.status(), 400);
+    let upstream = lab.scripted("left.example").await;
+    let mut client = lab.client().await;
+    client.send(get("left.example", "/left")).await;
+    let (_connection, _) = upstream.request().await;
+    client.abort();
+    for words in [["nowhere.example", "/lost", "404"], ["-", "-", "400"], ["left.example", "/left", "499"]] {
+        lab::eventually("a line", || log::lines_with(&words).pop().ok_or_else(|| format!("none with {words:?}"))).await;
+    }
+}
+
 #[tokio::test]
 async fn without_an_access_log_there_are_no_lines() {
     let lab = lab::start_with(|config| config.access_log = false).await;

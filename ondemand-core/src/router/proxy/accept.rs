@@ -89,6 +89,10 @@ where
         move |pipe| {
             let (worker, peer) = (Arc::clone(&worker), peer.clone());
             async move {
+                let _admission = match worker.shared.admit_stream(peer.ip) {
+                    Ok(admission) => admission,
+                    Err(why) => return refuse_stream(pipe, why).await,
+                };
                 let stream = worker.at_a_place(|place| {
                     let connection = Connection::new(pipe, peer, Arc::clone(&worker), place);
                     async move {
@@ -101,6 +105,18 @@ where
         }
     };
     http2::serve(stream, limits, engine, async move { ending.cancelled().await }).await;
+}
+
+/// Turns a stream of HTTP/2 away.
+async fn refuse_stream(mut pipe: tokio::io::DuplexStream, why: &str) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    tracing::warn!("a request is refused: {why}");
+    let mut answer = Vec::new();
+    Refusal::full(why).write(&mut answer, false, false, false);
+    // Both fail only if the client has gone.
+    if pipe.write_all(&answer).await.is_ok() && pipe.shutdown().await.is_ok() {
+        let _ = pipe.read(&mut [0]).await;
+    }
 }
 
 /// Turns a connection away, with a word where it costs nothing.

@@ -55,7 +55,7 @@ pub(super) struct Target {
     /// What its connections are pooled by; the same for all routes that lead there.
     pub(super) id: u64,
     pub(super) address: Arc<str>,
-    /// How often in a row it could not be connected to.
+    /// How often in a row it could not be connected to, or closed the connection without an answer, or with none that can be used.
     failures: AtomicU32,
     /// Until when it is passed over, in milliseconds since 1970.
     ejected_until: AtomicU64,
@@ -179,15 +179,16 @@ impl Target {
         now < self.ejected_until.load(Relaxed)
     }
 
-    /// Notes that it could not be connected to: it is passed over for a while, and for twice as long each time.
+    /// Notes that it is of no use: it is passed over for a while, and for twice as long each time.
     pub(super) fn failed(&self, now: u64) {
         let failures = self.failures.fetch_add(1, Relaxed).min(16);
         self.ejected_until.store(now + (EJECTED.0 << failures).min(EJECTED.1), Relaxed);
     }
 
-    /// Notes that it could be connected to.
-    pub(super) fn connected(&self) {
-        if self.failures.swap(0, Relaxed) > 0 {
+    /// Notes that it answered.
+    pub(super) fn answered(&self) {
+        if self.failures.load(Relaxed) > 0 {
+            self.failures.store(0, Relaxed);
             self.ejected_until.store(0, Relaxed);
         }
     }
@@ -236,7 +237,7 @@ mod tests {
         table.set(&route(&["a:1", "c:1"]));
         let entry = table.get("a.example").expect("a route");
         assert_eq!(order(&entry, 2_501), ["c:1", "a:1"]);
-        dead.connected();
+        dead.answered();
         assert!(!dead.is_ejected(2_501));
     }
 

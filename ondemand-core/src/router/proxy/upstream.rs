@@ -76,7 +76,6 @@ impl Pool {
             }
             match tokio::time::timeout(patience, TcpStream::connect(&*target.address)).await {
                 Ok(Ok(io)) => {
-                    target.connected();
                     // Without it, the end of a body may wait for an acknowledgement.
                     let _ = io.set_nodelay(true);
                     return Ok(Upstream::new(Transport::Tcp(io), Arc::clone(target), false));

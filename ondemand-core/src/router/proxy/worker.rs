@@ -17,7 +17,7 @@ use super::http1::forward::Forwarding;
 use super::http2::{Sessions, Transport};
 use super::settings::Settings;
 use super::stats::{Clock, Stats};
-use super::table::{Entry, Table};
+use super::table::{Entry, Table, Target};
 use super::tls::Certificates;
 use super::upstream::{Pool, Reuse, Unreachable, Upstream};
 use crate::router::Protocol;
@@ -40,6 +40,8 @@ pub(super) struct Shared {
     /// What is counted of requests that no route is for.
     pub(super) unknown: Stats,
     pub(super) connections: AtomicU64,
+    /// Streams of HTTP/2 that are open.
+    streams: AtomicU64,
     pub(super) accepted: AtomicU64,
     pub(super) refused: AtomicU64,
     clients: Mutex<HashMap<IpAddr, usize>>,
@@ -107,11 +109,13 @@ impl Drop for Leave<'_> {
 pub(super) struct Admission {
     shared: Arc<Shared>,
     client: IpAddr,
+    stream: bool,
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.shared.connections.fetch_sub(1, Relaxed);
+        let kind = if self.stream { &self.shared.streams } else { &self.shared.connections };
+        kind.fetch_sub(1, Relaxed);
         let mut clients = self.shared.clients();
         if let Some(count) = clients.get_mut(&self.client) {
             *count -= 1;
@@ -138,6 +142,7 @@ impl Shared {
             tls_port,
             unknown: Stats::new(),
             connections: AtomicU64::default(),
+            streams: AtomicU64::default(),
             accepted: AtomicU64::default(),
             refused: AtomicU64::default(),
             clients: Mutex::default(),
@@ -147,24 +152,35 @@ impl Shared {
     /// Lets a connection in, if there is room for it; says why not otherwise.
     pub(super) fn admit(self: &Arc<Self>, client: IpAddr) -> Result<Admission, &'static str> {
         self.accepted.fetch_add(1, Relaxed);
+        let admitted = self.take_place(client, &self.connections);
+        if admitted.is_err() {
+            self.refused.fetch_add(1, Relaxed);
+        }
+        admitted.map(|client| Admission { shared: Arc::clone(self), client, stream: false })
+    }
+
+    /// Lets a stream of HTTP/2 in, if there is room for it: it has a connection with an upstream as any other request.
+    pub(super) fn admit_stream(self: &Arc<Self>, client: IpAddr) -> Result<Admission, &'static str> {
+        let admitted = self.take_place(client, &self.streams);
+        admitted.map(|client| Admission { shared: Arc::clone(self), client, stream: true })
+    }
+
+    /// Counts one more, and returns whose it is.
+    fn take_place(&self, client: IpAddr, kind: &AtomicU64) -> Result<IpAddr, &'static str> {
+        let client = network(client);
         let mut clients = self.clients();
         let open = clients.get(&client).copied().unwrap_or(0);
-        let all = self.connections.load(Relaxed);
-        let refused = if all >= self.settings.max_connections as u64 {
-            Some("too many connections are open")
-        } else if open >= self.settings.max_connections_per_client {
-            Some("too many connections are open from this address")
-        } else {
-            None
-        };
-        if let Some(why) = refused {
-            self.refused.fetch_add(1, Relaxed);
-            return Err(why);
+        let all = self.connections.load(Relaxed) + self.streams.load(Relaxed);
+        if all >= self.settings.max_connections as u64 {
+            return Err("too many connections are open");
+        }
+        if open >= self.settings.max_connections_per_client {
+            return Err("too many connections are open from this address");
         }
         // Under the lock, so that no two take the last place.
-        self.connections.fetch_add(1, Relaxed);
+        kind.fetch_add(1, Relaxed);
         *clients.entry(client).or_default() += 1;
-        Ok(Admission { shared: Arc::clone(self), client })
+        Ok(client)
     }
 
     fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -206,7 +222,6 @@ impl Worker {
         for target in entry.candidates(self.shared.clock.now()) {
             match self.sessions.open(&target.address, patience).await {
                 Ok((tunnel, reused)) => {
-                    target.connected();
                     // A connection that resets each stream is open all the same: what was tried again is not tried once more.
                     let reused = reused && reuse != Reuse::Never;
                     return Ok(Upstream::new(Transport::Http2(tunnel), Arc::clone(target), reused));
@@ -218,6 +233,12 @@ impl Worker {
             tracing::warn!(host = %entry.route.host, upstream = &*target.address, "cannot connect: {last}");
         }
         Err(last)
+    }
+
+    /// Lets go of the connections with an upstream that are not in use.
+    fn forget(&self, target: &Target) {
+        self.pool.forget(target);
+        self.sessions.forget(&target.address);
     }
 
     fn places(&self) -> MutexGuard<'_, Slab<Arc<Place>>> {
@@ -271,7 +292,7 @@ pub(super) async fn work(
             command = commands.recv() => match command {
                 Some(Command::Drain(entry)) => {
                     // Whatever runs at that address next is something else.
-                    entry.targets.iter().for_each(|target| worker.pool.forget(target));
+                    entry.targets.iter().for_each(|target| worker.forget(target));
                     draining.push_back((Instant::now() + drain, entry.stats.id));
                 }
                 Some(Command::End) => break,
@@ -325,7 +346,29 @@ async fn take(
     }
 }
 
+/// Returns what counts as one client: of IPv6, the network that one customer gets, which has more addresses than there are connections.
+fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & !u128::from(u64::MAX)).into()),
+        ip @ IpAddr::V4(_) => ip,
+    }
+}
+
 /// How many threads there are by default.
 pub(super) fn threads(configured: Option<usize>) -> usize {
     configured.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_an_address_or_a_network_of_ipv6() {
+        let one = |text: &str| network(text.parse().expect("an address"));
+        assert_eq!(one("2001:db8:1:2:3:4:5:6"), one("2001:db8:1:2::1"));
+        assert_ne!(one("2001:db8:1:2::1"), one("2001:db8:1:3::1"));
+        assert_eq!(one("::ffff:10.0.0.1"), one("10.0.0.1"));
+        assert_ne!(one("10.0.0.1"), one("10.0.0.2"));
+    }
 }

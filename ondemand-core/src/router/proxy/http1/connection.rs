@@ -19,7 +19,7 @@ use crate::router::proxy::answer::Refusal;
 use crate::router::proxy::buffer::{Inbox, Outbox};
 use crate::router::proxy::client::Client;
 use crate::router::proxy::http2;
-use crate::router::proxy::stats::InFlight;
+use crate::router::proxy::stats::{InFlight, Stats};
 use crate::router::proxy::table::Entry;
 use crate::router::proxy::timer::Timer;
 use crate::router::proxy::tunnel::{Direction, Tunnel};
@@ -30,6 +30,9 @@ use crate::router::proxy::worker::{Place, Worker};
 /// lost on its way.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 4 << 20;
+
+/// What the log says where a client went away before there was an answer; no client ever sees it.
+const GONE: u16 = 499;
 
 /// How many empty lines may precede a request.
 const MOST_EMPTY_LINES: u32 = 8;
@@ -120,8 +123,8 @@ impl<S: Client> Connection<S> {
                 Err(NoHead::Http2) => return Next::Http2(self.io, self.inbox),
                 Err(NoHead::Refused(refusal)) => {
                     let status = refusal.status;
-                    let answering = Answering::blind();
-                    self.worker.shared.unknown.answered(status, answering.begun.elapsed());
+                    let answering = self.blind();
+                    self.log_with(&self.worker.shared.unknown, &answering, status, None);
                     self.refuse(refusal, Outbox::new(), &answering, false).await
                 }
             };
@@ -226,26 +229,35 @@ impl<S: Client> Connection<S> {
                 if framing == Framing::None {
                     self.inbox.consume(end);
                 }
-                self.worker.shared.unknown.answered(refusal.status, answering.begun.elapsed());
+                self.log_with(&self.worker.shared.unknown, &answering, refusal.status, None);
                 return self.refuse(refusal, Outbox::new(), &answering, goes_on).await;
             }
         };
         self.inbox.consume(end);
         let Plan { mut entry, head, framing, terms, idempotent, answering } = plan;
-        let in_flight = InFlight::begin(Arc::clone(&entry), self.worker.shared.clock, answering.begun.into_std());
+        let mut in_flight = InFlight::begin(Arc::clone(&entry), self.worker.shared.clock, answering.begun.into_std());
         self.place.works_for(&entry.stats);
         let mut exchange = Exchange::new(head, framing, terms);
         if entry.pending {
             entry = match self.hold(entry).await {
                 Ok(entry) => entry,
-                Err(None) => return Step::Drop,
+                Err(None) => {
+                    self.log(&answering, GONE, &in_flight, None);
+                    return Step::Drop;
+                }
                 Err(Some(refusal)) => {
                     let goes_on = framing == Framing::None;
                     return self.give_up(refusal, exchange, &in_flight, &answering, goes_on).await;
                 }
             };
+            if entry.stats.id != in_flight.stats().id {
+                // The route was removed and set again meanwhile; it is a request of the new one.
+                in_flight = InFlight::begin(Arc::clone(&entry), self.worker.shared.clock, answering.begun.into_std());
+                self.place.works_for(&entry.stats);
+            }
         }
         let mut reuse = if idempotent { Reuse::Any } else { Reuse::Fresh };
+        let mut closed = 0;
         loop {
             let mut upstream = match self.worker.connect(&entry, reuse).await {
                 Ok(upstream) => upstream,
@@ -261,10 +273,12 @@ impl<S: Client> Connection<S> {
             let ended = self.run(&mut exchange, &mut upstream).await;
             let fault = match ended {
                 Ok(End::Upgraded) => {
+                    upstream.target.answered();
                     self.log(&answering, 101, &in_flight, Some(&upstream));
                     return Step::Upgrade(upstream, in_flight);
                 }
                 Ok(End::Done { upstream: keeps, client }) => {
+                    upstream.target.answered();
                     self.log(&answering, exchange.status, &in_flight, Some(&upstream));
                     if keeps {
                         self.worker.pool.put(upstream);
@@ -284,6 +298,19 @@ impl<S: Client> Connection<S> {
                 }
                 Err(stopped) => stopped,
             };
+            if matches!(fault, Stopped::Fault(Fault::Closed | Fault::Unusable(_))) {
+                upstream.target.failed(self.worker.shared.clock.now());
+            }
+            closed += 1;
+            if matches!(fault, Stopped::Fault(Fault::Closed))
+                && idempotent
+                && closed < entry.targets.len()
+                && exchange.rewind()
+            {
+                // Doing it twice is as good as once, and there is another upstream to ask.
+                reuse = Reuse::Never;
+                continue;
+            }
             return self.fail(fault, exchange, &in_flight, &answering, &entry, &upstream).await;
         }
     }
@@ -296,7 +323,7 @@ impl<S: Client> Connection<S> {
         let request = match Request::parse(head, &mut room, shared.settings.max_headers) {
             Ok(request) => request,
             // What follows a request that is not understood cannot be understood either.
-            Err(refusal) => return Err(Box::new((refusal, Answering::blind(), Framing::UntilClose))),
+            Err(refusal) => return Err(Box::new((refusal, self.blind(), Framing::UntilClose))),
         };
         let answering = Answering {
             begun: Instant::now(),
@@ -311,12 +338,13 @@ impl<S: Client> Connection<S> {
         };
         let framing = request.framing;
         let refuse = |refusal| Box::new((refusal, answering_of(&answering), framing));
-        if shared.settings.redirect && !self.peer.secure {
-            return Err(refuse(Refusal::moved(self.location(&request))));
-        }
         let Some(entry) = shared.table.get(&request.host) else {
             return Err(refuse(Refusal::unknown_host(&request.host)));
         };
+        let secure = self.peer.secure || (shared.forwarding.trust && request.says_secure);
+        if shared.settings.redirect && !secure {
+            return Err(refuse(Refusal::moved(self.location(&request))));
+        }
         if forward::is_looped(&request, &shared.forwarding) {
             tracing::warn!(host = %entry.route.host, "the route leads back to this proxy");
             return Err(refuse(Refusal::looped(&request.host)));
@@ -335,10 +363,14 @@ impl<S: Client> Connection<S> {
 
     /// Returns where a request would be served over HTTPS.
     fn location(&self, request: &Request<'_, '_>) -> String {
-        match self.worker.shared.tls_port {
-            None | Some(443) => format!("https://{}{}", request.host, request.target),
-            Some(port) => format!("https://{}:{port}{}", request.host, request.target),
-        }
+        let port = self.worker.shared.tls_port.filter(|&port| port != 443);
+        let port = port.map_or_else(String::new, |port| format!(":{port}"));
+        let path = match request.target {
+            "*" => "/",
+            target => target,
+        };
+        let root = if request.rootless { "/" } else { "" };
+        format!("https://{}{port}{root}{path}", request.host)
     }
 
     /// Holds a request until its route is no longer pending. Without a refusal, the client has gone.
@@ -431,7 +463,10 @@ impl<S: Client> Connection<S> {
             return Step::Drop;
         }
         let refusal = match stopped {
-            Stopped::Fault(Fault::Gone | Fault::CutOff(_)) => return Step::Drop,
+            Stopped::Fault(Fault::Gone | Fault::CutOff(_)) => {
+                self.log(answering, GONE, in_flight, Some(upstream));
+                return Step::Drop;
+            }
             Stopped::Fault(Fault::Malformed(what)) => Refusal::malformed(what),
             Stopped::Silence(Waiting::Client) => Refusal::timed_out(),
             Stopped::Silence(_) => Refusal::silent(host, self.worker.shared.settings.response_timeout),
@@ -502,10 +537,20 @@ impl<S: Client> Connection<S> {
         .await;
     }
 
+    /// Answers a request that could not be read.
+    fn blind(&self) -> Answering {
+        let logged = self.worker.shared.settings.access_log.then(|| Box::new(("-".into(), "-".into(), "-".into())));
+        Answering { begun: Instant::now(), html: false, to_head: false, keep_alive: false, logged }
+    }
+
     /// Counts an answer, and writes it to the access log.
     fn log(&self, answering: &Answering, status: u16, in_flight: &InFlight, upstream: Option<&Upstream>) {
+        self.log_with(in_flight.stats(), answering, status, upstream);
+    }
+
+    fn log_with(&self, counters: &Stats, answering: &Answering, status: u16, upstream: Option<&Upstream>) {
         let took = answering.begun.elapsed();
-        in_flight.stats().answered(status, took);
+        counters.answered(status, took);
         if let Some(logged) = &answering.logged {
             let (host, method, path) = &**logged;
             let upstream = upstream.map_or("-", |upstream| &*upstream.target.address);
@@ -521,13 +566,6 @@ enum Stopped {
     Fault(Fault),
     /// Nothing moved for too long.
     Silence(Waiting),
-}
-
-impl Answering {
-    /// Answers a request that could not be read.
-    fn blind() -> Self {
-        Self { begun: Instant::now(), html: false, to_head: false, keep_alive: false, logged: None }
-    }
 }
 
 /// Copies what is needed to refuse a request that no upstream sees.

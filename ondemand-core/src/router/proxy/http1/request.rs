@@ -7,8 +7,8 @@ use super::body::{Framing, LONGEST};
 use crate::router::proxy::answer::Refusal;
 use crate::router::proxy::host;
 
-/// How many fields a head may have at the most, whatever is configured.
-pub(crate) const MOST_FIELDS: usize = crate::config::MOST_HEADERS;
+/// How many fields a head may have at the most, whatever is configured; with room for those that the proxy itself adds.
+pub(crate) const MOST_FIELDS: usize = crate::config::MOST_HEADERS + 16;
 
 /// Room for the fields of a head.
 pub(crate) type Fields<'b> = [MaybeUninit<httparse::Header<'b>>; MOST_FIELDS];
@@ -38,6 +38,8 @@ pub(crate) struct Request<'h, 'b> {
     pub(crate) wants_html: bool,
     /// The fields that `Connection` names beside those that are known: they are for this proxy only.
     named: bool,
+    /// Whether it says that it came over HTTPS, to a proxy before this one.
+    pub(crate) says_secure: bool,
 }
 
 /// What is done with a field.
@@ -70,6 +72,7 @@ struct Seen<'b> {
     wants_trailers: bool,
     wants_html: bool,
     named: bool,
+    secure: bool,
 }
 
 impl<'h, 'b> Request<'h, 'b> {
@@ -121,6 +124,7 @@ impl<'h, 'b> Request<'h, 'b> {
             wants_trailers: seen.wants_trailers,
             wants_html: seen.wants_html,
             named: seen.named,
+            says_secure: seen.secure,
         })
     }
 
@@ -171,6 +175,7 @@ impl<'b> Seen<'b> {
                 self.upgrade = Some(value);
                 Kind::Drop
             }
+            9 if is("x-real-ip") => Kind::ForwardedOther,
             9 if is("forwarded") => Kind::Forwarded,
             10 if is("connection") => {
                 self.connection(value);
@@ -186,7 +191,6 @@ impl<'b> Seen<'b> {
                 Kind::Other
             }
             15 if is("x-forwarded-for") => Kind::ForwardedFor,
-            16 if is("x-forwarded-host") => Kind::ForwardedOther,
             16 if is("proxy-connection") => Kind::Drop,
             17 if is("transfer-encoding") => {
                 if self.coding.replace(value).is_some() {
@@ -194,8 +198,11 @@ impl<'b> Seen<'b> {
                 }
                 Kind::Drop
             }
-            17 if is("x-forwarded-proto") => Kind::ForwardedOther,
             19 if is("proxy-authorization") => Kind::Drop,
+            12.. if name.as_bytes()[..12].eq_ignore_ascii_case(b"x-forwarded-") => {
+                self.secure |= is("x-forwarded-proto") && value.eq_ignore_ascii_case(b"https");
+                Kind::ForwardedOther
+            }
             _ if is_disguised(name) => Kind::Drop,
             _ => Kind::Other,
         })
@@ -296,19 +303,11 @@ pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
 /// Tells whether a field has the name of one that is not the client's to say, but for other strokes: many programs take both for the
 /// same, as CGI does.
 fn is_disguised(name: &str) -> bool {
-    const NAMES: [&str; 8] = [
-        "content-length",
-        "transfer-encoding",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-proto",
-        "proxy-authorization",
-        "proxy-connection",
-        "keep-alive",
-    ];
+    const NAMES: [&str; 6] =
+        ["content-length", "transfer-encoding", "proxy-authorization", "proxy-connection", "keep-alive", "x-real-ip"];
     name.contains('_') && {
-        let name = name.replace('_', "-");
-        NAMES.iter().any(|other| name.eq_ignore_ascii_case(other))
+        let name = name.replace('_', "-").to_ascii_lowercase();
+        name.starts_with("x-forwarded-") || NAMES.contains(&&*name)
     }
 }
 

@@ -17,8 +17,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How many requests a client may have under way on one connection.
 const STREAMS: u32 = 128;
 /// How much of a request's body may arrive before it is passed on, of one stream and of all together.
-const STREAM_WINDOW: u32 = 512 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 20;
+/// One that is not passed on must not stop the others.
+const STREAM_WINDOW: u32 = 128 << 10;
+const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 /// How much of an answer waits to be sent on each stream.
 const UNSENT: usize = 64 << 10;
 /// How many streams that the client gave up, or that broke the rules, may be on their way at once.

@@ -29,8 +29,11 @@ use crate::router::proxy::http1::request::{Kind, MOST_FIELDS, Request as Head};
 use crate::router::proxy::http1::response;
 
 /// How much of an answer may arrive before it is passed on, of one stream and of all together.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
+/// One that is not passed on must not stop the others.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
+/// How many requests share a connection; servers commonly allow from 100 on.
+const STREAMS: u32 = 100;
 /// How long the head of an answer may be. The engine has the last word on it.
 const HEADER_LIST: u32 = 1 << 20;
 /// How long a connection waits for its next request.
@@ -39,20 +42,33 @@ const IDLE: Duration = Duration::from_secs(60);
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The connections that one worker has with upstreams of HTTP/2: one with each, that all requests share.
+/// The connections that one worker has with upstreams of HTTP/2. Many requests share each.
 #[derive(Debug, Default)]
 pub(in crate::router::proxy) struct Sessions(Mutex<HashMap<Arc<str>, Arc<Slot>>>);
 
-/// The place of a connection with one upstream. Who finds it empty makes one, and the others wait for that.
+/// The place of the connections with one upstream. Who finds none that has room makes one, and the others wait for that.
 type Slot = tokio::sync::Mutex<Session>;
 
 #[derive(Debug, Default)]
 struct Session {
-    sender: Option<SendRequest<PipedBody<()>>>,
+    connections: Vec<Connection>,
     /// When it was last asked for; none for never.
     used: Option<Instant>,
     /// When there was last no connection to be had, and why.
     failed: Option<(Instant, io::ErrorKind, String)>,
+}
+
+/// A connection, and the requests that are under way on it: each has a clone.
+#[derive(Debug, Clone)]
+struct Connection {
+    sender: SendRequest<PipedBody<()>>,
+    streams: Arc<()>,
+}
+
+impl Connection {
+    fn has_room(&self) -> bool {
+        Arc::strong_count(&self.streams) <= STREAMS as usize
+    }
 }
 
 impl Sessions {
@@ -69,8 +85,9 @@ impl Sessions {
         let slot = Arc::clone(self.lock().entry(Arc::clone(address)).or_default());
         let mut session = slot.lock().await;
         session.used = Some(asked);
-        if let Some(sender) = session.sender.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok((Tunnel::new(sender.clone()), true));
+        session.connections.retain(|connection| !connection.sender.is_closed());
+        if let Some(connection) = session.connections.iter().find(|connection| connection.has_room()) {
+            return Ok((Tunnel::new(connection.clone()), true));
         }
         // Whoever waited for another's try does not try the same after it.
         if let Some((_, kind, what)) = session.failed.as_ref().filter(|(at, ..)| *at >= asked) {
@@ -79,8 +96,9 @@ impl Sessions {
         let connected = tokio::time::timeout(patience, connect(address)).await;
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(sender) => {
-                session.sender = Some(sender.clone());
-                Ok((Tunnel::new(sender), false))
+                let connection = Connection { sender, streams: Arc::default() };
+                session.connections.push(connection.clone());
+                Ok((Tunnel::new(connection), false))
             }
             Err(error) => {
                 session.failed = Some((Instant::now(), error.kind(), error.to_string()));
@@ -94,10 +112,15 @@ impl Sessions {
         self.lock().retain(|_, slot| {
             // One that is locked is in use.
             slot.try_lock().map_or(true, |session| {
-                let alive = session.sender.as_ref().is_some_and(|sender| !sender.is_closed());
+                let alive = session.connections.iter().any(|connection| !connection.sender.is_closed());
                 alive && session.used.is_some_and(|used| used.elapsed() < IDLE)
             })
         });
+    }
+
+    /// Lets go of the connections with an upstream. What is in flight on them finishes.
+    pub(in crate::router::proxy) fn forget(&self, address: &Arc<str>) {
+        self.lock().remove(address);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Arc<Slot>>> {
@@ -138,9 +161,10 @@ pub(in crate::router::proxy) struct Tunnel {
 }
 
 impl Tunnel {
-    fn new(sender: SendRequest<PipedBody<()>>) -> Self {
+    fn new(connection: Connection) -> Self {
         let (pipe, far) = tokio::io::duplex(PIPE);
         let task = tokio::spawn(async move {
+            let Connection { sender, streams: _under_way } = connection;
             if let Err(error) = exchange(far, sender).await {
                 // The engine finds the connection closed, and says what that means.
                 tracing::debug!(%error, "a stream of HTTP/2 ended early");
