@@ -209,7 +209,8 @@ pub(crate) async fn changes(home: &Home, upstreams: &Upstreams, extent: Extent, 
 async fn change(api: SocketAddr, upstreams: Upstreams, lane: usize, stop: Instant) -> Result<u32> {
     let mut routes = Routes::open(api).await?;
     let interval = Duration::from_secs(1) * 4 / CHANGES;
-    let mut due = Instant::now();
+    // One after the other, and not four at once.
+    let mut due = Instant::now() + interval * u32::try_from(lane)? / 4;
     let mut count = 0;
     for number in (lane..).step_by(4) {
         tokio::time::sleep_until(due.into()).await;
