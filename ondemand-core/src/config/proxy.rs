@@ -27,9 +27,9 @@ pub struct ProxyConfig {
     pub trust_forwarded: bool,
     /// Whether each request is written to the log.
     pub access_log: bool,
-    /// How many connections may be open with clients.
+    /// How many connections may be open with clients, a request of HTTP/2 counting as one.
     pub max_connections: usize,
-    /// How many of them may be one client address's.
+    /// How many of them may be one client address's; of IPv6, one /64's.
     pub max_connections_per_client: usize,
     /// How long the head of a request may be.
     pub max_header_size: Size,
