@@ -394,3 +394,30 @@ async fn ending_waits_no_longer_than_it_is_told() -> Result<()> {
     ensure!(took >= Duration::from_millis(900) && took < Duration::from_secs(10), "it took {took:?}");
     Ok(())
 }
+
+/// Each connection is two open files, and a shell lets a program have a thousand and some.
+#[tokio::test]
+async fn it_takes_as_many_open_files_as_it_may_have() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // What this process starts inherits it.
+    setrlimit(Resource::Nofile, Rlimit { current: Some(100), maximum: limit.maximum })?;
+    let home = Home::new()?;
+    let server = Server::start_proxy(&home.path().join("data"), &ProxyOptions::default()).await?;
+    setrlimit(Resource::Nofile, limit)?;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid()?.as_raw_nonzero()))?;
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).context("a limit")?;
+    let mut numbers = files.split_whitespace();
+    let (current, maximum) = (numbers.next().context("a limit")?, numbers.next().context("a maximum")?);
+    ensure!(current == maximum && current != "100", "it has {current} of {maximum}");
+
+    put(&server, "app.localhost", &upstream("hello").await?).await?;
+    let address = server.proxy()?;
+    let mut kept = Vec::new();
+    for _ in 0..150 {
+        kept.push(TcpStream::connect(address).await?);
+    }
+    ensure!(ask(&server, "app.localhost").await? == (200, "hello".to_owned()));
+    server.stop().await?;
+    Ok(())
+}
