@@ -186,11 +186,7 @@ async fn an_answer_to_head_has_no_body_whatever_its_fields_say() {
 async fn answers_that_never_have_a_body_have_none() {
     let lab = lab::start().await;
     let upstream = lab.scripted("app.example").await;
-    let mut client = lab.client().await;
-    client.send(get("app.example", "/first")).await;
-    let (mut connection, _) = upstream.request().await;
-    connection.send(reply("200 OK", "first")).await;
-    client.answer().await;
+    let (mut client, mut connection) = lab.kept(&upstream).await;
     for head in [
         "HTTP/1.1 204 No Content\r\n\r\n",
         "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n",

@@ -147,6 +147,16 @@ impl Lab {
         Peer::connect(self.proxy.address()).await
     }
 
+    /// Returns a client's connection and the upstream's that have had a request to `app.example` and are kept for the next.
+    pub(crate) async fn kept(&self, upstream: &upstream::Upstream) -> (Peer, Peer) {
+        let mut client = self.client().await;
+        client.send(get("app.example", "/first")).await;
+        let (mut connection, _) = upstream.request().await;
+        connection.send(reply("200 OK", "first")).await;
+        client.answer().await;
+        (client, connection)
+    }
+
     /// Sends bytes over a connection of their own, and reads one answer.
     pub(crate) async fn ask(&self, bytes: impl AsRef<[u8]>) -> Message {
         let mut client = self.client().await;

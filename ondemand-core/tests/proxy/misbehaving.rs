@@ -361,11 +361,7 @@ async fn a_body_that_stops_coming_is_given_up() {
 async fn a_kept_connection_that_was_closed_costs_no_request() {
     let lab = lab::start_with(|config| config.workers = Some(1)).await;
     let upstream = lab.scripted("app.example").await;
-    let mut client = lab.client().await;
-    client.send(get("app.example", "/first")).await;
-    let (mut connection, _) = upstream.request().await;
-    connection.send(reply("200 OK", "first")).await;
-    client.answer().await;
+    let (mut client, mut connection) = lab.kept(&upstream).await;
     for (i, request) in [get("app.example", "/get"), post("app.example", "/post", "abc"), get("app.example", "/get")]
         .into_iter()
         .cycle()
@@ -396,11 +392,7 @@ async fn a_kept_connection_that_was_closed_costs_no_request() {
 async fn a_kept_connection_that_closes_when_asked_costs_no_get() {
     let lab = lab::start_with(|config| config.workers = Some(1)).await;
     let upstream = lab.scripted("app.example").await;
-    let mut client = lab.client().await;
-    client.send(get("app.example", "/first")).await;
-    let (mut connection, _) = upstream.request().await;
-    connection.send(reply("200 OK", "first")).await;
-    client.answer().await;
+    let (mut client, mut connection) = lab.kept(&upstream).await;
     client.send(get("app.example", "/second")).await;
     assert_eq!(connection.request().await.target(), "/second");
     drop(connection);

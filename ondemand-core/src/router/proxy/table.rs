@@ -12,7 +12,7 @@ use super::stats::Stats;
 use crate::name::Hostname;
 use crate::router::{Protocol, Route, Upstream};
 
-/// For how long an upstream that cannot be connected to is passed over, in milliseconds: at first, and at most.
+/// For how long an upstream that cannot be connected to, or does not answer, is passed over, in milliseconds: at first, and at most.
 const EJECTED: (u64, u64) = (500, 30_000);
 
 /// All routes. What strangers send is only looked up and never inserted, so that they cannot choose what collides.
