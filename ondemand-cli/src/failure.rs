@@ -21,7 +21,8 @@ Exit status:
    5  conflict                 14  unsupported
    6  invalid_name             15  cancelled
    7  invalid_input            16  backend
-   8  invalid_dump             17  no server answers";
+   8  invalid_dump             17  no server answers
+  18  invalid_template         19  service_failed";
 
 /// Why the program ends without having done what it was asked.
 #[derive(Debug)]
@@ -135,6 +136,8 @@ fn exit(code: Code) -> u8 {
         Code::Unsupported => 14,
         Code::Cancelled => 15,
         Code::Backend => 16,
+        Code::InvalidTemplate => 18,
+        Code::ServiceFailed => 19,
         _ => OTHER,
     }
 }

@@ -39,6 +39,12 @@ pub enum Kind {
     Environment,
     /// One try at making something.
     Attempt,
+    /// A compose file with placeholders, that environments are rendered from.
+    Template,
+    /// A Git repository.
+    Repository,
+    /// A branch of a Git repository.
+    Branch,
 }
 
 impl fmt::Display for Kind {
@@ -57,6 +63,9 @@ impl fmt::Display for Kind {
             Self::File => "file",
             Self::Environment => "environment",
             Self::Attempt => "attempt",
+            Self::Template => "template",
+            Self::Repository => "repository",
+            Self::Branch => "branch",
         })
     }
 }
@@ -119,6 +128,26 @@ pub enum Error {
         log: Vec<String>,
         /// What to do about it.
         hint: String,
+    },
+    /// A template, or what was rendered from it, that cannot be deployed.
+    #[error("{}: {reason}", place(file, *line))]
+    InvalidTemplate {
+        /// The file.
+        file: String,
+        /// The line, the first being 1; 0 where none is to blame.
+        line: usize,
+        /// What is wrong there, and which key it is about.
+        reason: String,
+    },
+    /// A service of an environment did not do its work: it could not be built, or ended by itself.
+    #[error("service {service:?} failed: {reason}")]
+    ServiceFailed {
+        /// Which one.
+        service: String,
+        /// What happened to it.
+        reason: String,
+        /// The end of its log.
+        log: Vec<String>,
     },
     /// The caller is known, and may not do this.
     #[error("{message}")]
@@ -194,6 +223,8 @@ pub enum Code {
     InvalidName,
     InvalidInput,
     InvalidDump,
+    InvalidTemplate,
+    ServiceFailed,
     Forbidden,
     Unauthenticated,
     QuotaExceeded,
@@ -206,13 +237,15 @@ pub enum Code {
 
 impl Code {
     /// Every code, for front ends that translate each.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::NotFound,
         Self::AlreadyExists,
         Self::Conflict,
         Self::InvalidName,
         Self::InvalidInput,
         Self::InvalidDump,
+        Self::InvalidTemplate,
+        Self::ServiceFailed,
         Self::Forbidden,
         Self::Unauthenticated,
         Self::QuotaExceeded,
@@ -232,6 +265,8 @@ impl Code {
             Self::InvalidName => "invalid_name",
             Self::InvalidInput => "invalid_input",
             Self::InvalidDump => "invalid_dump",
+            Self::InvalidTemplate => "invalid_template",
+            Self::ServiceFailed => "service_failed",
             Self::Forbidden => "forbidden",
             Self::Unauthenticated => "unauthenticated",
             Self::QuotaExceeded => "quota_exceeded",
@@ -260,6 +295,8 @@ impl Error {
             Self::InvalidName { .. } => Code::InvalidName,
             Self::InvalidInput { .. } => Code::InvalidInput,
             Self::InvalidDump { .. } => Code::InvalidDump,
+            Self::InvalidTemplate { .. } => Code::InvalidTemplate,
+            Self::ServiceFailed { .. } => Code::ServiceFailed,
             Self::Forbidden { .. } => Code::Forbidden,
             Self::Unauthenticated { .. } => Code::Unauthenticated,
             Self::QuotaExceeded { .. } => Code::QuotaExceeded,
@@ -292,6 +329,9 @@ impl Error {
                 Kind::Dataset => {
                     "list those that exist with `ondemand dataset list`, or import one: `ondemand dataset import NAME --dump FILE`".into()
                 }
+                Kind::Environment => "list those that exist with `ondemand env list`".into(),
+                Kind::Repository => "check its name, and that the token may read it".into(),
+                Kind::Branch => "check its name, and that it was pushed".into(),
                 Kind::Route => "list those that exist with `ondemand route list`".into(),
                 kind => format!("list the {kind}s that exist"),
             },
@@ -302,6 +342,8 @@ impl Error {
             | Self::Unsupported { hint, .. } => hint.clone(),
             Self::OutOfSpace { .. } => "delete databases or old snapshots, or enlarge the pool".into(),
             Self::Unauthenticated { .. } => "send the token as `Authorization: Bearer TOKEN`".into(),
+            Self::InvalidTemplate { .. } => "mend the template, and check it with `ondemand template check`".into(),
+            Self::ServiceFailed { .. } => "read the end of its log; mend the code, push, and try again".into(),
             Self::NotReady { .. } => "read the log; if it was only slow, try again".into(),
             Self::Backend { backend: "docker", transient: true, .. } => {
                 "check that the Docker Engine runs and that its socket can be reached".into()
@@ -320,7 +362,7 @@ impl Error {
     /// Returns the end of the log that explains the error, where there is one.
     pub fn log(&self) -> &[String] {
         match self {
-            Self::InvalidDump { log, .. } | Self::NotReady { log, .. } => log,
+            Self::InvalidDump { log, .. } | Self::ServiceFailed { log, .. } | Self::NotReady { log, .. } => log,
             _ => &[],
         }
     }
@@ -361,6 +403,10 @@ impl Error {
 
 fn missing(kind: Kind, name: &str) -> String {
     if name.is_empty() { format!("there is no {kind} yet") } else { format!("{kind} {name:?} does not exist") }
+}
+
+fn place(file: &str, line: usize) -> String {
+    if line == 0 { file.to_owned() } else { format!("{file}:{line}") }
 }
 
 /// Cuts what a stranger sent to a length that fits a message.

@@ -227,15 +227,7 @@ async fn orchestrators_are_wrapped_and_their_logs_too() {
     assert_eq!(orchestrator.list(&Selector::all()).await.unwrap(), []);
     orchestrator.set_running(&name, false).await.unwrap();
     assert!(
-        orchestrator
-            .deploy(&StackSpec {
-                name,
-                attempt: ondemand_core::AttemptId::random().unwrap(),
-                labels: Labels::new(),
-                services: vec![]
-            })
-            .await
-            .is_err()
+        orchestrator.deploy(&StackSpec::new(name, ondemand_core::AttemptId::random().unwrap(), vec![])).await.is_err()
     );
     assert_eq!(plan.count("deploy"), 1);
 }

@@ -108,12 +108,7 @@ fn service(name: &str, script: &str) -> ServiceSpec {
 }
 
 fn stack(name: &str, services: Vec<ServiceSpec>) -> StackSpec {
-    StackSpec {
-        name: StackName::new(name).expect("a stack name"),
-        attempt: AttemptId::random().expect("randomness"),
-        labels: Labels::new(),
-        services,
-    }
+    StackSpec::new(StackName::new(name).expect("a stack name"), AttemptId::random().expect("randomness"), services)
 }
 
 fn free_address() -> SocketAddr {

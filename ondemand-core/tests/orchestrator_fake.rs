@@ -8,7 +8,7 @@ use std::time::Duration;
 use ondemand_core::conformance::orchestrator::{Harness, Program};
 use ondemand_core::fakes::{FakeOrchestrator, FakeProgram};
 use ondemand_core::orchestrator::{PublishedPort, ServiceSpec, ServiceState, StackSpec};
-use ondemand_core::{AttemptId, Error, Labels, Orchestrator, ServiceName, StackName};
+use ondemand_core::{AttemptId, Error, Orchestrator, ServiceName, StackName};
 
 struct Fake(FakeOrchestrator);
 
@@ -51,12 +51,7 @@ fn service(name: &str, command: &str) -> ServiceSpec {
 }
 
 fn stack(name: &str, service: ServiceSpec) -> StackSpec {
-    StackSpec {
-        name: StackName::new(name).expect("a stack name"),
-        attempt: AttemptId::random().expect("randomness"),
-        labels: Labels::new(),
-        services: vec![service],
-    }
+    StackSpec::new(StackName::new(name).expect("a stack name"), AttemptId::random().expect("randomness"), vec![service])
 }
 
 #[tokio::test]

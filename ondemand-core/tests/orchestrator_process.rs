@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use ondemand_core::orchestrator::{LogOptions, Process, ProcessOptions, RunAs, ServiceSpec, ServiceState, StackSpec};
-use ondemand_core::{AttemptId, Error, Labels, Orchestrator, Selector, ServiceName, StackName};
+use ondemand_core::{AttemptId, Error, Orchestrator, Selector, ServiceName, StackName};
 
 /// The contract.
 mod conformance {
@@ -88,12 +88,7 @@ fn service(name: &str, script: &str) -> ServiceSpec {
 }
 
 fn stack(name: &str, services: Vec<ServiceSpec>) -> StackSpec {
-    StackSpec {
-        name: StackName::new(name).expect("a stack name"),
-        attempt: AttemptId::random().expect("randomness"),
-        labels: Labels::new(),
-        services,
-    }
+    StackSpec::new(StackName::new(name).expect("a stack name"), AttemptId::random().expect("randomness"), services)
 }
 
 /// Returns the processes that carry the mark of this instance.

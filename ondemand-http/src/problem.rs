@@ -115,7 +115,7 @@ fn status(code: Code, transient: bool) -> StatusCode {
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::AlreadyExists | Code::Conflict => StatusCode::CONFLICT,
         Code::InvalidName | Code::InvalidInput => StatusCode::BAD_REQUEST,
-        Code::InvalidDump => StatusCode::UNPROCESSABLE_ENTITY,
+        Code::InvalidDump | Code::ServiceFailed => StatusCode::UNPROCESSABLE_ENTITY,
         Code::Forbidden => StatusCode::FORBIDDEN,
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
@@ -135,6 +135,8 @@ fn title(code: Code) -> &'static str {
         Code::InvalidName => "Invalid name",
         Code::InvalidInput => "Invalid input",
         Code::InvalidDump => "The dump cannot be restored",
+        Code::InvalidTemplate => "The template cannot be deployed",
+        Code::ServiceFailed => "A service failed",
         Code::Forbidden => "Forbidden",
         Code::Unauthenticated => "Not authenticated",
         Code::QuotaExceeded => "A limit is reached",
@@ -164,6 +166,10 @@ mod tests {
             Code::InvalidName => ondemand_core::DatasetName::new("X").expect_err("a bad name"),
             Code::InvalidInput => Error::invalid("ttl", "it is bad"),
             Code::InvalidDump => Error::InvalidDump { message, log: vec!["a line".into()], hint },
+            Code::InvalidTemplate => Error::InvalidTemplate { file: "a.yml".into(), line: 3, reason: message },
+            Code::ServiceFailed => {
+                Error::ServiceFailed { service: "back".into(), reason: message, log: vec!["a line".into()] }
+            }
             Code::Forbidden => Error::Forbidden { message },
             Code::Unauthenticated => Error::Unauthenticated { message },
             Code::QuotaExceeded => Error::QuotaExceeded { message, hint },

@@ -140,7 +140,7 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
 
 fn spec(stack: &str, services: Vec<ServiceSpec>) -> StackSpec {
     let attempt = AttemptId::random().expect("randomness");
-    StackSpec { name: name(stack), attempt, labels: labels(&[("test.stack", stack)]), services }
+    StackSpec { labels: labels(&[("test.stack", stack)]), ..StackSpec::new(name(stack), attempt, services) }
 }
 
 fn sleeper(harness: &dyn Harness, stack: &str) -> StackSpec {

@@ -158,10 +158,8 @@ impl Inner {
         service.stop_grace = STOP_GRACE;
         service.shm_size = Some(SHM_SIZE);
         Ok(StackSpec {
-            name: record.stack(),
-            attempt: AttemptId::random()?,
             labels: record.stack_labels(&self.instance.id)?,
-            services: vec![service],
+            ..StackSpec::new(record.stack(), AttemptId::random()?, vec![service])
         })
     }
 

@@ -156,7 +156,7 @@ impl FakeStack {
             labels: self.spec.labels.clone(),
             created: self.created,
             services: services
-                .map(|(spec, now)| Service { name: spec.name.clone(), state: now.state, pid: now.pid })
+                .map(|(spec, now)| Service { pid: now.pid, ..Service::new(spec.name.clone(), now.state) })
                 .collect(),
         }
     }

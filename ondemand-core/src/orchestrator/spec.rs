@@ -92,7 +92,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::label::Labels;
     use crate::name::ServiceName;
     use crate::orchestrator::{Mount, ServiceSpec};
 
@@ -110,12 +109,8 @@ mod tests {
     #[test]
     fn what_no_orchestrator_could_run_is_refused() {
         let service = ServiceSpec::new(ServiceName::new("main").expect("a name"), vec!["true".into()]);
-        let mut spec = StackSpec {
-            name: StackName::new("a").expect("a name"),
-            attempt: AttemptId::random().expect("randomness"),
-            labels: Labels::new(),
-            services: vec![],
-        };
+        let mut spec =
+            StackSpec::new(StackName::new("a").expect("a name"), AttemptId::random().expect("randomness"), vec![]);
         assert!(spec.check().is_err(), "no service");
         spec.services = vec![service.clone()];
         assert!(spec.check().is_ok());

@@ -173,7 +173,8 @@ impl Problem {
             Ok(Code::NotReady) => Error::NotReady { waited: Duration::ZERO, last: rest(" s: "), log },
             Ok(Code::Unsupported) => Error::Unsupported { message, hint: hint_or_none },
             Ok(Code::Cancelled) => Error::Cancelled,
-            Ok(Code::Backend) | Err(_) => {
+            // A proxy knows neither templates nor services.
+            Ok(Code::Backend | Code::InvalidTemplate | Code::ServiceFailed) | Err(_) => {
                 let source = std::iter::once(detail).chain(causes).collect::<Vec<_>>().join(": ");
                 Error::Backend { backend: BACKEND, operation, transient: status == 503, source: source.into() }
             }

@@ -277,5 +277,5 @@ fn to_service(name: &ServiceName, seen: Option<&Seen>, starting: bool, asleep: b
         Some(Doing::Ended { status }) => ServiceState::Exited { status },
         None | Some(Doing::Created) => ServiceState::Exited { status: None },
     };
-    Service { name: name.clone(), state, pid: seen.and_then(|seen| seen.pid) }
+    Service { pid: seen.and_then(|seen| seen.pid), ..Service::new(name.clone(), state) }
 }

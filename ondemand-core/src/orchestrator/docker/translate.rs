@@ -207,7 +207,8 @@ mod tests {
         let labels = Labels::new().with("test.a", "1").and_then(|l| l.with(STACK, "forged")).expect("labels");
         let name = StackName::new("s").expect("a name");
         let attempt = AttemptId::random().expect("randomness");
-        let stack = StackSpec { name: name.clone(), attempt: attempt.clone(), labels, services: vec![service.clone()] };
+        let mut stack = StackSpec::new(name.clone(), attempt.clone(), vec![service.clone()]);
+        stack.labels = labels;
         let names = Names { instance: "i", stack: &name, attempt: &attempt };
         assert_eq!(names.container(&service.name), "ondemand-i-s.main");
 

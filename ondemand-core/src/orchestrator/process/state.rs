@@ -97,7 +97,7 @@ impl Shared {
             Some(exit) => ServiceState::Exited { status: exit.status },
         };
         let pid = started.filter(|_| exit.is_none()).map(|started| started.identity.pid);
-        Service { name: name.clone(), state, pid }
+        Service { pid, ..Service::new(name.clone(), state) }
     }
 
     /// Tells how a process ended; `None` if it runs.

@@ -103,7 +103,10 @@ async fn errors_come_back_as_they_were() {
         }
     }
     codes.push(Code::Backend);
-    assert_eq!(codes, Code::ALL, "a code is missing here");
+    // A proxy knows neither templates nor services.
+    let others = [Code::InvalidTemplate, Code::ServiceFailed];
+    let told: Vec<_> = Code::ALL.into_iter().filter(|code| !others.contains(code)).collect();
+    assert_eq!(codes, told, "a code is missing here");
 }
 
 #[tokio::test]
