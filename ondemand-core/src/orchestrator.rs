@@ -12,6 +12,8 @@ use crate::error::Result;
 use crate::label::{Labels, Selector};
 use crate::name::{ServiceName, StackName};
 
+pub(crate) mod depends;
+pub(crate) mod discovery;
 #[cfg(feature = "docker")]
 mod docker;
 mod known;

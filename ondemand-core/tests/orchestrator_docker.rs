@@ -12,6 +12,7 @@ use bollard::models::{ContainerCreateBody, NetworkCreateRequest};
 use bollard::query_parameters::{
     CreateContainerOptions, ListContainersOptions, ListNetworksOptions, RemoveContainerOptions,
 };
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt};
 use ondemand_core::conformance::orchestrator::{Harness, Program};
 use ondemand_core::orchestrator::{
@@ -85,6 +86,23 @@ impl Harness for Containers {
             service.image = Some("ondemand-test/no-such-image:1".into());
         }
         service
+    }
+
+    fn inspect<'a>(&'a self, stack: &'a StackName) -> BoxFuture<'a, String> {
+        Box::pin(async move {
+            let record = self.dir.path().join("stacks").join(format!("{stack}.json"));
+            let record = std::fs::read_to_string(record).expect("a record");
+            let client = client().await;
+            let filters = HashMap::from([("label".to_owned(), vec![format!("ondemand.instance={}", self.instance)])]);
+            let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
+            let mut seen = record;
+            for container in client.list_containers(Some(options)).await.expect("containers") {
+                let id = container.id.expect("an id");
+                let inspected = client.inspect_container(&id, None).await.expect("a container");
+                seen += &serde_json::to_string(&inspected).expect("JSON");
+            }
+            seen
+        })
     }
 }
 

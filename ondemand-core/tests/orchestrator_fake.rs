@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use ondemand_core::conformance::orchestrator::{Harness, Program};
 use ondemand_core::fakes::{FakeOrchestrator, FakeProgram};
 use ondemand_core::orchestrator::{PublishedPort, ServiceSpec, ServiceState, StackSpec};
@@ -19,6 +20,12 @@ impl Fake {
         fake.program("prints", FakeProgram::Prints(["one", "two", "three"].map(str::to_owned).to_vec()));
         fake.program("ticks", FakeProgram::Ticks(Duration::from_millis(10)));
         fake.program("missing", FakeProgram::Missing);
+        fake.program("completes", FakeProgram::PrintsAndExits(vec!["done".into()], 0));
+        fake.program("fails", FakeProgram::PrintsAndExits(vec!["no such table".into()], 3));
+        fake.program("finds", FakeProgram::Finds("ONDEMAND_SERVICE_WEB_SERVER".into()));
+        fake.program("reads", FakeProgram::PrintsSecret("token".into()));
+        fake.program("litters", FakeProgram::Prints(vec!["clean".into()]));
+        fake.program("unhealthy", FakeProgram::Unhealthy);
         Self(fake)
     }
 }
@@ -35,8 +42,23 @@ impl Harness for Fake {
             Program::Prints => "prints",
             Program::Ticks => "ticks",
             Program::Missing => "missing",
+            Program::Completes => "completes",
+            Program::Fails => "fails",
+            Program::Listens => "listens",
+            Program::Finds | Program::FindsAtOnce => "finds",
+            Program::ReadsSecret => "reads",
+            Program::Litters => "litters",
         };
-        service(name, command)
+        // It has no shell to try a health check with.
+        service(name, if name == "bad" && command == "sleeps" { "unhealthy" } else { command })
+    }
+
+    fn ask<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Option<String>> {
+        Box::pin(async move { self.0.is_reached(address).then(|| "hello".to_owned()) })
+    }
+
+    fn inspect<'a>(&'a self, stack: &'a StackName) -> BoxFuture<'a, String> {
+        Box::pin(async move { format!("{:?} {:?}", self.0, self.0.spec(stack)) })
     }
 
     fn is_alive(&self, pid: u32) -> bool {

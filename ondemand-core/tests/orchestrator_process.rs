@@ -14,6 +14,7 @@ use ondemand_core::{AttemptId, Error, Orchestrator, Selector, ServiceName, Stack
 mod conformance {
     use std::sync::Arc;
 
+    use futures_util::future::BoxFuture;
     use ondemand_core::conformance::orchestrator::{Harness, Program};
 
     use super::*;
@@ -39,7 +40,15 @@ mod conformance {
             if program == Program::Missing {
                 service.command = vec!["/no/such/program".into()];
             }
+            if program == Program::Listens {
+                service.env.insert("LISTEN_ON".into(), "127.0.0.1".into());
+            }
             service
+        }
+
+        fn inspect<'a>(&'a self, stack: &'a StackName) -> BoxFuture<'a, String> {
+            let record = self.0.path().join("stacks").join(format!("{stack}.json"));
+            Box::pin(async move { std::fs::read_to_string(record).expect("a record") })
         }
     }
 

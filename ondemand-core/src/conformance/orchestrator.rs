@@ -16,12 +16,19 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, poll};
+use tokio::io::AsyncBufReadExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::{Error, Kind};
 use crate::label::{Labels, Selector};
 use crate::name::{AttemptId, ServiceName, StackName};
 use crate::orchestrator::{LogOptions, Orchestrator, ServiceSpec, ServiceState, Stack, StackId, StackSpec};
+
+mod features;
+mod program;
+
+pub use features::*;
+pub use program::Program;
 
 /// How long anything that is waited for may take; far more than it needs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,36 +46,18 @@ pub trait Harness: Send + Sync {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| state != "Z")
     }
-}
 
-/// A program that a harness has to offer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Program {
-    /// Runs until it is told to end, and then ends at once.
-    Sleeps,
-    /// Runs until it is killed: it ignores the signal that asks it to end. Its grace is a second at most.
-    Stubborn,
-    /// Ends with status 3.
-    Exits,
-    /// Writes `one`, `two` and `three`, a line each, and then sleeps.
-    Prints,
-    /// Writes `tick 0`, `tick 1`, and so on, some every second.
-    Ticks,
-    /// Is a program, or an image, that does not exist.
-    Missing,
-}
-
-impl Program {
-    /// Returns the program as a script for `/bin/sh`, for orchestrators that have one. [`Program::Missing`] is for the harness to miss.
-    pub fn script(self) -> &'static str {
-        match self {
-            Self::Sleeps | Self::Missing => "exec sleep 1000",
-            Self::Stubborn => "trap '' TERM; while :; do sleep 1000; done",
-            Self::Exits => "exit 3",
-            Self::Prints => "echo one; echo two; echo three; exec sleep 1000",
-            Self::Ticks => "n=0; while :; do echo tick $n; n=$((n + 1)); sleep 0.1; done",
-        }
+    /// Returns the line that whoever listens at an address says to one that connects; `None` if nobody does.
+    fn ask<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Option<String>> {
+        Box::pin(async move {
+            let stream = tokio::net::TcpStream::connect(address).await.ok()?;
+            let mut lines = tokio::io::BufReader::new(stream).lines();
+            timeout(PATIENCE, lines.next_line()).await.ok()?.ok()?
+        })
     }
+
+    /// Returns what whoever may look into the engine, or reads what the orchestrator remembers, learns about a stack.
+    fn inspect<'a>(&'a self, stack: &'a StackName) -> BoxFuture<'a, String>;
 }
 
 /// Tries a behaviour, and afterwards removes what it left, whether it was shown or not.
@@ -114,6 +103,17 @@ macro_rules! orchestrator_conformance {
             a_missing_program_leaves_nothing
             a_failing_service_undoes_the_others
             a_dropped_deployment_leaves_nothing
+            a_published_port_is_told_and_reached
+            siblings_find_each_other
+            dependencies_are_honoured
+            what_is_done_is_not_done_again
+            a_dependency_that_fails_undoes_all
+            a_dependency_that_is_never_healthy_undoes_all
+            a_waiting_deployment_can_be_dropped
+            a_waiting_deployment_can_be_removed
+            a_secret_is_read_and_not_told
+            a_directory_of_its_own_goes_with_the_stack
+            what_a_stack_lacks_is_refused
         }
     };
     (@tests $harness:expr; $($behaviour:ident)*) => {
@@ -576,6 +576,7 @@ mod tests {
         let listed: Vec<_> = list.split_whitespace().collect();
         let written: Vec<_> = source
             .lines()
+            .chain(include_str!("orchestrator/features.rs").lines())
             .filter_map(|line| line.strip_prefix("pub async fn ")?.strip_suffix("(harness: &dyn Harness) {"))
             .collect();
         assert!(!written.is_empty());

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, pending};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -295,6 +296,10 @@ impl<T: Orchestrator + ?Sized> Orchestrator for Faulty<T> {
     }
 
     /// A stream that fails after, or is cut off, gives its lines first.
+    fn secrets_dir(&self, stack: &StackName) -> PathBuf {
+        self.inner.secrets_dir(stack)
+    }
+
     fn logs(&self, name: &StackName, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {
         let (index, fault) = self.plan.enter("logs", name);
         let lines = || {

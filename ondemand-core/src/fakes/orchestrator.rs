@@ -1,24 +1,30 @@
 //! An orchestrator that runs nothing, and minds the contract.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use time::OffsetDateTime;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
 
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::name::{ServiceName, StackName};
 use crate::orchestrator::{
-    LogLine, LogOptions, Orchestrator, Service, ServiceSpec, ServiceState, Stack, StackId, StackSpec, deploy_or_undo,
+    Condition, Endpoint, LogLine, LogOptions, Orchestrator, SecretSpec, Service, ServiceSpec, ServiceState, Stack,
+    StackId, StackSpec, depends, deploy_or_undo, discovery,
 };
 
 /// The first number that a fake process gets; no kernel gives one as high to a real one.
 const FIRST_PID: u32 = 1 << 30;
+/// The port below the first that is chosen.
+const FIRST_PORT: u16 = 20_000;
+/// Where published ports are.
+const HOST: &str = "127.0.0.1";
 
 /// What a fake program does when it is started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,9 +40,22 @@ pub enum FakeProgram {
     Exits(i32),
     /// It does not exist, so a stack with it cannot be deployed.
     Missing,
+    /// It writes what a variable of its environment holds, and runs.
+    PrintsVariable(String),
+    /// It writes `found: hello` if the variable holds the address of a service that runs, and runs; otherwise it ends with status 3.
+    Finds(String),
+    /// It writes what is in a secret, and runs.
+    PrintsSecret(String),
+    /// It writes these lines, and ends at once with this status.
+    PrintsAndExits(Vec<String>, i32),
+    /// It runs, and its health check never succeeds.
+    Unhealthy,
 }
 
 /// Keeps stacks in memory as an orchestrator would that runs them, for tests of what is built on one.
+///
+/// It refuses nothing that a stack can be asked for. Of what is not in every specification, it chooses published ports (where nobody listens), makes
+/// services wait for those they depend on, tells them where their siblings are, and shows them their secrets; the rest has no effect.
 ///
 /// A program does what [`FakeOrchestrator::program`] said for its name, and otherwise runs until it is told to end. As a real
 /// orchestrator, it refuses a published port that another stack has. Mounts need not exist: a store in memory has none. A program
@@ -60,6 +79,8 @@ struct State {
     programs: BTreeMap<String, FakeProgram>,
     deployed: HashSet<StackId>,
     processes: u32,
+    /// How many ports were chosen.
+    ports: u16,
 }
 
 #[derive(Debug)]
@@ -70,11 +91,13 @@ struct FakeStack {
     services: Vec<FakeService>,
 }
 
-#[derive(Debug)]
 struct FakeService {
     state: ServiceState,
     pid: Option<u32>,
     log: Vec<(OffsetDateTime, String)>,
+    /// Its published ports.
+    ports: Vec<u16>,
+    restarts: u32,
 }
 
 impl FakeOrchestrator {
@@ -109,6 +132,11 @@ impl FakeOrchestrator {
         state.stacks.values().flat_map(|stack| &stack.services).any(|service| service.pid == Some(pid))
     }
 
+    /// Tells whether an address is that of a published port of a service that runs.
+    pub fn is_reached(&self, address: &str) -> bool {
+        self.shared.state().is_reached(address)
+    }
+
     /// Makes all services of a stack that run end by themselves. Returns how many did.
     pub fn exit(&self, name: &StackName, status: i32) -> usize {
         let mut ended = 0;
@@ -134,10 +162,39 @@ impl FakeOrchestrator {
     }
 }
 
+/// What a program wrote may be a secret that it was given.
+impl fmt::Debug for FakeService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeService").field("state", &self.state).field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
 impl FakeService {
     fn end(&mut self, state: ServiceState) {
         self.state = state;
         self.pid = None;
+    }
+
+    fn print(&mut self, lines: impl IntoIterator<Item = String>) {
+        self.log.extend(lines.into_iter().map(|line| (OffsetDateTime::now_utc(), line)));
+    }
+
+    fn view(&self, spec: &ServiceSpec) -> Service {
+        let endpoints = spec.publish.iter().zip(&self.ports).filter(|_| self.pid.is_some());
+        let endpoints = endpoints
+            .map(|(publish, port)| Endpoint { target: publish.target, address: format!("{HOST}:{port}") })
+            .collect();
+        let error = match self.state {
+            ServiceState::Exited { status } if status != Some(0) => Some(depends::ended(status)),
+            _ => None,
+        };
+        Service {
+            pid: self.pid,
+            endpoints,
+            restarts: self.restarts,
+            error,
+            ..Service::new(spec.name.clone(), self.state)
+        }
     }
 }
 
@@ -155,9 +212,25 @@ impl FakeStack {
             attempt: self.spec.attempt.clone(),
             labels: self.spec.labels.clone(),
             created: self.created,
-            services: services
-                .map(|(spec, now)| Service { pid: now.pid, ..Service::new(spec.name.clone(), now.state) })
-                .collect(),
+            services: services.map(|(spec, now)| now.view(spec)).collect(),
+        }
+    }
+
+    /// Returns a variable as a service finds it.
+    fn variable(&self, at: usize, key: &str) -> String {
+        let spec = &self.spec.services[at];
+        let port = |place: usize, at: usize| self.services[place].ports.get(at).copied().unwrap_or_default();
+        let mut variables = discovery::siblings(&self.spec, port, |_| HOST.to_owned());
+        variables.extend(discovery::own_ports(spec, |nth| port(at, nth)));
+        variables.extend(spec.env.clone());
+        variables.remove(key).unwrap_or_default()
+    }
+
+    fn secret(&self, name: &str) -> String {
+        match self.spec.secrets.get(name) {
+            Some(SecretSpec::Content(secret)) => secret.expose().to_owned(),
+            Some(SecretSpec::External(name)) => format!("the secret {name}"),
+            None => String::new(),
         }
     }
 }
@@ -172,11 +245,38 @@ impl State {
         self.stacks.get_mut(name).ok_or_else(|| Error::not_found(Kind::Stack, name))
     }
 
+    /// Returns a stack unless it was removed, whatever has its name now.
+    fn same_stack(&mut self, id: &StackId, name: &StackName) -> Result<&mut FakeStack> {
+        self.stack(name).ok().filter(|stack| stack.id == *id).ok_or_else(|| Error::not_found(Kind::Stack, name))
+    }
+
+    fn is_reached(&self, address: &str) -> bool {
+        let services = self.stacks.values().flat_map(|stack| &stack.services).filter(|service| service.pid.is_some());
+        services.flat_map(|service| &service.ports).any(|port| format!("{HOST}:{port}") == address)
+    }
+
+    /// Chooses the ports that a service publishes.
+    fn choose_ports(&mut self, service: &ServiceSpec) -> Vec<u16> {
+        let mut choose = || {
+            self.ports = (self.ports + 1) % (u16::MAX - FIRST_PORT);
+            FIRST_PORT + self.ports
+        };
+        service.publish.iter().map(|publish| publish.published.unwrap_or_else(&mut choose)).collect()
+    }
+
     /// Checks what only can be checked against the host and the other stacks.
     fn check(&self, spec: &StackSpec) -> Result<()> {
         for service in &spec.services {
             if self.what(service) == FakeProgram::Missing {
                 return Err(Error::not_found(Kind::File, service.command.first().map_or("", String::as_str)));
+            }
+            let fixed = service.publish.iter().filter_map(|publish| publish.published);
+            let taken = |port: &u16| self.is_reached(&format!("{HOST}:{port}"));
+            if let Some(port) = fixed.into_iter().find(taken) {
+                return Err(Error::Conflict {
+                    message: format!("port {port} is taken"),
+                    hint: "choose another port".into(),
+                });
             }
             let others = self.stacks.values().flat_map(|stack| stack.spec.services.iter().zip(&stack.services));
             let taken = others.filter(|(_, now)| now.pid.is_some()).flat_map(|(other, _)| &other.ports);
@@ -197,9 +297,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn deploy(self: &Arc<Self>, spec: StackSpec) -> Result<Stack> {
-        let id = spec.id();
-        let name = spec.name.clone();
+    async fn deploy(self: &Arc<Self>, spec: StackSpec, given_up: oneshot::Receiver<()>) -> Result<Stack> {
+        let (id, name) = (spec.id(), spec.name.clone());
         {
             let mut state = self.state();
             if state.stacks.contains_key(&name) {
@@ -207,35 +306,118 @@ impl Shared {
             }
             state.check(&spec)?;
             state.deployed.insert(id.clone());
-            let asleep = |_: &ServiceSpec| FakeService { state: ServiceState::Asleep, pid: None, log: Vec::new() };
-            let services = spec.services.iter().map(asleep).collect();
-            state.stacks.insert(name.clone(), FakeStack { id, spec, created: OffsetDateTime::now_utc(), services });
+            let mut services = Vec::new();
+            for service in &spec.services {
+                let ports = state.choose_ports(service);
+                let state = ServiceState::Starting;
+                services.push(FakeService { state, pid: None, log: Vec::new(), ports, restarts: 0 });
+            }
+            let stack = FakeStack { id: id.clone(), spec, created: OffsetDateTime::now_utc(), services };
+            state.stacks.insert(name.clone(), stack);
         }
-        self.start(&name)?;
+        let started = tokio::select! {
+            started = self.start(&name) => started,
+            _ = given_up => Err(Error::Cancelled),
+        };
+        if let Err(error) = started {
+            self.remove(&id);
+            return Err(error);
+        }
         Ok(self.state().stack(&name)?.view())
     }
 
-    /// Starts whatever of a stack does not run.
-    fn start(self: &Arc<Self>, name: &StackName) -> Result<()> {
+    /// Starts whatever of a stack does not run, each service after what it depends on.
+    async fn start(self: &Arc<Self>, name: &StackName) -> Result<()> {
+        let (id, spec) = {
+            let mut state = self.state();
+            let stack = state.stack(name)?;
+            (stack.id.clone(), stack.spec.clone())
+        };
+        for group in depends::groups(&spec)? {
+            for (place, condition) in depends::conditions(&spec, &group) {
+                self.wait_for(&id, name, place, condition).await?;
+            }
+            self.start_group(&id, name, &group)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a service is what others wait for.
+    async fn wait_for(&self, id: &StackId, name: &StackName, place: usize, condition: Condition) -> Result<()> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let mut state = self.state();
+                let stack = state.same_stack(id, name)?;
+                let spec = stack.spec.services[place].clone();
+                let (now, log) = (stack.services[place].state, &stack.services[place].log);
+                let from = log.len().saturating_sub(depends::TAIL);
+                let log = log[from..].iter().map(|(_, line)| line.clone()).collect();
+                let failed = |reason| Err(depends::failed(&spec.name, reason, log));
+                match (now, condition) {
+                    (ServiceState::Exited { status: Some(0) }, Condition::CompletedSuccessfully) => return Ok(()),
+                    (ServiceState::Exited { status }, _) => return failed(depends::ended(status)),
+                    (ServiceState::Running, Condition::Healthy) => {
+                        return match state.what(&spec) {
+                            FakeProgram::Unhealthy => failed("its health check does not succeed".into()),
+                            _ => Ok(()),
+                        };
+                    }
+                    _ => {}
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Starts those of a group of services that do not run.
+    fn start_group(self: &Arc<Self>, id: &StackId, name: &StackName, group: &[usize]) -> Result<()> {
         let mut state = self.state();
         let programs: Vec<_> = state.stack(name)?.spec.services.clone().iter().map(|spec| state.what(spec)).collect();
         let mut pid = FIRST_PID + state.processes;
-        let stack = state.stack(name)?;
-        for (at, (service, program)) in stack.services.iter_mut().zip(programs).enumerate() {
-            if service.pid.is_some() {
+        for &at in group {
+            let stack = state.same_stack(id, name)?;
+            let now = stack.services[at].state;
+            let done = now == ServiceState::Exited { status: Some(0) }
+                && depends::runs_once(&stack.spec, &stack.spec.services[at]);
+            if stack.services[at].pid.is_some() || done {
                 continue;
             }
-            service.state = ServiceState::Running;
-            service.pid = Some(pid);
-            match program {
-                FakeProgram::Runs | FakeProgram::Missing => {}
-                FakeProgram::Prints(lines) => {
-                    service.log.extend(lines.into_iter().map(|line| (OffsetDateTime::now_utc(), line)));
+            let mut lines = Vec::new();
+            let mut exit = None;
+            match programs[at].clone() {
+                FakeProgram::Runs | FakeProgram::Missing | FakeProgram::Unhealthy => {}
+                FakeProgram::Prints(given) => lines = given,
+                FakeProgram::Exits(status) => exit = Some(status),
+                FakeProgram::PrintsAndExits(given, status) => (lines, exit) = (given, Some(status)),
+                FakeProgram::PrintsVariable(key) => lines.push(stack.variable(at, &key)),
+                FakeProgram::PrintsSecret(name) => lines.push(stack.secret(&name)),
+                FakeProgram::Finds(key) => {
+                    // Its siblings of the same group are started before it looks again.
+                    let address = stack.variable(at, &key);
+                    let ours = group.iter().flat_map(|&at| &stack.services[at].ports);
+                    let starts = ours.into_iter().any(|port| format!("{HOST}:{port}") == address);
+                    if starts || state.is_reached(&address) {
+                        lines.push("found: hello".into());
+                    } else {
+                        exit = Some(3);
+                    }
                 }
-                FakeProgram::Exits(status) => service.end(ServiceState::Exited { status: Some(status) }),
                 FakeProgram::Ticks(pause) => {
                     tokio::spawn(Arc::clone(self).tick(name.clone(), at, pid, pause));
                 }
+            }
+            let service = &mut state.same_stack(id, name)?.services[at];
+            if matches!(service.state, ServiceState::Exited { .. }) {
+                service.restarts += 1;
+            }
+            service.state = ServiceState::Running;
+            service.pid = Some(pid);
+            service.print(lines);
+            if let Some(status) = exit {
+                service.end(ServiceState::Exited { status: Some(status) });
             }
             pid += 1;
         }
@@ -339,9 +521,11 @@ impl Orchestrator for FakeOrchestrator {
         let id = stack.id();
         assert!(!self.shared.state().deployed.contains(&id), "{id} was deployed before: an attempt is one try");
         let (shared, undoing, stack) = (Arc::clone(&self.shared), Arc::clone(&self.shared), stack.clone());
+        // Dropped with this future, it ends what the deployment may wait for.
+        let (_waits, given_up) = oneshot::channel();
         let deploy = async move {
             yield_now().await;
-            shared.deploy(stack)
+            shared.deploy(stack, given_up).await
         };
         deploy_or_undo("fake", deploy, move |id| async move {
             undoing.remove(&id);
@@ -371,10 +555,17 @@ impl Orchestrator for FakeOrchestrator {
     async fn set_running(&self, name: &StackName, running: bool) -> Result<()> {
         yield_now().await;
         if running {
-            return self.shared.start(name);
+            return self.shared.start(name).await;
         }
-        for service in &mut self.shared.state().stack(name)?.services {
-            service.end(ServiceState::Asleep);
+        {
+            let mut state = self.shared.state();
+            let stack = state.stack(name)?;
+            for (now, spec) in stack.services.iter_mut().zip(&stack.spec.services) {
+                let done = now.state == ServiceState::Exited { status: Some(0) };
+                if !(done && depends::runs_once(&stack.spec, spec)) {
+                    now.end(ServiceState::Asleep);
+                }
+            }
         }
         self.shared.changed.notify_waiters();
         Ok(())
@@ -396,7 +587,8 @@ impl Orchestrator for FakeOrchestrator {
             if stack.id != id {
                 return Err(Error::not_found(Kind::Stack, name));
             }
-            if !stack.is_running() {
+            let is_up = |state| matches!(state, ServiceState::Running | ServiceState::Starting);
+            if !stack.services.iter().all(|service| is_up(service.state)) {
                 return Ok(stack);
             }
             changed.await;

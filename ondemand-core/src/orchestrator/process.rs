@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use tokio::sync::oneshot;
 
 use super::record::{Records, make_private_dir};
 use super::spec::deploy_or_undo;
@@ -15,21 +16,30 @@ use crate::error::{Error, Result};
 use crate::label::{Labels, Selector};
 use crate::name::StackName;
 
+mod check;
+mod files;
 mod identity;
 mod logs;
+mod ports;
 mod spawn;
+mod start;
 mod state;
 mod tree;
 
+use files::Files;
 use state::{Record, Shared};
 
 /// What errors call this orchestrator.
 const BACKEND: &str = "process";
+/// Where published ports are reached.
+const HOST: &str = "127.0.0.1";
 
 /// Where a [`Process`] keeps what it must remember.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessOptions {
-    /// The directory of its records, one file a stack; made if need be. Whoever opens the same directory later adopts the stacks.
+    /// The directory of its records, one file a stack; made if need be. Whoever opens the same directory later adopts the stacks. What stacks
+    /// have on disk (secrets, configuration files, directories of their own) is beside it, in a directory of the same name with `-files` after
+    /// it; services that run as other users reach that if they may pass through the directories above.
     pub state_dir: PathBuf,
     /// The directory of its logs, one file a service; made if need be.
     pub log_dir: PathBuf,
@@ -44,6 +54,18 @@ pub struct ProcessOptions {
 /// writes to a log file of its own. A process is started so that it never runs unrecorded, whenever this one is killed; and it is
 /// known by number, start time and boot, so that no other process that gets its number later is taken for it.
 ///
+/// # Ports, siblings, files
+/// - A published port is one that nobody listens on, on the loopback address and outside the range that the kernel lends to outgoing
+///   connections. The service is told by `PORT` (of several ports: the first), and by `PORT_<target>` where there are several; a `PORT` in the
+///   specification is taken instead. It stays the stack's, asleep or awake, until the stack is removed.
+/// - All services are told where each other listens: `ONDEMAND_SERVICE_<NAME>` is `127.0.0.1:<port>`, in capitals, with `_` for `-`; with
+///   `_<target>` after it for each of several ports.
+/// - A secret is a file in [`secrets_dir`](Orchestrator::secrets_dir), which `ONDEMAND_SECRETS_DIR` names; a configuration file is one in
+///   `ONDEMAND_CONFIGS_DIR`. Only the service's user may read them, unless they have a mode. They are on disk, and go with the stack.
+/// - A directory of a service's own is empty in the beginning, only its user may enter it, and it goes with the stack.
+/// - What a service depends on is started first. A health check is run only while another service waits for it. A service that is a job, or that
+///   another waits to see completed, is not started again once it has ended with status 0.
+///
 /// A log file that is larger than 64 MiB when stacks are listed, or its lines asked for, is emptied; its first line says so.
 ///
 /// # What it does not do
@@ -51,6 +73,12 @@ pub struct ProcessOptions {
 ///   keep a program from writing to them.
 /// - [`LogOptions::since`] is unsupported: lines carry no time. [`LogOptions::tail`] is counted for each service.
 /// - The exit status of an adopted process is unknown: only its parent learns it.
+/// - It restarts nothing by itself, whatever the restart policy says: [`set_running`](Orchestrator::set_running) starts again what has exited,
+///   and [`Service::restarts`](super::Service::restarts) counts how often it did.
+/// - Volumes, tmpfs, capabilities, `read_only`, hosts, limits and kernel parameters of its own, users by name, ports that are not TCP or not the
+///   program's own, external secrets and configs, files at paths of their own, and any number of replicas but one are unsupported.
+/// - Images, networks, labels of services, init, host names, logging drivers and all else of a placement mean nothing to a process and are
+///   ignored: no service is hidden from another, and none is kept from taking more than its limits.
 #[derive(Debug, Clone)]
 pub struct Process {
     shared: Arc<Shared>,
@@ -70,8 +98,9 @@ impl Process {
         })?;
         let boot = identity::boot_id().map_err(|e| Error::io(BACKEND, "reading the boot id", e))?;
         make_private_dir(&options.log_dir, BACKEND)?;
+        let files = Files::beside(&options.state_dir)?;
         let records = Records::open(options.state_dir, BACKEND)?;
-        Ok(Self { shared: Arc::new(Shared::new(records, options.log_dir, options.instance, boot)) })
+        Ok(Self { shared: Arc::new(Shared::new(records, files, options.log_dir, options.instance, boot)) })
     }
 }
 
@@ -79,14 +108,17 @@ impl Process {
 impl Orchestrator for Process {
     async fn deploy(&self, stack: &StackSpec) -> Result<Stack> {
         stack.check()?;
-        let programs = stack.services.iter().map(spawn::check).collect::<Result<Vec<_>>>()?;
+        check::check_stack(stack)?;
+        self.shared.files.check(stack)?;
+        let program = |service| check::check(service, &self.shared.files.start(&stack.name, service));
+        let programs = stack.services.iter().map(program).collect::<Result<Vec<_>>>()?;
         let shared = Arc::clone(&self.shared);
         let undoing = Arc::clone(&self.shared);
         let stack = stack.clone();
-        deploy_or_undo(BACKEND, async move { shared.deploy(stack, programs).await }, move |id| async move {
-            undoing.remove(&id).await
-        })
-        .await
+        // Dropped with this future, it ends what the deployment may wait for.
+        let (_waits, given_up) = oneshot::channel();
+        let deploy = async move { shared.deploy(stack, programs, given_up).await };
+        deploy_or_undo(BACKEND, deploy, move |id| async move { undoing.remove(&id).await }).await
     }
 
     async fn get(&self, name: &StackName) -> Result<Stack> {
@@ -127,6 +159,10 @@ impl Orchestrator for Process {
             async move { Ok(seen) }.boxed()
         };
         known::wait_stopped(&shared.records, &shared.turns, name, look).await
+    }
+
+    fn secrets_dir(&self, stack: &StackName) -> PathBuf {
+        self.shared.files.secrets(stack)
     }
 
     fn logs(&self, name: &StackName, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {

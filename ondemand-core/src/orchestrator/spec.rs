@@ -5,7 +5,7 @@ use std::future::Future;
 
 use tokio::sync::oneshot;
 
-use super::{Service, ServiceState, Stack, StackId, StackSpec};
+use super::{Service, ServiceSpec, ServiceState, Stack, StackId, StackSpec, depends};
 use crate::error::{Error, Result};
 use crate::name::{AttemptId, StackName};
 
@@ -43,6 +43,36 @@ impl StackSpec {
         let mut mounts = self.services.iter().flat_map(|service| &service.mounts);
         if let Some(mount) = mounts.find(|mount| !mount.source.is_absolute() || !mount.target.is_absolute()) {
             return invalid(format!("its mount {} is not an absolute path", mount.source.display()));
+        }
+        self.services.iter().try_for_each(|service| self.check_names(service))?;
+        depends::groups(self).map(drop)
+    }
+
+    /// Checks that a service names only what the stack has.
+    fn check_names(&self, service: &ServiceSpec) -> Result<()> {
+        let invalid = |reason: String| Err(Error::invalid(format!("service {}", service.name), reason));
+        if !service.arguments.is_empty() && !service.command.is_empty() {
+            return invalid("it has a command, and arguments for the image's own in place of it".into());
+        }
+        let volumes = service.volumes.iter().filter_map(|mount| mount.volume.as_ref());
+        let missing = volumes.filter(|name| !self.volumes.contains_key(*name)).map(|name| ("volume", name));
+        let networks = service.networks.iter().map(|attachment| &attachment.network);
+        let missing =
+            missing.chain(networks.filter(|name| !self.networks.contains_key(*name)).map(|name| ("network", name)));
+        let secrets = service.secrets.iter().map(|mount| &mount.source);
+        let missing =
+            missing.chain(secrets.filter(|name| !self.secrets.contains_key(*name)).map(|name| ("secret", name)));
+        let configs = service.configs.iter().map(|mount| &mount.source);
+        let mut missing =
+            missing.chain(configs.filter(|name| !self.configs.contains_key(*name)).map(|name| ("config", name)));
+        if let Some((kind, name)) = missing.next() {
+            return invalid(format!("it uses the {kind} {name:?}, which the stack does not have"));
+        }
+        let targets = service.volumes.iter().map(|mount| &mount.target);
+        if let Some(target) =
+            targets.chain(service.tmpfs.iter().map(|mount| &mount.target)).find(|target| !target.is_absolute())
+        {
+            return invalid(format!("its mount {} is not an absolute path", target.display()));
         }
         Ok(())
     }
@@ -93,7 +123,7 @@ where
 mod tests {
     use super::*;
     use crate::name::ServiceName;
-    use crate::orchestrator::{Mount, ServiceSpec};
+    use crate::orchestrator::{FileMount, Mount, NetworkAttachment, VolumeMount};
 
     #[test]
     fn an_id_has_two_parts() {
@@ -119,5 +149,23 @@ mod tests {
         spec.services.pop();
         spec.services[0].mounts = vec![Mount::same("data", false)];
         assert!(spec.check().is_err(), "a relative mount");
+        spec.services[0].mounts.clear();
+        assert!(spec.check().is_ok());
+        let file = || FileMount { source: "no".into(), target: None, uid: None, gid: None, mode: None };
+        let wrong: [fn(&mut ServiceSpec, FileMount); 5] = [
+            |service, file| service.secrets = vec![file],
+            |service, file| service.configs = vec![file],
+            |service, _| service.networks = vec![NetworkAttachment { network: "no".into(), aliases: vec![] }],
+            |service, _| {
+                let volume = Some("no".into());
+                service.volumes = vec![VolumeMount { volume, target: "/x".into(), read_only: false, nocopy: false }];
+            },
+            |service, _| service.arguments = vec!["-v".into()],
+        ];
+        for (n, wrong) in wrong.iter().enumerate() {
+            let mut spec = spec.clone();
+            wrong(&mut spec.services[0], file());
+            assert!(matches!(spec.check(), Err(Error::InvalidInput { .. })), "{n}");
+        }
     }
 }

@@ -5,29 +5,24 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use rustix::process::Signal;
 use tokio::sync::watch;
 
+use super::files::Files;
 use super::identity::{Handle, Identity};
 use super::logs::{LARGEST, LogFile, lines, shorten};
-use super::spawn::{self, Held};
+use super::spawn;
 use super::tree::Root;
-use super::{BACKEND, LogLine, LogOptions};
+use super::{BACKEND, HOST, LogLine, LogOptions};
 use crate::error::{Error, Kind, Result};
 use crate::mark::Mark;
-use crate::name::{ServiceName, StackName};
-use crate::orchestrator::known;
+use crate::name::StackName;
 use crate::orchestrator::record::Records;
-use crate::orchestrator::spec::being_removed;
 use crate::orchestrator::turns::{Turns, locked};
-use crate::orchestrator::{Service, ServiceSpec, ServiceState, Stack, StackId, StackSpec, StopSignal};
-
-/// How long whoever inherited a process may take to notice that it has ended.
-const REAPED_WITHIN: Duration = Duration::from_secs(10);
+use crate::orchestrator::{Endpoint, Service, ServiceSpec, ServiceState, Stack, StackId, StopSignal, depends, known};
 
 /// What is remembered about a stack.
 pub(super) type Record = known::Record<Processes>;
@@ -37,6 +32,9 @@ pub(super) type Record = known::Record<Processes>;
 pub(super) struct Processes {
     /// The process of each service, in the order of the specification; `None` if it was never started.
     pub(super) processes: Vec<Option<Started>>,
+    /// The published ports of each service, in the order of the specification; empty if none publishes any.
+    #[serde(default)]
+    pub(super) ports: Vec<Vec<u16>>,
 }
 
 /// A process that was started.
@@ -44,24 +42,28 @@ pub(super) struct Processes {
 pub(super) struct Started {
     pub(super) identity: Identity,
     /// How it ended, if that was seen.
-    exit: Option<Exit>,
+    pub(super) exit: Option<Exit>,
+    /// How many of the service's processes before it ended by themselves.
+    #[serde(default)]
+    pub(super) restarts: u32,
 }
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
-struct Exit {
-    status: Option<i32>,
+pub(super) struct Exit {
+    pub(super) status: Option<i32>,
 }
 
 /// What all handles on one `Process`, and the tasks it started, have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) records: Records<Record>,
+    pub(super) files: Files,
     log_dir: PathBuf,
-    instance: String,
-    boot: String,
+    pub(super) instance: String,
+    pub(super) boot: String,
     /// The processes whose parent this process is, and how they ended.
-    children: Mutex<HashMap<Identity, watch::Receiver<Option<Exit>>>>,
+    pub(super) children: Mutex<HashMap<Identity, watch::Receiver<Option<Exit>>>>,
     /// Who does what to which stack.
     pub(super) turns: Turns,
 }
@@ -75,17 +77,23 @@ fn signal(stop: StopSignal) -> Signal {
 }
 
 impl Shared {
-    pub(super) fn new(records: Records<Record>, log_dir: PathBuf, instance: String, boot: String) -> Self {
-        Self { records, log_dir, instance, boot, children: Mutex::default(), turns: Turns::default() }
+    pub(super) fn new(
+        records: Records<Record>,
+        files: Files,
+        log_dir: PathBuf,
+        instance: String,
+        boot: String,
+    ) -> Self {
+        Self { records, files, log_dir, instance, boot, children: Mutex::default(), turns: Turns::default() }
     }
 
     /// Returns a stack as it is now.
     pub(super) fn stack(&self, record: &Record) -> Stack {
         let services = record.spec.services.iter().enumerate();
-        record.stack(services.map(|(at, service)| self.service(record, at, &service.name)).collect())
+        record.stack(services.map(|(at, service)| self.service(record, at, service)).collect())
     }
 
-    fn service(&self, record: &Record, at: usize, name: &ServiceName) -> Service {
+    fn service(&self, record: &Record, at: usize, spec: &ServiceSpec) -> Service {
         let started = record.engine.processes.get(at).and_then(Option::as_ref);
         let starting = self.turns.is_starting(&record.id);
         let exit = started.map_or(Some(Exit { status: None }), |started| self.exit(started));
@@ -97,11 +105,21 @@ impl Shared {
             Some(exit) => ServiceState::Exited { status: exit.status },
         };
         let pid = started.filter(|_| exit.is_none()).map(|started| started.identity.pid);
-        Service { pid, ..Service::new(name.clone(), state) }
+        let error = match state {
+            ServiceState::Exited { status } if status != Some(0) && started.is_some() => Some(depends::ended(status)),
+            _ => None,
+        };
+        let ports = record.engine.ports.get(at).filter(|_| pid.is_some()).into_iter().flatten();
+        let endpoints = spec.publish.iter().zip(ports);
+        let endpoints = endpoints
+            .map(|(publish, port)| Endpoint { target: publish.target, address: format!("{HOST}:{port}") })
+            .collect();
+        let restarts = started.map_or(0, |started| started.restarts);
+        Service { pid, endpoints, restarts, error, ..Service::new(spec.name.clone(), state) }
     }
 
     /// Tells how a process ended; `None` if it runs.
-    fn exit(&self, started: &Started) -> Option<Exit> {
+    pub(super) fn exit(&self, started: &Started) -> Option<Exit> {
         if started.exit.is_some() {
             return started.exit;
         }
@@ -136,95 +154,6 @@ impl Shared {
         }
     }
 
-    /// Claims the name, starts all services and releases them. Undoes all if one cannot be started.
-    pub(super) async fn deploy(self: Arc<Self>, spec: StackSpec, programs: Vec<PathBuf>) -> Result<Stack> {
-        let name = spec.name.clone();
-        let _turn = self.turns.take(&name).await;
-        let processes = vec![None; spec.services.len()];
-        let record = Record::new(spec, Processes { processes });
-        let starting = self.turns.starting(&record.id);
-        self.records.create(&name, &record)?;
-        let result = match self.delete_logs(&record) {
-            Ok(()) => self.start(&record, programs.into_iter().enumerate().collect()).await,
-            Err(e) => Err(e),
-        };
-        drop(starting);
-        match result {
-            Ok(record) => Ok(self.stack(&record)),
-            Err(error) => {
-                if let Err(undo) = self.end_and_forget(&record).await {
-                    tracing::warn!(stack = %name, error = %undo, "what a failed deployment left could not be removed");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Starts the services at these places of the specification, and returns the record that says so.
-    async fn start(self: &Arc<Self>, record: &Record, programs: Vec<(usize, PathBuf)>) -> Result<Record> {
-        let (id, name) = (&record.id, &record.spec.name);
-        let variable = format!("{}/{id}", self.instance);
-        let mut held = Vec::with_capacity(programs.len());
-        for (at, program) in programs {
-            let service = &record.spec.services[at];
-            let log = self.log_path(name, service);
-            match Held::spawn(service, &program, &log, &self.boot, &variable, self.mark(record, service)) {
-                Ok(process) => held.push((at, process)),
-                Err(error) => {
-                    // None was released, so each ends as soon as its pipe is closed.
-                    join_all(held.into_iter().map(|(_, process)| process.discard())).await;
-                    return Err(error);
-                }
-            }
-        }
-        let recorded = self.records.update(name, |record| {
-            if record.id != *id || record.removing {
-                return None;
-            }
-            record.asleep = false;
-            for (at, process) in &held {
-                record.engine.processes[*at] = Some(Started { identity: process.identity.clone(), exit: None });
-            }
-            Some(record.clone())
-        });
-        let recorded = match recorded {
-            Ok(Some(recorded)) => recorded,
-            unrecorded => {
-                join_all(held.into_iter().map(|(_, process)| process.discard())).await;
-                return Err(unrecorded.err().unwrap_or_else(|| being_removed(name)));
-            }
-        };
-        let mut released = Ok(());
-        for (_, mut process) in held {
-            let pipe = process.take_pipe();
-            self.reap(name, id, process);
-            if released.is_ok() {
-                released = spawn::release(pipe).await;
-            }
-        }
-        released.map(|()| recorded)
-    }
-
-    /// Waits, in the background, for a child to end, and notes how it did.
-    fn reap(self: &Arc<Self>, name: &StackName, id: &StackId, mut process: Held) {
-        let (tell, told) = watch::channel(None);
-        locked(&self.children).insert(process.identity.clone(), told);
-        let (shared, name, id) = (Arc::clone(self), name.clone(), id.clone());
-        tokio::spawn(async move {
-            let exit = Exit { status: process.wait().await };
-            let noted = shared.records.update(&name, |record| {
-                let mut started = record.engine.processes.iter_mut().flatten();
-                let started = started.find(|started| started.identity == process.identity && record.id == id)?;
-                started.exit = Some(exit);
-                Some(())
-            });
-            if let Err(error) = noted {
-                tracing::warn!(stack = %name, %error, "the end of a process could not be recorded");
-            }
-            tell.send_replace(Some(exit));
-        });
-    }
-
     /// Ends a stack's processes and keeps its definition.
     pub(super) async fn sleep(&self, name: &StackName) -> Result<()> {
         let _turn = self.turns.take(name).await;
@@ -234,35 +163,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Starts whatever of a stack does not run.
-    pub(super) async fn wake(self: &Arc<Self>, name: &StackName) -> Result<()> {
-        let _turn = self.turns.take(name).await;
-        let record = self.records.get(name)?;
-        if record.removing {
-            return Err(being_removed(name));
-        }
-        let mut programs = Vec::new();
-        for (at, service) in record.spec.services.iter().enumerate() {
-            let started = record.engine.processes.get(at).and_then(Option::as_ref);
-            if started.is_some_and(|started| self.exit(started).is_none()) {
-                continue;
-            }
-            programs.push((at, spawn::check(service)?));
-            // What came from the process that ended may have survived it.
-            self.end_service(&record, at).await?;
-            // The program may look for the one before it by its number, as Postgres does, and the machine's first process may be slow.
-            if let Some(started) = started {
-                started.identity.reaped(REAPED_WITHIN).await;
-            }
-        }
-        let _starting = self.turns.starting(&record.id);
-        self.start(&record, programs).await?;
-        Ok(())
-    }
-
     /// Ends a stack and forgets it.
     pub(super) async fn remove(&self, id: &StackId) -> Result<()> {
         let Some((name, _)) = id.parts() else { return Ok(()) };
+        // Before its turn: a deployment that waits for one of its services sees it, and gives up.
+        self.records.begin_removal(&name, id)?;
+        self.turns.changed.notify_waiters();
         let _turn = self.turns.take(&name).await;
         match self.records.begin_removal(&name, id)? {
             Some(record) => self.end_and_forget(&record).await,
@@ -270,11 +176,12 @@ impl Shared {
         }
     }
 
-    async fn end_and_forget(&self, record: &Record) -> Result<()> {
+    pub(super) async fn end_and_forget(&self, record: &Record) -> Result<()> {
         // As it is now: the attempt to start it may have recorded processes.
         let record = self.records.read(&record.spec.name)?.filter(|now| now.id == record.id).unwrap_or(record.clone());
         self.end(&record).await?;
         self.delete_logs(&record)?;
+        self.delete_files(&record).await?;
         // Last: until then, it is found by its record.
         self.records.delete(&record.spec.name, |now| now.id == record.id)?;
         self.turns.changed.notify_waiters();
@@ -285,7 +192,7 @@ impl Shared {
         try_join_all((0..record.engine.processes.len()).map(|at| self.end_service(record, at))).await.map(drop)
     }
 
-    async fn end_service(&self, record: &Record, at: usize) -> Result<()> {
+    pub(super) async fn end_service(&self, record: &Record, at: usize) -> Result<()> {
         let (Some(service), Some(Some(started))) = (record.spec.services.get(at), record.engine.processes.get(at))
         else {
             return Ok(());
@@ -302,11 +209,11 @@ impl Shared {
     }
 
     /// Returns the mark of all that comes from a service. Another service of the stack has another: it is not to end with this one.
-    fn mark(&self, record: &Record, service: &ServiceSpec) -> Mark {
+    pub(super) fn mark(&self, record: &Record, service: &ServiceSpec) -> Mark {
         Mark::of(&format!("{}/{}/{}", self.instance, record.id, service.name))
     }
 
-    fn log_path(&self, name: &StackName, service: &ServiceSpec) -> PathBuf {
+    pub(super) fn log_path(&self, name: &StackName, service: &ServiceSpec) -> PathBuf {
         self.log_dir.join(format!("{name}.{}.log", service.name))
     }
 
@@ -320,7 +227,7 @@ impl Shared {
         }
     }
 
-    fn delete_logs(&self, record: &Record) -> Result<()> {
+    pub(super) fn delete_logs(&self, record: &Record) -> Result<()> {
         for service in &record.spec.services {
             let path = self.log_path(&record.spec.name, service);
             match std::fs::remove_file(&path) {
@@ -331,6 +238,13 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Deletes what a stack has on disk. That may be much, as a program that builds another leaves it.
+    async fn delete_files(&self, record: &Record) -> Result<()> {
+        let (files, name) = (self.files.clone(), record.spec.name.clone());
+        let deleting = tokio::task::spawn_blocking(move || files.remove(&name));
+        deleting.await.map_err(|e| Error::backend(BACKEND, format!("deleting the files of {}", record.spec.name), e))?
     }
 
     /// Returns the lines of a stack's log files: one after the other, or as they come if they are followed.

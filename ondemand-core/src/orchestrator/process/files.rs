@@ -1,0 +1,286 @@
+//! What a stack has on disk beside its record and logs: directories of its services, secrets and configuration files.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::BACKEND;
+use super::check::run_as;
+use super::spawn::{other_user, own_user};
+use crate::error::{Error, Result};
+use crate::name::{ServiceName, StackName};
+use crate::orchestrator::{ConfigSpec, FileMount, RunAs, SecretSpec, ServiceSpec, StackSpec};
+
+/// The mode of a secret or configuration file that is given none: only its owner reads it.
+const MODE: u32 = 0o400;
+
+/// The directory of all that stacks have on disk, one directory a stack. Its users can pass through, and list nothing.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    root: PathBuf,
+}
+
+/// A file as it is to be.
+#[derive(Debug, PartialEq, Eq)]
+struct File<'a> {
+    content: &'a str,
+    owner: RunAs,
+    mode: u32,
+}
+
+impl Files {
+    /// Returns those that belong to a directory of records: beside it, as other users may not enter that one. Makes nothing yet.
+    pub(super) fn beside(state_dir: &Path) -> Result<Self> {
+        let failed = |e| Error::io(BACKEND, format!("finding {}", state_dir.display()), e);
+        let mut root = std::path::absolute(state_dir).map_err(failed)?.into_os_string();
+        root.push("-files");
+        Ok(Self { root: root.into() })
+    }
+
+    fn stack(&self, name: &StackName) -> PathBuf {
+        self.root.join(name.as_str())
+    }
+
+    /// Returns the directory of a stack's secrets.
+    pub(super) fn secrets(&self, name: &StackName) -> PathBuf {
+        self.stack(name).join("secrets")
+    }
+
+    /// Returns the directory of a stack's configuration files.
+    pub(super) fn configs(&self, name: &StackName) -> PathBuf {
+        self.stack(name).join("configs")
+    }
+
+    /// Returns the directory of a service's own.
+    fn own(&self, name: &StackName, service: &ServiceName) -> PathBuf {
+        self.stack(name).join("work").join(service.as_str())
+    }
+
+    /// Returns where a service starts.
+    pub(super) fn start(&self, name: &StackName, service: &ServiceSpec) -> PathBuf {
+        match (&service.working_dir, service.own_directory) {
+            (None, false) => "/".into(),
+            (Some(dir), false) => dir.clone(),
+            (None, true) => self.own(name, &service.name),
+            // An absolute path replaces all of it.
+            (Some(dir), true) => self.own(name, &service.name).join(dir),
+        }
+    }
+
+    /// Returns the variables that tell a service where its files are.
+    pub(super) fn variables(&self, name: &StackName, service: &ServiceSpec) -> BTreeMap<String, String> {
+        let dirs = [
+            ("ONDEMAND_SECRETS_DIR", &service.secrets, self.secrets(name)),
+            ("ONDEMAND_CONFIGS_DIR", &service.configs, self.configs(name)),
+        ];
+        let used = dirs.into_iter().filter(|(_, mounts, _)| !mounts.is_empty());
+        used.map(|(key, _, dir)| (key.to_owned(), dir.display().to_string())).collect()
+    }
+
+    /// Checks that everything can be made that a stack asks for.
+    pub(super) fn check(&self, stack: &StackSpec) -> Result<()> {
+        self.files(stack)?;
+        let relative = stack.services.iter().filter(|service| service.own_directory);
+        for service in relative {
+            let dir = service.working_dir.as_ref().filter(|dir| !dir.is_absolute());
+            if let Some(dir) = dir.filter(|dir| !is_below(dir)) {
+                let reason = format!("{} leads out of the directory of its own", dir.display());
+                return Err(Error::invalid(format!("working directory of service {}", service.name), reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything that a stack asks for, in place of what another of its name may have left.
+    pub(super) fn make(&self, stack: &StackSpec) -> Result<()> {
+        self.remove(&stack.name)?;
+        for (path, file) in self.files(stack)? {
+            self.make_passable(path.parent().unwrap_or(&self.root))?;
+            write(&path, &file).map_err(|e| Error::io(BACKEND, format!("writing {}", path.display()), e))?;
+        }
+        for service in stack.services.iter().filter(|service| service.own_directory) {
+            let own = self.own(&stack.name, &service.name);
+            self.make_passable(own.parent().unwrap_or(&self.root))?;
+            let inner = service.working_dir.iter().filter(|dir| !dir.is_absolute()).flat_map(|dir| dir.components());
+            let mut dir = own;
+            let owner = run_as(service)?.unwrap_or_else(own_user);
+            make_own(&dir, owner)?;
+            for component in inner.filter(|component| matches!(component, Component::Normal(_))) {
+                dir.push(component);
+                make_own(&dir, owner)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything that a stack has on disk. Succeeds if it has nothing.
+    pub(super) fn remove(&self, name: &StackName) -> Result<()> {
+        let dir = self.stack(name);
+        remove_tree(&dir).map_err(|e| Error::io(BACKEND, format!("deleting {}", dir.display()), e))
+    }
+
+    /// Returns the files of a stack by their paths.
+    fn files<'a>(&self, stack: &'a StackSpec) -> Result<BTreeMap<PathBuf, File<'a>>> {
+        let mut files = BTreeMap::new();
+        for service in &stack.services {
+            let secrets = service.secrets.iter().filter_map(|mount| match stack.secrets.get(&mount.source)? {
+                SecretSpec::Content(secret) => Some((mount, self.secrets(&stack.name), "secret", secret.expose())),
+                SecretSpec::External(_) => None,
+            });
+            let configs = service.configs.iter().filter_map(|mount| match stack.configs.get(&mount.source)? {
+                ConfigSpec::Content(text) => Some((mount, self.configs(&stack.name), "config", text.as_str())),
+                ConfigSpec::External(_) => None,
+            });
+            for (mount, dir, kind, content) in secrets.chain(configs) {
+                let path = target(service, mount, &dir, kind)?;
+                let file = File { content, owner: owner(service, mount)?, mode: mount.mode.unwrap_or(MODE) & 0o777 };
+                match files.get(&path) {
+                    Some(there) if *there != file => {
+                        return Err(Error::Unsupported {
+                            message: format!(
+                                "the services of a stack of plain processes share their files, and {} is to be two",
+                                path.display()
+                            ),
+                            hint: "give one of them another target, or both the same user and mode".into(),
+                        });
+                    }
+                    _ => files.insert(path, file),
+                };
+            }
+        }
+        Ok(files)
+    }
+
+    /// Makes a directory below this one, and all above it, that users can pass through.
+    fn make_passable(&self, dir: &Path) -> Result<()> {
+        let failed = |e| Error::io(BACKEND, format!("making the directory {}", dir.display()), e);
+        let below = dir.strip_prefix(&self.root).unwrap_or(Path::new(""));
+        let mut path = self.root.clone();
+        let mut names = below.components();
+        loop {
+            match DirBuilder::new().mode(0o711).create(&path) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
+                // The mask of this process may have taken bits away.
+                Ok(()) => fs::set_permissions(&path, Permissions::from_mode(0o711)).map_err(failed)?,
+                Err(_) => {}
+            }
+            match names.next() {
+                Some(name) => path.push(name),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Tells whether a relative path stays below where it begins.
+fn is_below(path: &Path) -> bool {
+    path.components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir))
+}
+
+/// Returns where a file of a service is to be.
+fn target(service: &ServiceSpec, mount: &FileMount, dir: &Path, kind: &str) -> Result<PathBuf> {
+    let given = Path::new(mount.target.as_ref().unwrap_or(&mount.source));
+    let path = if given.is_absolute() {
+        given.strip_prefix(dir).map_err(|_| Error::Unsupported {
+            message: format!(
+                "service {}: a plain process sees the host as it is, so the {kind} {:?} cannot be at {}",
+                service.name,
+                mount.source,
+                given.display()
+            ),
+            hint: format!("give it a name without a path: it is then a file in {}", dir.display()),
+        })?
+    } else {
+        given
+    };
+    if path.components().next().is_none() || !is_below(path) || path.as_os_str().as_encoded_bytes().contains(&0) {
+        let reason = format!("{:?} is not the name of a file", given.display().to_string());
+        return Err(Error::invalid(format!("target of the {kind} {:?}", mount.source), reason));
+    }
+    Ok(dir.join(path))
+}
+
+/// Returns whom a file of a service is to belong to.
+fn owner(service: &ServiceSpec, mount: &FileMount) -> Result<RunAs> {
+    let number = |given: &Option<String>, usual: u32| {
+        given.as_ref().map_or(Ok(usual), |text| {
+            let wrong = |_| Error::invalid(format!("owner of {:?}", mount.source), "it is not a number");
+            text.parse().map_err(wrong)
+        })
+    };
+    let user = run_as(service)?.unwrap_or_else(own_user);
+    let owner = RunAs { uid: number(&mount.uid, user.uid)?, gid: number(&mount.gid, user.gid)? };
+    if other_user(owner).is_some() && !rustix::process::geteuid().is_root() {
+        return Err(Error::Unsupported {
+            message: format!("{:?} is to belong to another user, and only root may do that", mount.source),
+            hint: "run as root, or leave its owner out".into(),
+        });
+    }
+    Ok(owner)
+}
+
+fn write(path: &Path, file: &File<'_>) -> io::Result<()> {
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    out.write_all(file.content.as_bytes())?;
+    if let Some(owner) = other_user(file.owner) {
+        fchown(&out, Some(owner.uid), Some(owner.gid))?;
+    }
+    // Last: the owner and the mask of this process take bits away.
+    out.set_permissions(Permissions::from_mode(file.mode))
+}
+
+/// Makes an empty directory that only its owner may enter.
+fn make_own(dir: &Path, owner: RunAs) -> Result<()> {
+    let make = || {
+        DirBuilder::new().mode(0o700).create(dir)?;
+        let Some(owner) = other_user(owner) else { return Ok(()) };
+        std::os::unix::fs::lchown(dir, Some(owner.uid), Some(owner.gid))
+    };
+    make().map_err(|e| Error::io(BACKEND, format!("making the directory {}", dir.display()), e))
+}
+
+/// Removes a directory with all in it; follows no link out of it.
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    };
+    match gone(fs::remove_dir_all(dir)) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(dir)?;
+            gone(fs::remove_dir_all(dir))
+        }
+        result => result,
+    }
+}
+
+/// Gives this process every right to the directories below one that a program may have taken away.
+fn open_up(dir: &Path) -> io::Result<()> {
+    // By a handle, so that nothing put in the directory's place in the meantime is changed.
+    let handle = match rustix::fs::open(
+        dir,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
+        Ok(handle) => handle,
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
+    let mode = fs::metadata(&path)?.permissions().mode();
+    if mode & 0o700 != 0o700 {
+        fs::set_permissions(&path, Permissions::from_mode(mode | 0o700))?;
+    }
+    for entry in fs::read_dir(&path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
+}
