@@ -16,6 +16,7 @@ pub(crate) mod depends;
 pub(crate) mod discovery;
 #[cfg(feature = "docker")]
 mod docker;
+mod files;
 mod known;
 mod placement;
 mod process;

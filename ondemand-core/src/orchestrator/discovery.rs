@@ -18,7 +18,16 @@ pub(crate) fn by_name(stack: &StackSpec, service: &ServiceSpec) -> BTreeMap<Stri
         |other| stack.services[other].name.to_string(),
     );
     variables.extend(own_ports(service, |at| service.publish[at].target));
+    variables.extend(dirs(service, "/run/secrets", "/"));
     variables
+}
+
+/// Returns the variables that tell a service where its secrets and configuration files are, if it has any.
+pub(crate) fn dirs(service: &ServiceSpec, secrets: &str, configs: &str) -> BTreeMap<String, String> {
+    let dirs =
+        [("ONDEMAND_SECRETS_DIR", &service.secrets, secrets), ("ONDEMAND_CONFIGS_DIR", &service.configs, configs)];
+    let used = dirs.into_iter().filter(|(_, mounts, _)| !mounts.is_empty());
+    used.map(|(key, _, dir)| (key.to_owned(), dir.to_owned())).collect()
 }
 
 /// Returns the variables that tell where the published ports of all services of a stack are reached: `port` returns the port for the place of
@@ -105,6 +114,17 @@ mod tests {
     fn a_stack_that_publishes_nothing_gets_no_variable() {
         let stack = stack(vec![service("main", &[])]);
         assert_eq!(by_name(&stack, &stack.services[0]), BTreeMap::new());
+    }
+
+    #[test]
+    fn a_service_is_told_where_its_files_are() {
+        let mut main = service("main", &[]);
+        let file =
+            crate::orchestrator::FileMount { source: "a".into(), target: None, uid: None, gid: None, mode: None };
+        main.secrets = vec![file.clone()];
+        assert_eq!(pairs(&dirs(&main, "/s", "/c")), [("ONDEMAND_SECRETS_DIR", "/s")]);
+        main.configs = vec![file];
+        assert_eq!(pairs(&dirs(&main, "/s", "/c")), [("ONDEMAND_CONFIGS_DIR", "/c"), ("ONDEMAND_SECRETS_DIR", "/s")]);
     }
 
     #[test]

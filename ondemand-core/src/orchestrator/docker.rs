@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use tokio::sync::oneshot;
 
 use super::record::Records;
 use super::spec::deploy_or_undo;
@@ -15,14 +16,19 @@ use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::name::StackName;
 
+mod check;
 mod containers;
 mod engine;
 mod logs;
+mod networks;
+mod start;
 mod state;
+mod storage;
 mod translate;
 
 use engine::Engine;
 use state::{Record, Shared};
+use storage::Files;
 use translate::Doing;
 
 /// What errors call this orchestrator.
@@ -33,7 +39,8 @@ const BACKEND: &str = "docker";
 pub struct DockerOptions {
     /// The engine: `unix:///PATH` or `tcp://HOST:PORT`. Where there is none, `DOCKER_HOST`, or the usual socket.
     pub host: Option<String>,
-    /// The directory of its records, one file a stack; made if need be.
+    /// The directory of its records, one file a stack; made if need be. What containers see as secrets and configuration files is beside it, in a
+    /// directory of the same name with `-files` after it; the engine must see it at the same path.
     pub state_dir: PathBuf,
     /// The installation it belongs to: what carries another one's label is never touched. It is part of the containers' names, so it
     /// holds letters, digits, `-` and `_`.
@@ -42,15 +49,29 @@ pub struct DockerOptions {
 
 /// Runs services as containers of one engine.
 ///
-/// Each service is a container named `ondemand-<instance>-<stack>.<service>`, started with the engine's init, never restarted by
-/// the engine, with a log of bounded size. A stack of several services has a network of its own, in which they reach each other by
-/// name. Containers carry the stack's labels as they were in the beginning; as the engine never changes labels, a record beside
+/// Each service is a container named `ondemand-<instance>-<stack>.<service>`, started with the engine's init, restarted by the engine
+/// only if its restart policy says so, with a log of bounded size. A stack of several services has a network of its own for those that name none,
+/// in which they reach each other by name. Containers carry the stack's labels as they were in the beginning; as the engine never changes labels, a record beside
 /// them holds the labels as they are now.
 ///
 /// The engine is connected to when it is first needed. While it cannot be reached, every call is a transient
 /// [`Error::Backend`].
 ///
+/// # Ports, siblings, files
+/// - A published port is on the loopback address of this host; where it has no number, the engine chooses one whenever the container starts.
+/// - All services are told where each other listens by the same variables as plain processes: `ONDEMAND_SERVICE_<NAME>` is `<service>:<target>`,
+///   and `PORT` is the first target of their own.
+/// - Secrets and configuration files are files of this host that containers see read-only; in the container everybody may read them, unless they have
+///   a mode. `ONDEMAND_SECRETS_DIR` and `ONDEMAND_CONFIGS_DIR` name their usual directories, `/run/secrets` and `/`.
+/// - Volumes and networks that have no name of their own carry the stack's labels and go with it.
+/// - What a service depends on is started first; its health is what the engine says of it. A service that is a job, or that another waits to see
+///   completed, is not started again once it has ended with status 0.
+///
 /// # What it does not do
+/// - Constraints, any number of replicas but one, external secrets and configs, and a limit to restarts of what did not fail are unsupported.
+/// - What only changes of a cluster's services have (updates, rollbacks, endpoint modes, preferences, replicas a node) means nothing here and is
+///   ignored; so are reserved processors, and the pause and window of a restart policy, which the engine has of its own.
+/// - Logs are read only where the engine's logging driver can read them back.
 /// - It pulls no images: a missing one is [`Error::NotFound`].
 /// - A program that is not named by its absolute path is looked for by the container itself, so if it is missing, the service is
 ///   started and exits with status 127.
@@ -71,9 +92,11 @@ impl Docker {
             let reason = "it must hold letters, digits, '-' and '_', and not be empty";
             return Err(Error::invalid("instance", reason));
         }
+        let files = Files::beside(&options.state_dir)?;
         let records = Records::open(options.state_dir, BACKEND)?;
         let engine = Engine::new(options.host);
-        Ok(Self { shared: Arc::new(Shared { engine, records, instance: options.instance, turns: Turns::default() }) })
+        let (instance, turns) = (options.instance, Turns::default());
+        Ok(Self { shared: Arc::new(Shared { engine, records, files, instance, turns }) })
     }
 }
 
@@ -81,14 +104,14 @@ impl Docker {
 impl Orchestrator for Docker {
     async fn deploy(&self, stack: &StackSpec) -> Result<Stack> {
         stack.check()?;
-        stack.services.iter().try_for_each(|service| translate::image(service).map(drop))?;
+        check::check(stack)?;
         let shared = Arc::clone(&self.shared);
         let undoing = Arc::clone(&self.shared);
         let stack = stack.clone();
-        deploy_or_undo(BACKEND, async move { shared.deploy(stack).await }, move |id| async move {
-            undoing.remove(&id).await
-        })
-        .await
+        // Dropped with this future, it ends what the deployment may wait for.
+        let (_waits, given_up) = oneshot::channel();
+        let deploy = async move { shared.deploy(stack, given_up).await };
+        deploy_or_undo(BACKEND, deploy, move |id| async move { undoing.remove(&id).await }).await
     }
 
     async fn get(&self, name: &StackName) -> Result<Stack> {

@@ -1,5 +1,7 @@
 //! What every orchestrator remembers about a stack, and what it does with that alone.
 
+use std::time::Duration;
+
 use futures_util::future::{BoxFuture, select_all};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -127,5 +129,28 @@ where
             (ended, ..) = select_all(waits.into_iter().chain([never])) => ended?,
             () = changed => {}
         }
+    }
+}
+
+/// How often whoever waits looks whether another process has removed a stack.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Waits until the removal of a stack has begun.
+pub(super) async fn removed<E>(records: &Records<Record<E>>, turns: &Turns, record: &Record<E>)
+where
+    E: Clone + Serialize + DeserializeOwned,
+{
+    loop {
+        let changed = turns.changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        match records.read(&record.spec.name) {
+            Ok(Some(now)) if now.id == record.id && !now.removing => {}
+            // What cannot be read at the moment is not gone.
+            Err(_) => {}
+            _ => return,
+        }
+        // Nobody tells what another process does.
+        let _ = tokio::time::timeout(LOOK, changed).await;
     }
 }

@@ -4,24 +4,22 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bollard::errors::Error as EngineError;
-use bollard::models::{ContainerInspectResponse, NetworkCreateRequest};
+use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
     ContainerArchiveInfoOptions, CreateContainerOptions, InspectContainerOptions, KillContainerOptions,
-    ListContainersOptions, ListNetworksOptions, RemoveContainerOptions, StartContainerOptions, WaitContainerOptions,
+    ListContainersOptions, RemoveContainerOptions, StartContainerOptions, WaitContainerOptions,
 };
 use futures_util::StreamExt;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::BACKEND;
 use super::engine::{failed, has_status, refused};
+use super::networks::{self, Joined};
+use super::storage::Shown;
 use super::translate::{self, Names, SERVICE};
 use crate::error::{Error, Kind, Result};
 use crate::name::ServiceName;
 use crate::orchestrator::{ServiceSpec, StackSpec, StopSignal};
-
-/// How often a network that still has endpoints is tried again, and how long the first pause is; each next one is twice as long.
-const NETWORK_TRIES: u32 = 7;
-const NETWORK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Creates the container of a service, and returns its id.
 pub(super) async fn create(
@@ -29,9 +27,10 @@ pub(super) async fn create(
     stack: &StackSpec,
     service: &ServiceSpec,
     names: Names<'_>,
-    network: Option<&str>,
+    joined: &[Joined],
+    files: &[Shown],
 ) -> Result<String> {
-    let body = translate::container(stack, service, names, network)?;
+    let body = translate::container(stack, service, names, joined.first(), files)?;
     let name = names.container(&service.name);
     let operation = format!("creating container {name}");
     let program = service.command.first().map_or("", String::as_str);
@@ -41,6 +40,7 @@ pub(super) async fn create(
         Err(e) if has_status(&e, 409) => return Err(Error::already_exists(Kind::Stack, &stack.name)),
         Err(e) => return Err(refused(operation, translate::image(service)?, program, e)),
     };
+    networks::join(client, &id, joined).await?;
     if program.starts_with('/') {
         // The engine's own init would start, and only then fail to find it.
         let options = ContainerArchiveInfoOptions { path: program.to_owned() };
@@ -151,39 +151,4 @@ pub(super) async fn remove(client: &bollard::Docker, id: &str) -> Result<()> {
         Err(e) if has_status(&e, 409) => ended(client, id, "removed").await,
         Err(e) => Err(failed(format!("removing container {id}"), e)),
     }
-}
-
-/// Makes the stack's own network, and returns its id.
-pub(super) async fn create_network(client: &bollard::Docker, names: Names<'_>) -> Result<String> {
-    let request = NetworkCreateRequest {
-        name: names.network(),
-        driver: Some("bridge".into()),
-        labels: Some(names.labels()),
-        ..NetworkCreateRequest::default()
-    };
-    let created = client.create_network(request).await;
-    created.map(|network| network.id).map_err(|e| failed(format!("creating network {}", names.network()), e))
-}
-
-/// Removes the stack's networks.
-pub(super) async fn remove_networks(client: &bollard::Docker, names: Names<'_>) -> Result<()> {
-    let options = ListNetworksOptions { filters: Some(names.filter()) };
-    let networks = client.list_networks(Some(options)).await.map_err(|e| failed("listing networks", e))?;
-    for id in networks.into_iter().filter_map(|network| network.id) {
-        let mut pause = NETWORK_PAUSE;
-        for attempt in 1.. {
-            match client.remove_network(&id).await {
-                Ok(()) => break,
-                Err(e) if has_status(&e, 404) => break,
-                // The endpoints of containers that are gone may be there a little longer.
-                Err(e) if has_status(&e, 403) && attempt < NETWORK_TRIES => {
-                    tracing::debug!(network = %id, error = %e, "the network is still in use");
-                    sleep(pause).await;
-                    pause *= 2;
-                }
-                Err(e) => return Err(failed(format!("removing network {id}"), e)),
-            }
-        }
-    }
-    Ok(())
 }

@@ -1,23 +1,23 @@
 //! What is remembered about stacks, and what is done to them, one thing at a time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
+use bollard::models::HealthStatusEnum;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use time::OffsetDateTime;
 
 use super::containers::{self, Found};
 use super::engine::Engine;
+use super::networks;
+use super::storage::{self, Files};
 use super::translate::{self, Doing, Names, STACK, label_filter, owner};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, keys};
 use crate::name::{ServiceName, StackName};
-use crate::orchestrator::known;
 use crate::orchestrator::record::Records;
-use crate::orchestrator::spec::being_removed;
 use crate::orchestrator::turns::Turns;
-use crate::orchestrator::{Service, ServiceSpec, ServiceState, Stack, StackId, StackSpec};
+use crate::orchestrator::{Endpoint, Service, ServiceSpec, ServiceState, Stack, StackId, StackSpec, depends, known};
 
 /// How many containers are inspected at once.
 const AT_ONCE: usize = 16;
@@ -31,6 +31,14 @@ pub(super) struct Seen {
     pub(super) container: String,
     pub(super) doing: Doing,
     pid: Option<u32>,
+    /// Where its published ports are reached.
+    endpoints: Vec<Endpoint>,
+    /// How often the engine has started it again.
+    restarts: u32,
+    /// What the engine says of its health.
+    pub(super) health: Option<HealthStatusEnum>,
+    /// What the engine says of why it does not run.
+    error: Option<String>,
     /// When it was last started, as the engine writes it.
     pub(super) started: Option<String>,
 }
@@ -40,12 +48,13 @@ pub(super) struct Seen {
 pub(super) struct Shared {
     pub(super) engine: Engine,
     pub(super) records: Records<Record>,
+    pub(super) files: Files,
     pub(super) instance: String,
     pub(super) turns: Turns,
 }
 
 impl Shared {
-    fn names<'a>(&'a self, spec: &'a StackSpec) -> Names<'a> {
+    pub(super) fn names<'a>(&'a self, spec: &'a StackSpec) -> Names<'a> {
         Names { instance: &self.instance, stack: &spec.name, attempt: &spec.attempt }
     }
 
@@ -53,7 +62,7 @@ impl Shared {
     pub(super) async fn see(&self, record: &Record, service: &ServiceSpec) -> Result<Option<Seen>> {
         let client = self.engine.client().await?;
         let name = self.names(&record.spec).container(&service.name);
-        let seen = self.see_container(client, &name).await?;
+        let seen = self.see_container(client, &name, Some(service)).await?;
         // One that merely has the name is not ours.
         Ok(seen.filter(|(owner, _)| *owner == (record.id.clone(), service.name.clone())).map(|(_, seen)| seen))
     }
@@ -62,14 +71,22 @@ impl Shared {
         &self,
         client: &bollard::Docker,
         container: &str,
+        service: Option<&ServiceSpec>,
     ) -> Result<Option<((StackId, ServiceName), Seen)>> {
         let Some(container) = containers::inspect(client, container).await? else { return Ok(None) };
         let (doing, pid) = translate::doing(&container);
-        let started = container.state.and_then(|state| state.started_at);
+        let endpoints = service.filter(|_| doing == Doing::Running).map(|spec| translate::endpoints(spec, &container));
+        let restarts = container.restart_count.and_then(|count| u32::try_from(count).ok()).unwrap_or_default();
+        let state = container.state.unwrap_or_default();
+        let error = state.error.filter(|error| !error.is_empty());
+        let health = state.health.and_then(|health| health.status);
+        let started = state.started_at;
         let labels = container.config.and_then(|config| config.labels).unwrap_or_default();
         let ours = labels.get(keys::INSTANCE) == Some(&self.instance);
-        Ok((owner(&labels).filter(|_| ours).zip(container.id))
-            .map(|(owner, id)| (owner, Seen { container: id, doing, pid, started })))
+        Ok((owner(&labels).filter(|_| ours).zip(container.id)).map(|(owner, id)| {
+            let endpoints = endpoints.unwrap_or_default();
+            (owner, Seen { container: id, doing, pid, endpoints, restarts, health, error, started })
+        }))
     }
 
     /// Looks at all containers of a stack, in the order of its services.
@@ -137,7 +154,7 @@ impl Shared {
             let mut created = OffsetDateTime::UNIX_EPOCH;
             for (service, found) in found {
                 // It may have been removed since it was listed.
-                let Some((_, seen)) = self.see_container(client, &found.id).await? else { continue };
+                let Some((_, seen)) = self.see_container(client, &found.id, None).await? else { continue };
                 services.push(to_service(&service, Some(&seen), false, false));
                 created = OffsetDateTime::from_unix_timestamp(found.created).unwrap_or(created);
                 for (key, value) in found.labels {
@@ -150,49 +167,6 @@ impl Shared {
             }
         }
         Ok(stacks)
-    }
-
-    /// Claims the name, and creates and starts all containers. Undoes all if one cannot be started.
-    pub(super) async fn deploy(self: Arc<Self>, spec: StackSpec) -> Result<Stack> {
-        let name = spec.name.clone();
-        let _turn = self.turns.take(&name).await;
-        // Before anything is recorded: an engine that cannot be reached has nothing to undo.
-        self.engine.client().await?;
-        let record = Record::new(spec, ());
-        let starting = self.turns.starting(&record.id);
-        self.records.create(&name, &record)?;
-        let result = self.create_and_start(&record).await;
-        drop(starting);
-        let result = match result {
-            Ok(()) => self.see_all(&record).await,
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(seen) => Ok(self.stack(&record, &seen)),
-            Err(error) => {
-                if let Err(undo) = self.end_and_forget(&record.spec.name, &record.id).await {
-                    tracing::warn!(stack = %name, error = %undo, "what a failed deployment left could not be removed");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn create_and_start(&self, record: &Record) -> Result<()> {
-        let client = self.engine.client().await?;
-        let names = self.names(&record.spec);
-        let network = match record.spec.services.len() {
-            1 => None,
-            _ => Some(containers::create_network(client, names).await?),
-        };
-        let mut created = Vec::new();
-        for service in &record.spec.services {
-            created.push(containers::create(client, &record.spec, service, names, network.as_deref()).await?);
-        }
-        for (id, service) in created.iter().zip(&record.spec.services) {
-            containers::start(client, id, service).await?;
-        }
-        Ok(())
     }
 
     /// Ends a stack's containers and keeps them.
@@ -209,41 +183,19 @@ impl Shared {
         Ok(())
     }
 
-    /// Starts whatever of a stack does not run.
-    pub(super) async fn wake(&self, name: &StackName) -> Result<()> {
-        let _turn = self.turns.take(name).await;
-        let record = self.records.get(name)?;
-        if record.removing {
-            return Err(being_removed(name));
-        }
-        let client = self.engine.client().await?;
-        let names = self.names(&record.spec);
-        let _starting = self.turns.starting(&record.id);
-        for service in &record.spec.services {
-            let id = match self.see(&record, service).await? {
-                Some(Seen { doing: Doing::Running, .. }) => continue,
-                Some(seen) => seen.container,
-                // Somebody removed it by hand.
-                None => {
-                    let network = (record.spec.services.len() > 1).then(|| names.network());
-                    containers::create(client, &record.spec, service, names, network.as_deref()).await?
-                }
-            };
-            containers::start(client, &id, service).await?;
-        }
-        self.records.set_asleep(name, false).map(drop)
-    }
-
     /// Ends a stack and forgets it.
     pub(super) async fn remove(&self, id: &StackId) -> Result<()> {
         let Some((name, _)) = id.parts() else { return Ok(()) };
+        // Before its turn: a deployment that waits for one of its services sees it, and gives up.
+        self.records.begin_removal(&name, id)?;
+        self.turns.changed.notify_waiters();
         let _turn = self.turns.take(&name).await;
         self.records.begin_removal(&name, id)?;
         self.end_and_forget(&name, id).await
     }
 
     /// Removes all that carries the labels of a deployment, with or without a record of it.
-    async fn end_and_forget(&self, name: &StackName, id: &StackId) -> Result<()> {
+    pub(super) async fn end_and_forget(&self, name: &StackName, id: &StackId) -> Result<()> {
         let Some((_, attempt)) = id.parts() else { return Ok(()) };
         let record = self.records.read(name)?.filter(|record| record.id == *id);
         let client = self.engine.client().await?;
@@ -259,8 +211,15 @@ impl Shared {
             containers::remove(client, &found.id).await
         };
         try_join_all(found.into_iter().map(end)).await?;
-        if record.as_ref().is_none_or(|record| record.spec.services.len() > 1) {
-            containers::remove_networks(client, names).await?;
+        if record.as_ref().is_none_or(|record| networks::has_any(&record.spec)) {
+            networks::remove(client, names).await?;
+        }
+        if record.as_ref().is_none_or(|record| !record.spec.volumes.is_empty()) {
+            storage::remove_volumes(client, names).await?;
+        }
+        // A stack of the same name that another attempt deployed has these.
+        if record.is_some() || self.records.read(name)?.is_none() {
+            self.files.remove(name)?;
         }
         // Last: until then, it is found by its record.
         self.records.delete(name, |record| record.id == *id)?;
@@ -277,5 +236,18 @@ fn to_service(name: &ServiceName, seen: Option<&Seen>, starting: bool, asleep: b
         Some(Doing::Ended { status }) => ServiceState::Exited { status },
         None | Some(Doing::Created) => ServiceState::Exited { status: None },
     };
-    Service { pid: seen.and_then(|seen| seen.pid), ..Service::new(name.clone(), state) }
+    let Some(seen) = seen else { return Service::new(name.clone(), state) };
+    let error = match state {
+        ServiceState::Exited { status } if status != Some(0) && seen.doing != Doing::Created => {
+            Some(seen.error.clone().unwrap_or_else(|| depends::ended(status)))
+        }
+        _ => None,
+    };
+    Service {
+        pid: seen.pid,
+        endpoints: seen.endpoints.clone(),
+        restarts: seen.restarts,
+        error,
+        ..Service::new(name.clone(), state)
+    }
 }

@@ -3,9 +3,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::spawn::{other_user, path_variable};
+use super::spawn::path_variable;
 use crate::error::{Error, Kind, Result};
 use crate::orchestrator::discovery::PORT;
+use crate::orchestrator::files::other_user;
 use crate::orchestrator::{
     ConfigSpec, DeployMode, Healthcheck, Publish, RunAs, SecretSpec, ServiceSpec, StackSpec, Transport,
 };

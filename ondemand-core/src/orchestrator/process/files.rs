@@ -1,20 +1,17 @@
 //! What a stack has on disk beside its record and logs: directories of its services, secrets and configuration files.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
-
-use rustix::fs::{Mode, OFlags};
 
 use super::BACKEND;
 use super::check::run_as;
-use super::spawn::{other_user, own_user};
 use crate::error::{Error, Result};
 use crate::name::{ServiceName, StackName};
-use crate::orchestrator::{ConfigSpec, FileMount, RunAs, SecretSpec, ServiceSpec, StackSpec};
+use crate::orchestrator::files::{self, other_user, own_user};
+use crate::orchestrator::{ConfigSpec, FileMount, RunAs, SecretSpec, ServiceSpec, StackSpec, discovery};
 
 /// The mode of a secret or configuration file that is given none: only its owner reads it.
 const MODE: u32 = 0o400;
@@ -36,10 +33,7 @@ struct File<'a> {
 impl Files {
     /// Returns those that belong to a directory of records: beside it, as other users may not enter that one. Makes nothing yet.
     pub(super) fn beside(state_dir: &Path) -> Result<Self> {
-        let failed = |e| Error::io(BACKEND, format!("finding {}", state_dir.display()), e);
-        let mut root = std::path::absolute(state_dir).map_err(failed)?.into_os_string();
-        root.push("-files");
-        Ok(Self { root: root.into() })
+        Ok(Self { root: files::beside(state_dir, BACKEND)? })
     }
 
     fn stack(&self, name: &StackName) -> PathBuf {
@@ -74,17 +68,13 @@ impl Files {
 
     /// Returns the variables that tell a service where its files are.
     pub(super) fn variables(&self, name: &StackName, service: &ServiceSpec) -> BTreeMap<String, String> {
-        let dirs = [
-            ("ONDEMAND_SECRETS_DIR", &service.secrets, self.secrets(name)),
-            ("ONDEMAND_CONFIGS_DIR", &service.configs, self.configs(name)),
-        ];
-        let used = dirs.into_iter().filter(|(_, mounts, _)| !mounts.is_empty());
-        used.map(|(key, _, dir)| (key.to_owned(), dir.display().to_string())).collect()
+        let (secrets, configs) = (self.secrets(name), self.configs(name));
+        discovery::dirs(service, &secrets.display().to_string(), &configs.display().to_string())
     }
 
     /// Checks that everything can be made that a stack asks for.
     pub(super) fn check(&self, stack: &StackSpec) -> Result<()> {
-        self.files(stack)?;
+        self.wanted(stack)?;
         let relative = stack.services.iter().filter(|service| service.own_directory);
         for service in relative {
             let dir = service.working_dir.as_ref().filter(|dir| !dir.is_absolute());
@@ -99,9 +89,10 @@ impl Files {
     /// Makes everything that a stack asks for, in place of what another of its name may have left.
     pub(super) fn make(&self, stack: &StackSpec) -> Result<()> {
         self.remove(&stack.name)?;
-        for (path, file) in self.files(stack)? {
+        for (path, file) in self.wanted(stack)? {
             self.make_passable(path.parent().unwrap_or(&self.root))?;
-            write(&path, &file).map_err(|e| Error::io(BACKEND, format!("writing {}", path.display()), e))?;
+            let written = files::write(&path, file.content, file.owner, file.mode);
+            written.map_err(|e| Error::io(BACKEND, format!("writing {}", path.display()), e))?;
         }
         for service in stack.services.iter().filter(|service| service.own_directory) {
             let own = self.own(&stack.name, &service.name);
@@ -121,11 +112,11 @@ impl Files {
     /// Removes everything that a stack has on disk. Succeeds if it has nothing.
     pub(super) fn remove(&self, name: &StackName) -> Result<()> {
         let dir = self.stack(name);
-        remove_tree(&dir).map_err(|e| Error::io(BACKEND, format!("deleting {}", dir.display()), e))
+        files::remove_tree(&dir).map_err(|e| Error::io(BACKEND, format!("deleting {}", dir.display()), e))
     }
 
     /// Returns the files of a stack by their paths.
-    fn files<'a>(&self, stack: &'a StackSpec) -> Result<BTreeMap<PathBuf, File<'a>>> {
+    fn wanted<'a>(&self, stack: &'a StackSpec) -> Result<BTreeMap<PathBuf, File<'a>>> {
         let mut files = BTreeMap::new();
         for service in &stack.services {
             let secrets = service.secrets.iter().filter_map(|mount| match stack.secrets.get(&mount.source)? {
@@ -224,16 +215,6 @@ fn owner(service: &ServiceSpec, mount: &FileMount) -> Result<RunAs> {
     Ok(owner)
 }
 
-fn write(path: &Path, file: &File<'_>) -> io::Result<()> {
-    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    out.write_all(file.content.as_bytes())?;
-    if let Some(owner) = other_user(file.owner) {
-        fchown(&out, Some(owner.uid), Some(owner.gid))?;
-    }
-    // Last: the owner and the mask of this process take bits away.
-    out.set_permissions(Permissions::from_mode(file.mode))
-}
-
 /// Makes an empty directory that only its owner may enter.
 fn make_own(dir: &Path, owner: RunAs) -> Result<()> {
     let make = || {
@@ -242,45 +223,4 @@ fn make_own(dir: &Path, owner: RunAs) -> Result<()> {
         std::os::unix::fs::lchown(dir, Some(owner.uid), Some(owner.gid))
     };
     make().map_err(|e| Error::io(BACKEND, format!("making the directory {}", dir.display()), e))
-}
-
-/// Removes a directory with all in it; follows no link out of it.
-fn remove_tree(dir: &Path) -> io::Result<()> {
-    let gone = |result: io::Result<()>| match result {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    };
-    match gone(fs::remove_dir_all(dir)) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(dir)?;
-            gone(fs::remove_dir_all(dir))
-        }
-        result => result,
-    }
-}
-
-/// Gives this process every right to the directories below one that a program may have taken away.
-fn open_up(dir: &Path) -> io::Result<()> {
-    // By a handle, so that nothing put in the directory's place in the meantime is changed.
-    let handle = match rustix::fs::open(
-        dir,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) {
-        Ok(handle) => handle,
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => return Ok(()),
-        Err(e) => return Err(e.into()),
-    };
-    let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
-    let mode = fs::metadata(&path)?.permissions().mode();
-    if mode & 0o700 != 0o700 {
-        fs::set_permissions(&path, Permissions::from_mode(mode | 0o700))?;
-    }
-    for entry in fs::read_dir(&path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            open_up(&entry.path())?;
-        }
-    }
-    Ok(())
 }

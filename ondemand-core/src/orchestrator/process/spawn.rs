@@ -16,6 +16,7 @@ use super::BACKEND;
 use super::identity::{Identity, Stat};
 use crate::error::{Error, Result};
 use crate::mark::Mark;
+use crate::orchestrator::files::other_user;
 use crate::orchestrator::{RunAs, ServiceSpec};
 
 /// What a new process does when it has marked itself: it waits for a line, and becomes the program. If the process that started it dies before the
@@ -89,16 +90,6 @@ impl Setting {
             }
         }
     }
-}
-
-/// Returns the user a process must be switched to; `None` if it is this process's own.
-pub(super) fn other_user(user: RunAs) -> Option<RunAs> {
-    (user != own_user()).then_some(user)
-}
-
-/// Returns the user of this process.
-pub(super) fn own_user() -> RunAs {
-    RunAs { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
 }
 
 /// Returns where programs are looked for by one with this environment.

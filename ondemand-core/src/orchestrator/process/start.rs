@@ -20,12 +20,10 @@ use crate::name::StackName;
 use crate::orchestrator::depends::{self, Checking};
 use crate::orchestrator::spec::being_removed;
 use crate::orchestrator::turns::locked;
-use crate::orchestrator::{Condition, ServiceSpec, Stack, StackId, StackSpec, discovery};
+use crate::orchestrator::{Condition, ServiceSpec, Stack, StackId, StackSpec, discovery, known};
 
 /// How long whoever inherited a process may take to notice that it has ended.
 const REAPED_WITHIN: Duration = Duration::from_secs(10);
-/// How often a start that waits looks whether another handle removes its stack.
-const LOOK: Duration = Duration::from_secs(1);
 
 impl Shared {
     /// Claims the name, and starts all services in their order. Undoes all if one cannot be started, or if `given_up` ends while one is waited
@@ -117,7 +115,7 @@ impl Shared {
                 tokio::select! {
                     waited = try_join_all(waits) => drop(waited?),
                     _ = &mut given_up => return Err(Error::Cancelled),
-                    () = self.removed(&record) => return Err(being_removed(&record.spec.name)),
+                    () = known::removed(&self.records, &self.turns, &record) => return Err(being_removed(&record.spec.name)),
                 }
             }
             record = self.start(&record, due, again).await?;
@@ -175,23 +173,6 @@ impl Shared {
         let log = LogFile { service: service.name.clone(), path: self.log_path(name, service) };
         let lines = lines(log, Some(depends::TAIL), None).map_ok(|line| line.text);
         lines.try_collect().await.unwrap_or_default()
-    }
-
-    /// Waits until somebody removes a stack.
-    async fn removed(&self, record: &Record) {
-        loop {
-            let changed = self.turns.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            match self.records.read(&record.spec.name) {
-                Ok(Some(now)) if now.id == record.id && !now.removing => {}
-                // What cannot be read at the moment is not gone.
-                Err(_) => {}
-                _ => return,
-            }
-            // Nobody tells what another process does.
-            let _ = tokio::time::timeout(LOOK, changed).await;
-        }
     }
 
     /// Returns what the programs of a service start with.

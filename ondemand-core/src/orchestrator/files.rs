@@ -1,0 +1,108 @@
+//! Files and directories that are made for services, and removed whatever a service made of them.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::RunAs;
+use crate::error::{Error, Result};
+
+/// Returns where the files of stacks are whose records are in `state_dir`: beside it.
+pub(super) fn beside(state_dir: &Path, backend: &'static str) -> Result<PathBuf> {
+    let failed = |e| Error::io(backend, format!("finding {}", state_dir.display()), e);
+    let mut root = std::path::absolute(state_dir).map_err(failed)?.into_os_string();
+    root.push("-files");
+    Ok(root.into())
+}
+
+/// Returns the user of this process.
+pub(super) fn own_user() -> RunAs {
+    RunAs { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+}
+
+/// Returns the user unless it is this process's own.
+pub(super) fn other_user(user: RunAs) -> Option<RunAs> {
+    (user != own_user()).then_some(user)
+}
+
+/// Writes a new file that has this owner and mode from the moment it has content.
+pub(super) fn write(path: &Path, content: &str, owner: RunAs, mode: u32) -> io::Result<()> {
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    out.write_all(content.as_bytes())?;
+    if let Some(owner) = other_user(owner) {
+        fchown(&out, Some(owner.uid), Some(owner.gid))?;
+    }
+    // Last: the owner and the mask of this process take bits away.
+    out.set_permissions(Permissions::from_mode(mode))
+}
+
+/// Removes a directory with all in it; follows no link out of it. Succeeds if there is none.
+pub(super) fn remove_tree(dir: &Path) -> io::Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    };
+    match gone(fs::remove_dir_all(dir)) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(dir)?;
+            gone(fs::remove_dir_all(dir))
+        }
+        result => result,
+    }
+}
+
+/// Gives this process every right to the directories below one that a program may have taken away.
+fn open_up(dir: &Path) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // By a handle, so that nothing put in the directory's place in the meantime is changed.
+    let handle = match rustix::fs::open(dir, flags, Mode::empty()) {
+        Ok(handle) => handle,
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
+    let mode = fs::metadata(&path)?.permissions().mode();
+    if mode & 0o700 != 0o700 {
+        fs::set_permissions(&path, Permissions::from_mode(mode | 0o700))?;
+    }
+    for entry in fs::read_dir(&path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_removed_and_nothing_it_links_to() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (outside, tree) = (dir.path().join("outside"), dir.path().join("tree"));
+        fs::create_dir_all(outside.join("kept")).expect("a directory");
+        fs::create_dir_all(tree.join("a/b/c")).expect("a directory");
+        fs::write(tree.join("a/b/file"), "x").expect("a file");
+        std::os::unix::fs::symlink(&outside, tree.join("a/link")).expect("a link");
+        fs::set_permissions(&outside, Permissions::from_mode(0o500)).expect("shut");
+        for shut in ["a/b/c", "a/b", "a"] {
+            fs::set_permissions(tree.join(shut), Permissions::from_mode(0)).expect("shut");
+        }
+        open_up(&tree).expect("opened");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&tree.join("a/b/c")), 0o700);
+        assert_eq!(mode(&outside), 0o500, "it was reached through a link only");
+        remove_tree(&tree).expect("removed");
+        remove_tree(&tree).expect("removing is idempotent");
+        assert!(!tree.exists() && outside.join("kept").exists());
+        std::os::unix::fs::symlink(&outside, &tree).expect("a link");
+        let _ = remove_tree(&tree);
+        assert!(outside.join("kept").exists(), "a link in its place is not followed");
+    }
+}
