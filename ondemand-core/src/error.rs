@@ -160,6 +160,8 @@ pub enum Error {
     Unauthenticated {
         /// What is missing.
         message: String,
+        /// What to do about it.
+        hint: String,
     },
     /// A configured limit is reached: databases, ports, body size.
     #[error("{message}")]
@@ -339,9 +341,9 @@ impl Error {
             Self::Conflict { hint, .. }
             | Self::InvalidDump { hint, .. }
             | Self::QuotaExceeded { hint, .. }
+            | Self::Unauthenticated { hint, .. }
             | Self::Unsupported { hint, .. } => hint.clone(),
             Self::OutOfSpace { .. } => "delete databases or old snapshots, or enlarge the pool".into(),
-            Self::Unauthenticated { .. } => "send the token as `Authorization: Bearer TOKEN`".into(),
             Self::InvalidTemplate { .. } => "mend the template, and check it with `ondemand template check`".into(),
             Self::ServiceFailed { .. } => "read the end of its log; mend the code, push, and try again".into(),
             Self::NotReady { .. } => "read the log; if it was only slow, try again".into(),
@@ -350,6 +352,12 @@ impl Error {
             }
             Self::Backend { backend: "remote proxy", transient: true, .. } => {
                 "check that the proxy runs, and that its API can be reached at this URL".into()
+            }
+            Self::Backend { backend: "git", transient: true, .. } => {
+                "check that the Git server can be reached from here, or try again later".into()
+            }
+            Self::Backend { backend: "github", transient: true, .. } => {
+                "check that the GitHub API can be reached from here, or try again later".into()
             }
             Self::InvalidName { .. }
             | Self::InvalidInput { .. }
@@ -380,6 +388,14 @@ impl Error {
     /// Makes an [`Error::InvalidInput`].
     pub fn invalid(what: impl Into<String>, reason: impl fmt::Display) -> Self {
         Self::InvalidInput { what: what.into(), reason: reason.to_string() }
+    }
+
+    /// Makes the [`Error::Unauthenticated`] of a caller of this server's own API.
+    pub fn unauthenticated(message: impl Into<String>) -> Self {
+        Self::Unauthenticated {
+            message: message.into(),
+            hint: "send the token as `Authorization: Bearer TOKEN`".into(),
+        }
     }
 
     /// Makes an [`Error::Backend`] that another try will not mend.

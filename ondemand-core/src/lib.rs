@@ -10,6 +10,10 @@ mod datasets;
 mod error;
 #[cfg(feature = "fakes")]
 pub mod fakes;
+#[cfg(feature = "git")]
+pub mod git;
+#[cfg(feature = "git")]
+pub mod github;
 mod instance;
 mod janitor;
 pub mod label;
@@ -21,6 +25,8 @@ pub mod orchestrator;
 pub mod postgres;
 pub mod progress;
 pub mod router;
+#[cfg(feature = "git")]
+mod runner;
 mod secret;
 pub mod snapshot;
 
@@ -29,6 +35,10 @@ pub use data_dir::DataDir;
 pub use databases::{CreateOptions, Database, DatabaseState, Databases, DatabasesOptions, Programs};
 pub use datasets::{Dataset, DatasetSnapshot, Datasets, DatasetsOptions, Format, ImportOptions, Source};
 pub use error::{BoxError, Code, Error, Kind, Result};
+#[cfg(feature = "git")]
+pub use git::{Branch, Commit, Git, Repository};
+#[cfg(feature = "git")]
+pub use github::{GitHub, Identity};
 pub use janitor::{Janitor, Report};
 pub use label::{Labels, Selector};
 pub use name::{

@@ -100,6 +100,8 @@ macro_rules! text_newtype {
         }
     };
 }
+#[cfg(feature = "git")]
+pub(crate) use text_newtype;
 
 name! {
     /// Names a dataset: `production`, `fixtures`.

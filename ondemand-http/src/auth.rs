@@ -75,13 +75,13 @@ impl Credentials {
             return Ok(check_origin(headers)?);
         };
         let Some(token) = bearer(headers) else {
-            return Err(Error::Unauthenticated { message: "this server wants a token".into() }.into());
+            return Err(Error::unauthenticated("this server wants a token").into());
         };
         let given: [u8; 32] = Sha256::digest(token).into();
         if bool::from(given.ct_eq(expected)) {
             return Ok(());
         }
-        Err(Error::Unauthenticated { message: "the token is not the one this server wants".into() }.into())
+        Err(Error::unauthenticated("the token is not the one this server wants").into())
     }
 
     /// Refuses what is sent to this machine by a name that anybody may have given it: the browser takes a page from

@@ -171,7 +171,7 @@ mod tests {
                 Error::ServiceFailed { service: "back".into(), reason: message, log: vec!["a line".into()] }
             }
             Code::Forbidden => Error::Forbidden { message },
-            Code::Unauthenticated => Error::Unauthenticated { message },
+            Code::Unauthenticated => Error::Unauthenticated { message, hint },
             Code::QuotaExceeded => Error::QuotaExceeded { message, hint },
             Code::OutOfSpace => Error::OutOfSpace { message },
             Code::NotReady => {

@@ -7,6 +7,7 @@
 )]
 
 pub mod engine;
+pub mod forge;
 pub mod home;
 pub mod inventory;
 pub mod ports;
@@ -15,6 +16,7 @@ pub mod server;
 
 use std::time::{Duration, Instant};
 
+pub use forge::Forge;
 pub use home::Home;
 pub use inventory::Inventory;
 pub use ports::free_range;

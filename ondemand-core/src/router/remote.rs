@@ -167,7 +167,7 @@ impl Problem {
                 Error::InvalidDump { message: rest("the dump could not be restored: "), log, hint: hint_or_none }
             }
             Ok(Code::Forbidden) => Error::Forbidden { message },
-            Ok(Code::Unauthenticated) => Error::Unauthenticated { message },
+            Ok(Code::Unauthenticated) => Error::Unauthenticated { message, hint: hint_or_none },
             Ok(Code::QuotaExceeded) => Error::QuotaExceeded { message, hint: hint_or_none },
             Ok(Code::OutOfSpace) => Error::OutOfSpace { message: rest("out of space: ") },
             Ok(Code::NotReady) => Error::NotReady { waited: Duration::ZERO, last: rest(" s: "), log },

@@ -84,7 +84,7 @@ async fn errors_come_back_as_they_were() {
         Error::invalid("upstream \"x\"", "it is: bad"),
         Error::InvalidDump { message: message.clone(), log: vec!["a line".into()], hint: hint.clone() },
         Error::Forbidden { message: message.clone() },
-        Error::Unauthenticated { message: message.clone() },
+        Error::Unauthenticated { message: message.clone(), hint: hint.clone() },
         Error::QuotaExceeded { message: message.clone(), hint: hint.clone() },
         Error::OutOfSpace { message: message.clone() },
         Error::NotReady { waited: Duration::ZERO, last: message.clone(), log: vec!["a line".into()] },
