@@ -12,6 +12,7 @@ cargo fmt --all --check
 
 step shellcheck
 shellcheck --external-sources tests/*.sh tests/setup/*.sh fuzz/run.sh .ci/run
+shellcheck --shell=sh ondemand-core/runner/run.sh
 
 step "cargo clippy"
 cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings

@@ -22,6 +22,8 @@ packages_of() {
         run) echo postgresql postgresql-contrib postgresql-client btrfs-progs util-linux mount procps ;;
         test)
             echo docker.io iptables iproute2 debootstrap debian-archive-keyring ca-certificates zstd gzip curl procps util-linux
+            # Repositories to build from, and another shell to build in.
+            echo git busybox
             # A browser looks through the proxy.
             echo chromium chromium-driver
             # Where the kernel enforces AppArmor, a Docker Engine needs its parser to start any container.

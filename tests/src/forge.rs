@@ -42,6 +42,8 @@ pub enum Fault {
     Hang,
     /// The answer is this status.
     Status(u16),
+    /// The answer is this status and this text.
+    Says(u16, String),
     /// The connection ends in the middle of an answer that is right so far.
     Cut,
     /// No more requests are taken until then, in seconds from now, as GitHub says it.
@@ -82,6 +84,7 @@ struct Known {
     public: BTreeSet<String>,
     faults: BTreeMap<Part, VecDeque<Fault>>,
     lasting: BTreeMap<Part, Fault>,
+    old: bool,
     asked: Vec<Asked>,
 }
 
@@ -187,6 +190,11 @@ impl Forge {
         self.shared.lock().lasting.insert(part, fault);
     }
 
+    /// Speaks the protocol of old servers from now on: all references at once, and no commit but what they point at.
+    pub fn grow_old(&self) {
+        self.shared.lock().old = true;
+    }
+
     /// Fails no more.
     pub fn mend(&self) {
         let mut known = self.shared.lock();
@@ -269,6 +277,9 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     match fault {
         Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::Status(status)) => return StatusCode::from_u16(status).unwrap_or_default().into_response(),
+        Some(Fault::Says(status, text)) => {
+            return (StatusCode::from_u16(status).unwrap_or_default(), text).into_response();
+        }
         Some(Fault::RateLimit { seconds, secondary }) => return api::limited(seconds, secondary),
         Some(Fault::Garbage(text)) => return text.into_response(),
         Some(Fault::Cut) | None => {}

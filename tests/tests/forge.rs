@@ -89,6 +89,11 @@ async fn a_branch_is_resolved_with_a_token() -> Result<()> {
     // A branch that moved is found where it is now.
     let moved = forge.amend("shop/back-web", "trunk").await?;
     ensure!(moved != trunk && git.resolve(&repository, None, Some(&token)).await?.commit.as_str() == moved);
+    // Old servers tell everything at once.
+    forge.grow_old();
+    ensure!(git.resolve(&repository, None, Some(&token)).await?.commit.as_str() == moved);
+    let found = git.resolve(&repository, Some(&branch("feature/check-out")), Some(&token)).await?;
+    ensure!(found.commit.as_str() == feature, "{found:?}");
     // What everyone may read needs no token.
     forge.publish("shop/back-web");
     ensure!(git.resolve(&repository, None, None).await?.commit.as_str() == moved);

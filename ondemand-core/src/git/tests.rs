@@ -56,14 +56,16 @@ fn branches_are_what_git_allows() {
         assert_eq!(branch(name).as_str(), name);
     }
     for name in [
-        "", "HEAD", "@", "-x", "/x", "x/", "a//b", "a..b", "a.lock", "a.lock/b", ".a", "a/.b", "a.", "a@{1}", "a b",
-        "a~1", "a^", "a:b", "a?", "a*", "a[", "a\\b", "a\nb", "a\x7f",
+        "", "HEAD", "-x", "/x", "x/", "a//b", "a..b", "a.lock", "a.lock/b", ".a", "a/.b", "a.", "a@{1}", "a b", "a~1",
+        "a^", "a:b", "a?", "a*", "a[", "a\\b", "a\nb", "a\x7f",
     ] {
         let said =
             std::process::Command::new("git").args(["check-ref-format", "--branch", name]).output().expect("git");
         assert!(!said.status.success(), "git takes {name:?}");
         assert!(Branch::new(name).is_err(), "{name:?} is taken");
     }
+    // Git takes it for another word for HEAD.
+    assert!(Branch::new("@").is_err());
     assert!(Branch::new("x".repeat(256)).is_err());
 }
 

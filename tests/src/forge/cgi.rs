@@ -55,6 +55,7 @@ async fn run(
     headers: &HeaderMap,
     body: Bytes,
 ) -> Result<Response> {
+    let old = shared.lock().old;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut child = tokio::process::Command::new("git")
         .arg("http-backend")
@@ -68,7 +69,7 @@ async fn run(
         .env("CONTENT_TYPE", text("content-type"))
         .env("CONTENT_LENGTH", body.len().to_string())
         .env("HTTP_CONTENT_ENCODING", text("content-encoding"))
-        .env("GIT_PROTOCOL", text("git-protocol"))
+        .env("GIT_PROTOCOL", if old { "" } else { text("git-protocol") })
         .env("REMOTE_ADDR", "127.0.0.1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -47,8 +47,6 @@ impl Forge {
             std::fs::create_dir_all(&bare)?;
             std::fs::create_dir_all(&work)?;
             run(&mut git(&bare, &["init", "--quiet", "--bare", "--initial-branch", branch])).await?;
-            // As GitHub does.
-            run(&mut git(&bare, &["config", "uploadpack.allowReachableSHA1InWant", "true"])).await?;
             run(&mut git(&work, &["init", "--quiet", "--initial-branch", branch])).await?;
         }
         // Not yet a branch before the first commit.
