@@ -1,6 +1,7 @@
 //! Provisions Postgres databases on demand, from snapshots of a fat dataset.
 
 mod catalog;
+pub mod compose;
 pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
