@@ -2,8 +2,10 @@
 
 mod faulty;
 mod orchestrator;
+mod program;
 mod store;
 
 pub use faulty::{ANY, Call, Fault, FaultPlan, Faulty};
-pub use orchestrator::{FakeOrchestrator, FakeProgram};
+pub use orchestrator::FakeOrchestrator;
+pub use program::FakeProgram;
 pub use store::FakeStore;

@@ -1,7 +1,6 @@
 //! An orchestrator that runs nothing, and minds the contract.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,46 +10,19 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
 
+use super::program::{FakeProgram, FakeService, HOST};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::name::{ServiceName, StackName};
 use crate::orchestrator::{
-    Condition, Endpoint, LogLine, LogOptions, Orchestrator, SecretSpec, Service, ServiceSpec, ServiceState, Stack,
-    StackId, StackSpec, depends, deploy_or_undo, discovery,
+    Condition, LogLine, LogOptions, Orchestrator, SecretSpec, ServiceSpec, ServiceState, Stack, StackId, StackSpec,
+    depends, deploy_or_undo, discovery,
 };
 
 /// The first number that a fake process gets; no kernel gives one as high to a real one.
 const FIRST_PID: u32 = 1 << 30;
 /// The port below the first that is chosen.
 const FIRST_PORT: u16 = 20_000;
-/// Where published ports are.
-const HOST: &str = "127.0.0.1";
-
-/// What a fake program does when it is started.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum FakeProgram {
-    /// It runs until it is told to end.
-    #[default]
-    Runs,
-    /// It writes these lines, and runs.
-    Prints(Vec<String>),
-    /// It writes `tick 0`, `tick 1`, and so on, one after each such time.
-    Ticks(Duration),
-    /// It ends at once with this status.
-    Exits(i32),
-    /// It does not exist, so a stack with it cannot be deployed.
-    Missing,
-    /// It writes what a variable of its environment holds, and runs.
-    PrintsVariable(String),
-    /// It writes `found: hello` if the variable holds the address of a service that runs, and runs; otherwise it ends with status 3.
-    Finds(String),
-    /// It writes what is in a secret, and runs.
-    PrintsSecret(String),
-    /// It writes these lines, and ends at once with this status.
-    PrintsAndExits(Vec<String>, i32),
-    /// It runs, and its health check never succeeds.
-    Unhealthy,
-}
 
 /// Keeps stacks in memory as an orchestrator would that runs them, for tests of what is built on one.
 ///
@@ -89,15 +61,6 @@ struct FakeStack {
     spec: StackSpec,
     created: OffsetDateTime,
     services: Vec<FakeService>,
-}
-
-struct FakeService {
-    state: ServiceState,
-    pid: Option<u32>,
-    log: Vec<(OffsetDateTime, String)>,
-    /// Its published ports.
-    ports: Vec<u16>,
-    restarts: u32,
 }
 
 impl FakeOrchestrator {
@@ -159,42 +122,6 @@ impl FakeOrchestrator {
         };
         self.shared.changed.notify_waiters();
         printed
-    }
-}
-
-/// What a program wrote may be a secret that it was given.
-impl fmt::Debug for FakeService {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FakeService").field("state", &self.state).field("pid", &self.pid).finish_non_exhaustive()
-    }
-}
-
-impl FakeService {
-    fn end(&mut self, state: ServiceState) {
-        self.state = state;
-        self.pid = None;
-    }
-
-    fn print(&mut self, lines: impl IntoIterator<Item = String>) {
-        self.log.extend(lines.into_iter().map(|line| (OffsetDateTime::now_utc(), line)));
-    }
-
-    fn view(&self, spec: &ServiceSpec) -> Service {
-        let endpoints = spec.publish.iter().zip(&self.ports).filter(|_| self.pid.is_some());
-        let endpoints = endpoints
-            .map(|(publish, port)| Endpoint { target: publish.target, address: format!("{HOST}:{port}") })
-            .collect();
-        let error = match self.state {
-            ServiceState::Exited { status } if status != Some(0) => Some(depends::ended(status)),
-            _ => None,
-        };
-        Service {
-            pid: self.pid,
-            endpoints,
-            restarts: self.restarts,
-            error,
-            ..Service::new(spec.name.clone(), self.state)
-        }
     }
 }
 

@@ -20,9 +20,9 @@ pub(crate) fn groups(stack: &StackSpec) -> Result<Vec<Vec<usize>>> {
         stack.services.iter().enumerate().map(|(place, service)| (&service.name, place)).collect();
     let mut group_of: Vec<Option<usize>> = vec![None; stack.services.len()];
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut left = stack.services.len();
-    while left > 0 {
-        let before = left;
+    let mut count = stack.services.len();
+    while count > 0 {
+        let before = count;
         for (place, service) in stack.services.iter().enumerate() {
             if group_of[place].is_some() {
                 continue;
@@ -42,13 +42,13 @@ pub(crate) fn groups(stack: &StackSpec) -> Result<Vec<Vec<usize>>> {
                     groups.resize(group + 1, Vec::new());
                 }
                 groups[group].push(place);
-                left -= 1;
+                count -= 1;
             }
         }
-        if left == before {
-            let stuck = stack.services.iter().zip(&group_of).filter(|(_, group)| group.is_none());
-            let stuck: Vec<_> = stuck.map(|(service, _)| service.name.as_str()).collect();
-            let reason = format!("its services {} wait for each other", stuck.join(", "));
+        if count == before {
+            let left = stack.services.iter().zip(&group_of).filter(|(_, group)| group.is_none());
+            let left: Vec<_> = left.map(|(service, _)| service.name.as_str()).collect();
+            let reason = format!("its services {} wait for each other", left.join(", "));
             return Err(Error::invalid(format!("stack {}", stack.name), reason));
         }
     }

@@ -92,7 +92,7 @@ mod tests {
         std::os::unix::fs::symlink(&outside, tree.join("a/link")).expect("a link");
         fs::set_permissions(&outside, Permissions::from_mode(0o500)).expect("shut");
         for shut in ["a/b/c", "a/b", "a"] {
-            fs::set_permissions(tree.join(shut), Permissions::from_mode(0)).expect("shut");
+            fs::set_permissions(tree.join(shut), Permissions::from_mode(0o000)).expect("shut");
         }
         open_up(&tree).expect("opened");
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;

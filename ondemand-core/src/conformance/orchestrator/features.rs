@@ -231,8 +231,8 @@ pub async fn a_waiting_deployment_can_be_removed(harness: &dyn Harness) {
             async move { orchestrator.deploy(&spec).await }
         });
         assert_eq!(first_line(&*orchestrator, &spec.name, "first").await, "one");
-        let removed = timeout(PATIENCE, remover.remove(&spec.id())).await;
-        removed.expect("in time").expect("removed");
+        let gone = timeout(PATIENCE, remover.remove(&spec.id())).await;
+        gone.expect("in time").expect("removed");
         assert_not_found(remover.get(&spec.name).await, Kind::Stack);
         let deployed = timeout(PATIENCE, deploying).await.expect("in time").expect("no panic");
         assert!(deployed.is_err(), "{deployed:?}");

@@ -90,11 +90,11 @@ mod tests {
             let error = check(&stack).expect_err("not for one engine");
             assert!(matches!(error, Error::Unsupported { .. }) && error.hint().is_some(), "{error:?}");
         }
-        let mut fine = stack(|service| {
+        let mut accepted = stack(|service| {
             service.placement.mode = DeployMode::ReplicatedJob(1);
             service.placement.restart_policy = restart(RestartCondition::OnFailure, Some(3));
         });
-        fine.secrets.insert("unused".into(), SecretSpec::External("b".into()));
-        check(&fine).expect("accepted");
+        accepted.secrets.insert("unused".into(), SecretSpec::External("b".into()));
+        check(&accepted).expect("accepted");
     }
 }

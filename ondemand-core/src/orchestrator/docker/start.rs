@@ -108,8 +108,8 @@ impl Shared {
         let reason = loop {
             let seen = self.see(record, service).await?;
             match (condition, seen.as_ref().map(|seen| seen.doing)) {
-                (Condition::Started, _) => return Ok(()),
-                (Condition::CompletedSuccessfully, Some(Doing::Ended { status: Some(0) })) => return Ok(()),
+                (Condition::Started, _)
+                | (Condition::CompletedSuccessfully, Some(Doing::Ended { status: Some(0) })) => return Ok(()),
                 (_, Some(Doing::Ended { status })) => break depends::ended(status),
                 (_, None | Some(Doing::Created)) => break "it was not started".into(),
                 (Condition::CompletedSuccessfully, Some(Doing::Running)) => sleep(LOOK).await,

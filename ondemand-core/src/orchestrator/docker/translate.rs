@@ -107,7 +107,7 @@ pub(super) fn container(
     env.extend(service.env.clone());
     let user = service.user.map(|RunAs { uid, gid }| format!("{uid}:{gid}"));
     let mut exposed: Vec<_> = service.ports.iter().map(|port| format!("{}/tcp", port.target)).collect();
-    exposed.extend(service.publish.iter().map(port_key));
+    exposed.extend(service.publish.iter().copied().map(port_key));
     Ok(ContainerCreateBody {
         image: Some(image(service)?.to_owned()),
         // As the entry point: one that the image has would take the command as its arguments.
@@ -232,11 +232,11 @@ fn mounts(stack: &StackSpec, service: &ServiceSpec, names: Names<'_>, files: &[S
         ..Mount::default()
     };
     let volume = |mount: &VolumeMount| {
-        let named = mount.volume.as_ref();
-        let spec = named.and_then(|key| stack.volumes.get(key)).cloned().unwrap_or_default();
+        let key = mount.volume.as_ref();
+        let spec = key.and_then(|key| stack.volumes.get(key)).cloned().unwrap_or_default();
         Mount {
             typ: Some(MountType::VOLUME),
-            source: named.map(|key| names.volume(key, &spec)),
+            source: key.map(|key| names.volume(key, &spec)),
             target: Some(mount.target.display().to_string()),
             read_only: Some(mount.read_only),
             volume_options: mount
@@ -262,7 +262,7 @@ fn mounts(stack: &StackSpec, service: &ServiceSpec, names: Names<'_>, files: &[S
 }
 
 /// Returns what the engine calls a published port.
-fn port_key(port: &Publish) -> String {
+fn port_key(port: Publish) -> String {
     let transport = match port.transport {
         Transport::Tcp => "tcp",
         Transport::Udp => "udp",
@@ -283,7 +283,7 @@ fn port_bindings(service: &ServiceSpec) -> HashMap<String, Option<Vec<PortBindin
     for port in &service.publish {
         let host_port = port.published.map_or_else(String::new, |port| port.to_string());
         let binding = PortBinding { host_ip: Some(HOST.into()), host_port: Some(host_port) };
-        bindings.entry(port_key(port)).or_default().get_or_insert_default().push(binding);
+        bindings.entry(port_key(*port)).or_default().get_or_insert_default().push(binding);
     }
     bindings
 }
@@ -293,7 +293,7 @@ pub(super) fn endpoints(service: &ServiceSpec, container: &ContainerInspectRespo
     let ports = container.network_settings.as_ref().and_then(|settings| settings.ports.as_ref());
     let mut endpoints = Vec::new();
     for port in &service.publish {
-        let bindings = ports.and_then(|ports| ports.get(&port_key(port))?.as_ref()).into_iter().flatten();
+        let bindings = ports.and_then(|ports| ports.get(&port_key(*port))?.as_ref()).into_iter().flatten();
         let ours = bindings.filter(|binding| binding.host_ip.as_deref() == Some(HOST));
         endpoints.extend(
             ours.filter_map(|binding| binding.host_port.as_ref())

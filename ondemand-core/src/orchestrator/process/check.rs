@@ -77,7 +77,7 @@ pub(super) fn check(service: &ServiceSpec, dir: &Path) -> Result<PathBuf> {
     if let Some(what) = only_for_containers(service) {
         return refuse(format!("service {name}: a plain process cannot have {what}"), USE_CONTAINERS);
     }
-    service.publish.iter().enumerate().try_for_each(|(at, port)| fixed_port(service, at, port).map(drop))?;
+    service.publish.iter().enumerate().try_for_each(|(at, port)| fixed_port(service, at, *port).map(drop))?;
     if let Some(check) = &service.healthcheck {
         check_words(service, check)?;
     }
@@ -144,7 +144,7 @@ pub(super) fn run_as(service: &ServiceSpec) -> Result<Option<RunAs>> {
 }
 
 /// Returns the port that a published port must have, if it is not for the orchestrator to choose.
-pub(super) fn fixed_port(service: &ServiceSpec, at: usize, port: &Publish) -> Result<Option<u16>> {
+pub(super) fn fixed_port(service: &ServiceSpec, at: usize, port: Publish) -> Result<Option<u16>> {
     let name = &service.name;
     // One host is all hosts, so it does not matter which of them publish it.
     if port.transport != Transport::Tcp {
@@ -302,15 +302,15 @@ mod tests {
         let mut spec = service(&["true"]);
         let port = Publish::anywhere(80);
         let fixed = Publish { published: Some(80), ..port };
-        assert_eq!(fixed_port(&spec, 0, &port).expect("valid"), None);
-        assert_eq!(fixed_port(&spec, 0, &fixed).expect("valid"), Some(80));
+        assert_eq!(fixed_port(&spec, 0, port).expect("valid"), None);
+        assert_eq!(fixed_port(&spec, 0, fixed).expect("valid"), Some(80));
         spec.env.insert(PORT.into(), "8080".into());
-        assert_eq!(fixed_port(&spec, 0, &port).expect("valid"), Some(8080));
-        assert_eq!(fixed_port(&spec, 1, &port).expect("valid"), None, "it is the first port's");
-        assert!(matches!(fixed_port(&spec, 0, &fixed), Err(Error::InvalidInput { .. })), "they differ");
+        assert_eq!(fixed_port(&spec, 0, port).expect("valid"), Some(8080));
+        assert_eq!(fixed_port(&spec, 1, port).expect("valid"), None, "it is the first port's");
+        assert!(matches!(fixed_port(&spec, 0, fixed), Err(Error::InvalidInput { .. })), "they differ");
         for wrong in ["", "0", "65536", "http", "-1"] {
             spec.env.insert(PORT.into(), wrong.into());
-            assert!(matches!(fixed_port(&spec, 0, &port), Err(Error::InvalidInput { .. })), "{wrong}");
+            assert!(matches!(fixed_port(&spec, 0, port), Err(Error::InvalidInput { .. })), "{wrong}");
         }
     }
 

@@ -189,7 +189,7 @@ fn target(service: &ServiceSpec, mount: &FileMount, dir: &Path, kind: &str) -> R
     } else {
         given
     };
-    if path.components().next().is_none() || !is_below(path) || path.as_os_str().as_encoded_bytes().contains(&0) {
+    if path.file_name().is_none() || !is_below(path) || path.as_os_str().as_encoded_bytes().contains(&0) {
         let reason = format!("{:?} is not the name of a file", given.display().to_string());
         return Err(Error::invalid(format!("target of the {kind} {:?}", mount.source), reason));
     }

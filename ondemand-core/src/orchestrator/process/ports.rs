@@ -22,7 +22,7 @@ pub(super) fn choose(stack: &StackSpec, taken: &HashSet<u16>) -> Result<Vec<Vec<
     let mut taken = taken.clone();
     let mut fixed = Vec::new();
     for service in &stack.services {
-        let ports = service.publish.iter().enumerate().map(|(at, port)| fixed_port(service, at, port));
+        let ports = service.publish.iter().enumerate().map(|(at, port)| fixed_port(service, at, *port));
         let ports = ports.collect::<Result<Vec<_>>>()?;
         if let Some(port) = ports.iter().flatten().find(|&&port| !taken.insert(port) || !is_free(port)) {
             return Err(Error::Conflict {

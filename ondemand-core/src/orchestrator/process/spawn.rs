@@ -74,21 +74,19 @@ impl Setting {
         let mut child = command.spawn().map_err(failed)?;
         // Not reaped before it is waited for, so the number is still its own.
         let group = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        match tokio::time::timeout(limit, child.wait()).await {
-            Ok(status) => Ok(match exit_status(status.map_err(failed)?) {
+        if let Ok(status) = tokio::time::timeout(limit, child.wait()).await {
+            return Ok(match exit_status(status.map_err(failed)?) {
                 Some(0) => Ok(()),
                 Some(status) => Err(format!("its health check ends with status {status}")),
                 None => Err("its health check ends, and its status is not known".into()),
-            }),
-            Err(_) => {
-                if let Some(group) = group {
-                    // What it started is in its group; that all have ended meanwhile is no error.
-                    let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-                }
-                child.wait().await.map_err(failed)?;
-                Ok(Err(format!("its health check takes more than {:.1} s", limit.as_secs_f64())))
-            }
+            });
         }
+        if let Some(group) = group {
+            // What it started is in its group; that all have ended meanwhile is no error.
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        child.wait().await.map_err(failed)?;
+        Ok(Err(format!("its health check takes more than {:.1} s", limit.as_secs_f64())))
     }
 }
 

@@ -22,6 +22,8 @@ use ondemand_core::{AttemptId, Error, Labels, Orchestrator, Selector, ServiceNam
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+mod features;
+
 /// A directory of records, and the engine that the environment names.
 struct Containers {
     dir: tempfile::TempDir,

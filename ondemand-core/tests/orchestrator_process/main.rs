@@ -10,6 +10,8 @@ use futures_util::TryStreamExt;
 use ondemand_core::orchestrator::{LogOptions, Process, ProcessOptions, RunAs, ServiceSpec, ServiceState, StackSpec};
 use ondemand_core::{AttemptId, Error, Orchestrator, Selector, ServiceName, StackName};
 
+mod features;
+
 /// The contract.
 mod conformance {
     use std::sync::Arc;
