@@ -31,6 +31,7 @@ mod stack;
 mod tests;
 pub(crate) mod tree;
 
+pub(crate) use files::within;
 use interpolate::Interpolator;
 use problem::{Place, Problem, Read};
 use tree::{Node, Value};
@@ -89,8 +90,8 @@ impl fmt::Debug for Document {
 
 /// What stands in place of values that are put in after the text was read.
 pub(crate) trait Substitutes {
-    /// Returns the value that a scalar stands for; nothing if it holds no substitute.
-    fn resolve(&self, text: &str, plain: bool) -> Option<Value>;
+    /// Returns the value that a scalar stands for; nothing if it holds no substitute. The error is a reason.
+    fn resolve(&self, text: &str, plain: bool) -> Result<Option<Value>, String>;
 }
 
 /// Where the lines of a text came from, for texts that were made of files.
@@ -140,10 +141,14 @@ pub(crate) fn parse_with(
 
 /// Puts variables, then substitutes, into all scalars and keys: what is substituted is never read as a variable.
 fn fill(node: &mut Node, variables: &mut Interpolator<'_>, substitutes: Option<&dyn Substitutes>) -> Read<()> {
+    let resolve = |text: &str, plain: bool, place: Place| match substitutes {
+        Some(substitutes) => substitutes.resolve(text, plain).map_err(|reason| Problem::new(place, reason)),
+        None => Ok(None),
+    };
     match &mut node.value {
         Value::Null | Value::Bool(_) => {}
         Value::Number(text) => {
-            if let Some(value) = substitutes.and_then(|s| s.resolve(text, node.plain)) {
+            if let Some(value) = resolve(text, node.plain, node.place)? {
                 node.value = value;
             }
         }
@@ -151,7 +156,7 @@ fn fill(node: &mut Node, variables: &mut Interpolator<'_>, substitutes: Option<&
             if text.contains('$') {
                 *text = variables.expand(text).map_err(|reason| Problem::new(node.place, reason))?;
             }
-            if let Some(value) = substitutes.and_then(|s| s.resolve(text, node.plain)) {
+            if let Some(value) = resolve(text, node.plain, node.place)? {
                 node.value = value;
             }
         }
@@ -165,7 +170,7 @@ fn fill(node: &mut Node, variables: &mut Interpolator<'_>, substitutes: Option<&
             for (key, node) in entries.iter_mut() {
                 fill(node, variables, substitutes)?;
                 // A key is text, whatever it is made of.
-                if let Some(Value::String(text)) = substitutes.and_then(|s| s.resolve(&key.text, false)) {
+                if let Some(Value::String(text)) = resolve(&key.text, false, key.place)? {
                     key.text = text;
                     changed = true;
                     if key.text.len() > read::LONGEST_KEY {

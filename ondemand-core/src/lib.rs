@@ -30,6 +30,7 @@ pub mod router;
 mod runner;
 mod secret;
 pub mod snapshot;
+pub mod template;
 
 pub use config::Config;
 pub use data_dir::DataDir;
@@ -52,3 +53,4 @@ pub use orchestrator::Orchestrator;
 pub use router::Router;
 pub use secret::Secret;
 pub use snapshot::SnapshotStore;
+pub use template::Template;
