@@ -11,6 +11,7 @@ pub(crate) const PORT: &str = "PORT";
 
 /// Returns the variables of a service that runs in a container, where each service is found by its name, and listens on the ports that the
 /// specification says. A stack that publishes nothing has none.
+#[cfg(any(feature = "docker", test))]
 pub(crate) fn by_name(stack: &StackSpec, service: &ServiceSpec) -> BTreeMap<String, String> {
     let mut variables = siblings(
         stack,

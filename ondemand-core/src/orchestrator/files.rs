@@ -14,7 +14,9 @@ use crate::error::{Error, Result};
 /// Returns where the files of stacks are whose records are in `state_dir`: beside it.
 pub(super) fn beside(state_dir: &Path, backend: &'static str) -> Result<PathBuf> {
     let failed = |e| Error::io(backend, format!("finding {}", state_dir.display()), e);
-    let mut root = std::path::absolute(state_dir).map_err(failed)?.into_os_string();
+    let absolute = std::path::absolute(state_dir).map_err(failed)?;
+    // Without a `/` at its end, after which the name would be that of a file below it.
+    let mut root = absolute.components().collect::<PathBuf>().into_os_string();
     root.push("-files");
     Ok(root.into())
 }
@@ -81,6 +83,14 @@ fn open_up(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_beside_the_records() {
+        for state_dir in ["/data/stacks", "/data/stacks/", "/data//stacks/."] {
+            assert_eq!(beside(Path::new(state_dir), "test").expect("a path"), Path::new("/data/stacks-files"));
+        }
+        assert!(beside(Path::new("stacks"), "test").expect("a path").is_absolute());
+    }
 
     #[test]
     fn a_tree_is_removed_and_nothing_it_links_to() {

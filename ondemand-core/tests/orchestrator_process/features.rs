@@ -277,3 +277,71 @@ async fn a_health_check_is_the_services_own_and_ends_with_it() {
     assert!(deploying.await.expect("no panic").is_err());
     assert_eq!((marked(&instance(dir.path())), with_files(dir.path())), (BTreeSet::new(), vec![]));
 }
+
+#[tokio::test]
+async fn services_share_a_file_only_if_it_is_the_same() {
+    let dir = passable();
+    let process = open(dir.path());
+    let mut services = ["one", "two"].map(|name| service(name, "exec sleep 1000"));
+    services[0].secrets = vec![file("token")];
+    services[1].secrets = vec![FileMount { target: Some("token".into()), ..file("other") }];
+    let mut spec = stack("a", services.into());
+    spec.secrets.insert("token".into(), SecretSpec::Content(Secret::new("first-content")));
+    spec.secrets.insert("other".into(), SecretSpec::Content(Secret::new("second-content")));
+    let refused = process.deploy(&spec).await.expect_err("one file cannot be two");
+    assert!(matches!(refused, Error::Unsupported { .. }), "{refused:?}");
+    assert!(!format!("{refused:?} {refused}").contains("content"), "{refused:?}");
+    spec.services[1].secrets = vec![file("token")];
+    spec.services[1].user = Some(RunAs { uid: 65_534, gid: 65_533 });
+    let refused = process.deploy(&spec).await.expect_err("it cannot belong to two");
+    assert!(matches!(refused, Error::Unsupported { .. }), "{refused:?}");
+    spec.services[1].user = None;
+    let deployed = process.deploy(&spec).await.expect("deployed");
+    process.remove(&deployed.id).await.expect("removed");
+    spec.secrets.insert("token".into(), SecretSpec::External("token".into()));
+    let refused = process.deploy(&StackSpec { attempt: AttemptId::random().expect("randomness"), ..spec }).await;
+    assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
+    assert_eq!(with_files(dir.path()), [""; 0]);
+}
+
+/// Where the killed parent of the test below works; this program runs itself, and only then is the variable set.
+const KILLED_WAITING: &str = "ONDEMAND_TEST_KILLED_WAITING";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_when_its_parent_was_killed_is_removed_whole() {
+    let spec = |marker: &Path| {
+        let mut first = service("first", &format!("echo >{}; exec sleep 1000", marker.display()));
+        first.own_directory = true;
+        first.publish = vec![Publish::anywhere(80)];
+        first.secrets = vec![file("token")];
+        let mut second = service("second", "exec sleep 1000");
+        second.depends_on =
+            vec![Dependency { service: first.name.clone(), condition: Condition::CompletedSuccessfully }];
+        let mut spec = stack("a", vec![second, first]);
+        spec.secrets.insert("token".into(), SecretSpec::Content(Secret::new("one")));
+        spec
+    };
+    if let Some(dir) = std::env::var_os(KILLED_WAITING) {
+        let dir = Path::new(&dir);
+        let deployed = open(dir).deploy(&spec(&dir.join("runs"))).await;
+        panic!("it waits for what never ends, but got {deployed:?}");
+    }
+    let dir = Home::new();
+    let mut parent = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "features::what_waited_when_its_parent_was_killed_is_removed_whole"])
+        .env(KILLED_WAITING, dir.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("this program runs");
+    until("the first service runs", || dir.path().join("runs").exists()).await;
+    parent.kill().expect("killed");
+    parent.wait().expect("reaped");
+
+    let process = open(dir.path());
+    let listed = process.list(&Selector::all()).await.expect("a list");
+    let states: Vec<_> = listed[0].services.iter().map(|service| service.state).collect();
+    assert_eq!(states, [ServiceState::Exited { status: None }, ServiceState::Running]);
+    assert_eq!(listed[0].services[1].endpoints.len(), 1);
+    process.remove(&listed[0].id).await.expect("removed");
+    assert_eq!((marked(&instance(dir.path())), with_files(dir.path())), (BTreeSet::new(), vec![]));
+}
