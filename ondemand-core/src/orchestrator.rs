@@ -45,9 +45,12 @@ pub use stack::{ConfigSpec, Endpoint, NetworkSpec, SecretSpec, Service, ServiceS
 /// # Contract
 /// - A stack's name is unique; of two deployments that race for one name, one gets [`Error::AlreadyExists`] and leaves the
 ///   other's stack alone.
-/// - `deploy` returns once every service was *started*; whether it answers is for the caller to find out. If it fails, or its
+/// - `deploy` returns once every service was *started*, each after what it depends on; whether it answers is for the caller to find out. If it fails, or its
 ///   future is dropped, nothing of that attempt is left after a moment: at the latest when the same attempt is given
 ///   to `remove` by its name.
+/// - A stack is told where its services are by variables that are the same everywhere: `ONDEMAND_SERVICE_<NAME>` holds the host and port of another's
+///   first published port, and `PORT` the one to listen on; what the specification sets itself is kept.
+/// - A service that is a job, or that another waits to see completed, is not started again once it has ended with status 0.
 /// - What runs outlives this object, and the process that holds it: another object over the same state lists it.
 /// - `remove` is idempotent. When it returns, every process of the stack has ended and its mounts and ports are free. It removes
 ///   only what this orchestrator deployed: a process or container that merely reuses an id is never touched.
@@ -63,6 +66,8 @@ pub trait Orchestrator: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`AlreadyExists`](crate::Error::AlreadyExists) if the name is taken; [`NotFound`](crate::Error::NotFound) if an image or a
     /// program does not exist; [`Conflict`](crate::Error::Conflict), with the word `port` in its message, if a published port is taken;
+    /// [`ServiceFailed`](crate::Error::ServiceFailed) if one that others wait for ends or is never healthy;
+    /// [`InvalidInput`](crate::Error::InvalidInput) if services name what the stack does not have, or wait for each other;
     /// [`Unsupported`](crate::Error::Unsupported) for what this orchestrator cannot run.
     ///
     /// # Cancel safety
@@ -87,7 +92,8 @@ pub trait Orchestrator: Debug + Send + Sync + 'static {
     /// Either all labels are the new ones, or none.
     async fn set_labels(&self, name: &StackName, labels: &Labels) -> Result<()>;
 
-    /// Puts a stack to sleep (its programs end, its definition stays) or wakes it. Waking also starts again what has exited.
+    /// Puts a stack to sleep (its programs end, its definition stays) or wakes it. Waking also starts again what has exited, unless it was to do
+    /// its work once and has.
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound); [`Conflict`](crate::Error::Conflict) if its removal was begun and cut off: only `remove` finishes that.

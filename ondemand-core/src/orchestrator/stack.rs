@@ -171,7 +171,7 @@ pub enum ServiceState {
     Starting,
     /// It runs.
     Running,
-    /// It sleeps: [`Orchestrator::set_running`] ended it.
+    /// It sleeps: [`Orchestrator::set_running`](super::Orchestrator::set_running) ended it.
     Asleep,
     /// It has ended by itself.
     Exited {
