@@ -71,7 +71,7 @@ pub trait Orchestrator: Debug + Send + Sync + 'static {
     /// [`Unsupported`](crate::Error::Unsupported) for what this orchestrator cannot run.
     ///
     /// # Cancel safety
-    /// Dropped, it undoes what it did, in the background.
+    /// Dropped, it undoes what it did, in the background. It may take long: nothing else limits how long one service waits for another to complete.
     async fn deploy(&self, stack: &StackSpec) -> Result<Stack>;
 
     /// Returns a stack as it is now.
