@@ -18,7 +18,7 @@ readonly cluster_conf=$cluster_dir/ondemand-setup.conf
 
 packages_of() {
     case "$1" in
-        build) echo gcc libc6-dev pkg-config libbtrfsutil-dev libclang-dev libssl-dev ;;
+        build) echo gcc libc6-dev pkg-config libbtrfsutil-dev libclang-dev ;;
         run) echo postgresql postgresql-contrib postgresql-client btrfs-progs util-linux mount procps ;;
         test)
             echo docker.io iptables iproute2 debootstrap debian-archive-keyring ca-certificates zstd gzip curl procps util-linux

@@ -427,7 +427,7 @@ async fn the_service_takes_the_place_of_the_script() -> Result<()> {
 
 /// Looks at the arguments and variables of every process, again and again, until it is told to stop; returns what showed the
 /// token, and how many processes of Git it saw.
-fn watch(token: Secret, stop: &AtomicBool) -> (Vec<String>, usize) {
+fn watch(token: &Secret, stop: &AtomicBool) -> (Vec<String>, usize) {
     let (mut shown, mut gits) = (Vec::new(), 0);
     while !stop.load(Ordering::Relaxed) {
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -450,7 +450,7 @@ async fn the_token_is_nowhere_but_in_its_file() -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let watching = {
         let (stop, token) = (stop.clone(), token.clone());
-        std::thread::spawn(move || watch(token, &stop))
+        std::thread::spawn(move || watch(&token, &stop))
     };
     for shell in SHELLS {
         let mut place = Place::new(shell, &forge, &commit, Some(&token))?;
