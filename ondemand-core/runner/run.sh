@@ -436,8 +436,8 @@ build() {
     say "building: $ONDEMAND_BUILD"
     attend run_build
     if [ "$od_status" -ne 0 ]; then
-        if [ -n "$od_signal" ]; then say "stopped by SIG$od_signal while building"; fi
-        say "error: the build failed with status $od_status"
+        if [ -z "$od_signal" ]; then fail "$od_status" "the build failed with status $od_status"; fi
+        say "stopped by SIG$od_signal while building"
         exit "$od_status"
     fi
     end_if_asked "building"
