@@ -1,4 +1,5 @@
 //! Compose files in the manner of those that people deploy to Swarms, and what they become.
+#![expect(clippy::expect_used, reason = "these are tests")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -71,7 +72,8 @@ fn port(target: u16, published: u16, mode: PublishMode) -> Publish {
     Publish { target, published: Some(published), transport: Transport::Tcp, mode }
 }
 
-const fn seconds(seconds: u64) -> Option<Duration> {
+#[expect(clippy::unnecessary_wraps, reason = "what it is compared with may be missing")]
+fn seconds(seconds: u64) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
@@ -248,7 +250,7 @@ fn services_behind_a_proxy() {
     let variables = BTreeMap::new();
     let source = Source { file: "proxied.yml", text: &text, directory: None, variables: &variables };
     let error = compose::parse(source).expect_err("a variable is required").to_string();
-    assert_eq!(error, "proxied.yml:24: the variable VERSION is not set: say which version");
+    assert_eq!(error, "proxied.yml:25: the variable VERSION is not set: say which version");
 }
 
 #[test]
@@ -323,7 +325,7 @@ fn jobs() {
     let error = document.without_services(&["migrate"]).expect_err("the API waits for its end").to_string();
     assert_eq!(
         error,
-        "jobs.yml:36: services.api.depends_on.migrate: it waits for the service \"migrate\", which is left out"
+        "jobs.yml:33: services.api.depends_on.migrate: it waits for the service \"migrate\", which is left out"
     );
 }
 

@@ -57,9 +57,12 @@ fn kind(path: &[&str]) -> Option<Kind> {
         ["networks", _, "external" | "internal" | "attachable"]
         | ["volumes" | "secrets" | "configs", _, "external"] => Some(Kind::Boolean),
         ["services", _, rest @ ..] => match rest {
-            ["init" | "read_only"] | ["healthcheck", "disable"] => Some(Kind::Boolean),
-            ["volumes", "", "read_only"] | ["volumes", "", "volume", "nocopy"] => Some(Kind::Boolean),
-            ["depends_on", _, "required" | "restart"] | ["env_file", "", "required"] => Some(Kind::Boolean),
+            ["init" | "read_only"]
+            | ["healthcheck", "disable"]
+            | ["volumes", "", "read_only"]
+            | ["volumes", "", "volume", "nocopy"]
+            | ["depends_on", _, "required" | "restart"]
+            | ["env_file", "", "required"] => Some(Kind::Boolean),
             ["healthcheck", "retries"]
             | ["ports", "", "target" | "published"]
             | ["volumes", "", "tmpfs", "size" | "mode"]

@@ -42,9 +42,9 @@ fn block(out: &mut String, node: &Node, depth: usize) {
             for (key, node) in entries {
                 indent(out);
                 if is_bare(&key.text) {
-                    out.push_str(&key.text)
+                    out.push_str(&key.text);
                 } else {
-                    quote(out, &key.text, false)
+                    quote(out, &key.text, false);
                 }
                 out.push(':');
                 value(out, node, depth + 1);

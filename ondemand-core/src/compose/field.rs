@@ -130,9 +130,8 @@ impl<'a> Field<'a> {
 
     /// Reads a whole number.
     pub(crate) fn whole<T: TryFrom<i64>>(&self) -> Read<T> {
-        let text = match &self.node.value {
-            Value::Number(text) | Value::String(text) => text,
-            _ => return Err(self.expected("a whole number")),
+        let (Value::Number(text) | Value::String(text)) = &self.node.value else {
+            return Err(self.expected("a whole number"));
         };
         notation::whole(text)
             .ok_or_else(|| self.problem(format!("{:?} is not a whole number", shorten(text))))

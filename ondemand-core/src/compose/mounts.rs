@@ -49,11 +49,10 @@ fn short(item: &Field<'_>, document: &Document, spec: &mut ServiceSpec) -> Read<
 }
 
 fn absolute(item: &Field<'_>, path: &str) -> Read<PathBuf> {
-    let path = PathBuf::from(path);
-    if !path.is_absolute() || path.as_os_str() == "/" {
+    if !path.starts_with('/') || path == "/" {
         return Err(item.problem(format!("{path:?} must be an absolute path within the container")));
     }
-    Ok(path)
+    Ok(PathBuf::from(path))
 }
 
 fn host_path(field: &Field<'_>, document: &Document, source: &str) -> Read<PathBuf> {

@@ -47,7 +47,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     // The engine keeps it in 63 bits.
     u64::try_from(nanos)
         .ok()
-        .filter(|nanos| *nanos <= i64::MAX as u64)
+        .filter(|nanos| i64::try_from(*nanos).is_ok())
         .map(Duration::from_nanos)
         .ok_or_else(|| format!("{:?} is too long", crate::error::shorten(text)))
 }

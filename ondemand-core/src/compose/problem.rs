@@ -62,10 +62,11 @@ impl Problems {
         let Some(mut all) = problems.next() else { return Ok(()) };
         let more = problems.len().saturating_sub(Self::MOST);
         for Problem { place, reason } in problems.take(Self::MOST) {
-            all.reason.push_str(&format!("; line {}: {reason}", place.line));
+            let line = if place.file == all.place.file { format!("line {}: ", place.line) } else { String::new() };
+            all.reason.extend(["; ", &line, &reason]);
         }
         if more > 0 {
-            all.reason.push_str(&format!("; and {more} more"));
+            all.reason.extend(["; and ", &more.to_string(), " more"]);
         }
         Err(all)
     }

@@ -183,29 +183,12 @@ impl Reader<'_> {
             Content::Sequence(items) => Value::Sequence(items),
             Content::Mapping { mut entries, mut seen, merged, .. } => {
                 for node in merged {
-                    self.merge(node, &mut entries, &mut seen)?;
+                    merge(node, &mut entries, &mut seen)?;
                 }
                 Value::Mapping(entries)
             }
         };
         self.complete(Node { value, place, plain: false }, anchor)
-    }
-
-    /// Adds what a merge brings: keys that are there already win.
-    fn merge(&self, node: Node, entries: &mut Vec<(Key, Node)>, seen: &mut HashSet<String>) -> Read<()> {
-        match node.value {
-            Value::Mapping(other) => {
-                entries.extend(other.into_iter().filter(|(key, _)| seen.insert(key.text.clone())));
-                Ok(())
-            }
-            Value::Sequence(items) if items.iter().all(|item| matches!(item.value, Value::Mapping(_))) => {
-                items.into_iter().try_for_each(|item| self.merge(item, entries, seen))
-            }
-            value => Err(Problem::new(
-                node.place,
-                format!("`<<` merges a mapping or a list of mappings, and this is {}", value.kind()),
-            )),
-        }
     }
 
     fn complete_scalar(&mut self, node: Node, anchor: usize, text: &str) -> Read<()> {
@@ -254,5 +237,22 @@ impl Reader<'_> {
             },
         }
         Ok(())
+    }
+}
+
+/// Adds what a merge brings: keys that are there already win.
+fn merge(node: Node, entries: &mut Vec<(Key, Node)>, seen: &mut HashSet<String>) -> Read<()> {
+    match node.value {
+        Value::Mapping(other) => {
+            entries.extend(other.into_iter().filter(|(key, _)| seen.insert(key.text.clone())));
+            Ok(())
+        }
+        Value::Sequence(items) if items.iter().all(|item| matches!(item.value, Value::Mapping(_))) => {
+            items.into_iter().try_for_each(|item| merge(item, entries, seen))
+        }
+        value => Err(Problem::new(
+            node.place,
+            format!("`<<` merges a mapping or a list of mappings, and this is {}", value.kind()),
+        )),
     }
 }

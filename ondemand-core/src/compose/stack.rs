@@ -5,7 +5,7 @@ use super::field::Field;
 use super::parts;
 use super::problem::{Problem, Problems, Read};
 use super::{order, service};
-use crate::orchestrator::{NetworkAttachment, NetworkSpec, StackSpec};
+use crate::orchestrator::{NetworkAttachment, StackSpec};
 
 /// The network that services are in which name none.
 const DEFAULT_NETWORK: &str = "default";
@@ -86,7 +86,7 @@ fn default_network(stack: &mut StackSpec) {
     if !named {
         return;
     }
-    stack.networks.entry(DEFAULT_NETWORK.into()).or_insert_with(NetworkSpec::default);
+    stack.networks.entry(DEFAULT_NETWORK.into()).or_default();
     for service in stack.services.iter_mut().filter(|service| service.networks.is_empty()) {
         service.networks.push(NetworkAttachment { network: DEFAULT_NETWORK.into(), aliases: Vec::new() });
     }

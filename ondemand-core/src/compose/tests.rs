@@ -38,7 +38,7 @@ fn stack_of(document: &Document) -> Result<StackSpec> {
 
 /// Translates one service of which these are the keys, with an image.
 fn service(keys: &str) -> Result<ServiceSpec> {
-    let indented: String = keys.lines().map(|line| format!("    {line}\n")).collect();
+    let indented = format!("    {}\n", keys.trim_end().replace('\n', "\n    "));
     let declared = "networks: {front: {}, back: {}}\nvolumes: {data: {}}\nsecrets: {token: {content: x}}\nconfigs: {conf: {content: y}}\n";
     let image = if keys.starts_with("image") { "" } else { "    image: shop\n" };
     let mut stack = stack(&format!("services:\n  back:\n{image}{indented}{declared}"))?;

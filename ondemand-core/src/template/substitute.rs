@@ -20,6 +20,8 @@ pub(super) struct Tokens {
     values: Mutex<Vec<Value>>,
 }
 
+const CUT: &str = "text that was captured may be put in whole, and not cut";
+
 /// What ends a token, so that digits may follow it.
 const END: char = 'z';
 
@@ -39,7 +41,13 @@ impl Tokens {
             }
             ValueKind::Number => Value::String(value.to_string()),
             // Text that was captured holds tokens itself.
-            ValueKind::String => Value::String(self.replace(value.as_str().unwrap_or_default())),
+            ValueKind::String => {
+                let text = self.replace(value.as_str().unwrap_or_default());
+                if self.holds_piece(&text) {
+                    return Err(Error::new(ErrorKind::InvalidOperation, CUT));
+                }
+                Value::String(text)
+            }
             ValueKind::Undefined => return Err(ErrorKind::UndefinedError.into()),
             ValueKind::None => {
                 return Err(Error::new(
@@ -80,6 +88,11 @@ impl Tokens {
         out
     }
 
+    /// Tells whether text holds a token or a piece of one.
+    fn holds_piece(&self, text: &str) -> bool {
+        text.contains(&self.prefix[..12])
+    }
+
     /// Returns the value whose number begins the text, and where the token ends.
     fn leading(&self, text: &str) -> Option<(Value, usize)> {
         let end = text.find(END)?;
@@ -91,9 +104,7 @@ impl Tokens {
 
 impl Substitutes for Tokens {
     fn resolve(&self, text: &str, plain: bool) -> Result<Option<Value>, String> {
-        // A piece of a token betrays text that was captured and then cut.
-        let piece = &self.prefix[..12];
-        if !text.contains(piece) {
+        if !self.holds_piece(text) {
             return Ok(None);
         }
         if plain
@@ -104,8 +115,8 @@ impl Substitutes for Tokens {
             return Ok(Some(value));
         }
         let text = self.replace(text);
-        if text.contains(piece) {
-            return Err("text that was captured may be put in whole, and not cut".into());
+        if self.holds_piece(&text) {
+            return Err(CUT.into());
         }
         Ok(Some(Value::String(text)))
     }

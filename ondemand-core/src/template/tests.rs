@@ -46,7 +46,7 @@ fn stack(document: &Document) -> Result<StackSpec> {
 
 /// Renders one service `back` with these environment variables, and returns what they became.
 fn env(environment: &str, variables: &Variables) -> BTreeMap<String, String> {
-    let indented: String = environment.lines().map(|line| format!("      {line}\n")).collect();
+    let indented = format!("      {}\n", environment.trim_end().replace('\n', "\n      "));
     let template = template(&format!("services:\n  back:\n    image: x\n    environment:\n{indented}"));
     let document = template.and_then(|template| template.render(variables));
     let stack = document.and_then(|document| stack(&document)).unwrap_or_else(|error| panic!("{environment}: {error}"));

@@ -43,12 +43,12 @@ fn check(
             _ => continue,
         };
         for field in named {
-            let names = match field.name() {
+            let fields = match field.name() {
                 "service" => vec![field],
                 "services" => field.items()?,
                 _ => continue,
             };
-            for field in names {
+            for field in fields {
                 let name = field.text()?;
                 if !services.contains(&name.as_str()) && !left_out.iter().any(|service| service.as_str() == name) {
                     problems.push(field.problem(format!("there is no service {name:?}")));

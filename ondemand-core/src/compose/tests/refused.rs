@@ -227,10 +227,7 @@ fn files_outside_of_the_directory_are_not_read() {
 #[test]
 fn what_grows_without_bound_is_refused() {
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
-    for i in 1..12 {
-        let alias = format!("*a{}", i - 1);
-        bomb += &format!("a{i}: &a{i} [{}]\n", vec![alias; 10].join(", "));
-    }
+    bomb.extend((1..12).map(|i| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(", "))));
     assert!(refusal(document(&bomb)).1.contains("values, with what aliases stand for"));
 
     let text = format!("a: &a {}\nb: [{}]", "x".repeat(500_000), vec!["*a"; 100].join(", "));
@@ -240,9 +237,7 @@ fn what_grows_without_bound_is_refused() {
         assert!(refusal(document(&format!("a: {deep}"))).1.contains("nested more than"), "{deep}");
     }
     let mut nested = "a0: &a0 [x]\n".to_owned();
-    for i in 1..100 {
-        nested += &format!("a{i}: &a{i} [*a{}]\n", i - 1);
-    }
+    nested.extend((1..100).map(|i| format!("a{i}: &a{i} [*a{}]\n", i - 1)));
     assert!(refusal(document(&nested)).1.contains("nested more than"));
 
     assert!(refusal(document(&format!("a: {}", "x".repeat(1 << 20)))).1.contains("more than 1024 KiB"));

@@ -3,7 +3,7 @@
 use super::*;
 
 fn settings(section: &str) -> Result<Settings> {
-    let indented: String = section.lines().map(|line| format!("  {line}\n")).collect();
+    let indented = format!("  {}\n", section.replace('\n', "\n  "));
     let text = format!("x-ondemand:\n{indented}services: {{back: {{image: x}}}}\n");
     Template::parse("shop", "shop.yml", text).map(|template| template.settings().clone())
 }
