@@ -10,6 +10,8 @@
 set -euo pipefail
 # Where an ordinary user's path is kept, it lacks what only root needs.
 PATH=$PATH:/usr/sbin:/sbin
+here=$(dirname "$(realpath -- "$0")")
+. "$here/processes.sh"
 
 readonly image=ondemand-postgres:15
 
@@ -20,16 +22,6 @@ usage() {
 
 say() { echo "docker: $*" >&2; }
 
-# Waits until "$@" succeeds, for as many seconds as the first argument says.
-within() {
-    local deadline=$((SECONDS + $1))
-    shift
-    until "$@"; do
-        if [ "$SECONDS" -ge "$deadline" ]; then return 1; fi
-        sleep 0.1
-    done
-}
-
 # Prints the pid in DIR/$1.pid if that process lives and is ours: a pid may have been given to another since.
 pid_of() {
     local pid
@@ -39,30 +31,16 @@ pid_of() {
     echo "$pid"
 }
 
-gone() { ! kill -0 "$1" 2>/dev/null || [ "$(awk '/^State:/ {print $2}' "/proc/$1/status" 2>/dev/null)" = Z ]; }
-
-# Ends a process by pid: asked first, then forced.
-end() {
-    if gone "$1"; then return; fi
-    kill -TERM "$1" 2>/dev/null || true
-    if within 30 gone "$1"; then return; fi
-    say "process $1 does not end: killing it"
-    kill -KILL "$1" 2>/dev/null || true
-    within 10 gone "$1"
-}
-
 # Prints the pids of what is left of this engine: what names DIR as it runs (shims, proxies), and what is in its containers.
 leftovers() {
-    local process group
+    local process
     for process in /proc/[0-9]*; do
         case "$(tr '\0' ' ' 2>/dev/null <"$process/cmdline")" in
             containerd-shim*"$dir/"* | */containerd-shim*"$dir/"* | */docker-proxy*"$dir/"* | runc*"$dir/"*) echo "${process#/proc/}" ;;
         esac
     done
     if [ -n "$id" ]; then
-        while IFS= read -r group; do
-            cat "$group/cgroup.procs" 2>/dev/null || true
-        done < <(find /sys/fs/cgroup -type d -path "*/$id*" 2>/dev/null)
+        pids_in_cgroups_of "$id"
     fi
 }
 
@@ -74,28 +52,10 @@ kill_leftovers() {
     return 1
 }
 
-# Prints the mount points under DIR, the innermost first.
-mounts() { awk -v dir="$dir/" 'index($5, dir) == 1 {print $5}' /proc/self/mountinfo | sort -r; }
-
 answers() { curl --silent --fail --max-time 5 --unix-socket "$dir/docker.sock" http://docker/_ping >/dev/null; }
 
 # Answers, or has ended: either way there is nothing more to wait for.
 settled() { gone "$1" || answers; }
-
-# Prints a /24 that no address or route of this machine overlaps, except the default route.
-free_subnet() {
-    local third subnet
-    for third in {254..128}; do
-        subnet=172.31.$third.0/24
-        if [ -z "$(ip -4 route show table all root "$subnet")" ] &&
-            ! ip -4 route show table all match "$subnet" | grep -qv '^default'; then
-            echo "172.31.$third"
-            return
-        fi
-    done
-    say "error: no free subnet in 172.31.128.0/17"
-    return 1
-}
 
 start() {
     local pid subnet
@@ -107,7 +67,7 @@ start() {
     mkdir -p "$dir/data" "$dir/exec" "$dir/containerd"
 
     # Written down before it is made, so that a stop finds it whenever this is cut off.
-    id=odt-$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n')
+    id=$(random_id)
     echo "$id" >"$dir/id"
     subnet=$(free_subnet)
     ip link add name "$id" type bridge
@@ -181,15 +141,15 @@ stop() {
 
     while IFS= read -r mount; do
         umount -- "$mount" 2>/dev/null || umount --lazy -- "$mount" || true
-    done < <(mounts)
-    if [ -n "$(mounts)" ]; then
-        say "error: still mounted: $(mounts | tr '\n' ' ')"
+    done < <(mounts_under "$dir")
+    if [ -n "$(mounts_under "$dir")" ]; then
+        say "error: still mounted: $(mounts_under "$dir" | tr '\n' ' ')"
         failed=1
     fi
     if [ -n "$id" ]; then
         if [ -e "/sys/class/net/$id" ]; then ip link delete "$id" || failed=1; fi
         while IFS= read -r group; do rmdir -- "$group" 2>/dev/null || true; done \
-            < <(find /sys/fs/cgroup -depth -type d -path "*/$id*" 2>/dev/null)
+            < <(cgroups_of "$id")
     fi
     if [ "$failed" -eq 0 ]; then
         rm -rf -- "$dir/id" "$dir"/{docker,dockerd,containerd}.pid "$dir"/{docker,containerd}.sock "$dir/containerd.sock.ttrpc" \

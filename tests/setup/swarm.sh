@@ -1,0 +1,304 @@
+#!/usr/bin/env bash
+# Starts and stops the laboratory: a Docker Swarm of three nodes, and an image registry whose store is an S3 service, on this machine.
+#
+#   tests/setup/swarm.sh start DIR [CACHE]    prints what the tests need to find it, as NAME=VALUE lines
+#   tests/setup/swarm.sh kill DIR NODE        ends a node (1, 2, 3; 1 is the manager) at once, as a power cut does
+#   tests/setup/swarm.sh revive DIR NODE      starts it again
+#   tests/setup/swarm.sh stop DIR             ends all and takes back all it made outside DIR; again, or after a crash, is fine
+#
+# A node is a network namespace on a bridge, with a Docker Engine and a host name of its own. Its mounts are in a namespace too, and its /run
+# is its own, so that they go with its processes. The registry and the S3 service listen on the bridge's address only. What is kept between
+# two starts, the S3 service's Python packages and the image's archive, is in CACHE.
+set -euo pipefail
+# Where an ordinary user's path is kept, it lacks what only root needs.
+PATH=$PATH:/usr/sbin:/sbin
+here=$(dirname "$(realpath -- "$0")")
+. "$here/processes.sh"
+
+readonly nodes='1 2 3'
+readonly image=ondemand/test:1
+readonly moto='moto[server]==5.2.5'
+
+usage() {
+    echo "usage: tests/setup/swarm.sh start DIR [CACHE] | kill DIR NODE | revive DIR NODE | stop DIR" >&2
+    exit 2
+}
+
+say() { echo "swarm: $*" >&2; }
+
+# Prints the pids of the processes that have these words, one of them being ONDEMAND_LAB=…, in their environment.
+marked() {
+    local process
+    for process in /proc/[0-9]*; do
+        if grep -qzxF -e "$1" "$process/environ" 2>/dev/null && ! gone "${process#/proc/}"; then echo "${process#/proc/}"; fi
+    done
+}
+
+# Prints the pids of what is left of the laboratory, or of one node.
+left_of() {
+    if [ $# -eq 0 ]; then
+        marked "ONDEMAND_LAB=$dir"
+        if [ -n "$id" ]; then pids_in_cgroups_of "$id"; fi
+    else
+        marked "ONDEMAND_LAB_NODE=$dir/$1"
+        pids_in_cgroups_of "$id-$1"
+    fi
+}
+
+kill_left() {
+    local pid left
+    left=$(left_of "$@" | sort -un)
+    if [ -z "$left" ]; then return 0; fi
+    for pid in $left; do kill -KILL "$pid" 2>/dev/null || true; done
+    return 1
+}
+
+socket() { echo "$dir/$1/docker.sock"; }
+on() { docker --host "unix://$(socket "$1")" "${@:2}"; }
+answers() { curl --noproxy "*" --silent --fail --max-time 5 --unix-socket "$(socket "$1")" http://docker/_ping >/dev/null; }
+
+# Starts a process of the laboratory's own, with its output in a log. What this machine's environment says about proxies, certificates or S3
+# is not for it.
+background() {
+    local log=$1
+    shift
+    setsid -- env --ignore-environment "PATH=$PATH" "HOME=$dir" "ONDEMAND_LAB=$dir" "$@" </dev/null >>"$log" 2>&1 &
+    # Or the shell would tell how it ended.
+    disown
+}
+
+start_node() {
+    local node=$1 own=$dir/$1
+    mkdir -p "$own"
+    printf '{"deprecated-key-path": "%s", "insecure-registries": ["%s.0/24"]}\n' "$own/key.json" "$subnet" >"$own/daemon.json"
+    # What is quoted is for that shell to expand.
+    # shellcheck disable=SC2016
+    background "$own/log" "ONDEMAND_LAB_NODE=$own" nsenter --net="/run/netns/$id-$node" unshare --uts --mount \
+        sh -c 'hostname "$1" && shift && mount -t tmpfs -o mode=755 tmpfs /run && exec "$@"' sh "node-$node" \
+        dockerd --config-file "$own/daemon.json" --host "unix://$own/docker.sock" --group root \
+        --data-root "$own/data" --exec-root "$own/exec" --pidfile "$own/docker.pid" \
+        --storage-driver overlay2 --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$id-$node"
+}
+
+await_node() {
+    if within 60 answers "$1"; then return; fi
+    tail -n 20 "$dir/$1/log" >&2
+    say "error: the engine of node $1 does not start; its log is $dir/$1/log"
+    return 1
+}
+
+# Makes the bridge and the namespaces, joined by a cable each.
+make_network() {
+    local node
+    ip link add name "$id" type bridge
+    ip addr add "$subnet.1/24" dev "$id"
+    ip link set "$id" up
+    # Where another Docker Engine runs, this machine forwards nothing that isn't allowed, and may count what a bridge passes on as forwarded.
+    if iptables -S FORWARD 2>/dev/null | grep -qxF -e '-P FORWARD DROP'; then iptables -I FORWARD -i "$id" -o "$id" -j ACCEPT; fi
+    for node in $nodes; do
+        ip netns add "$id-$node"
+        ip link add name "$id-$node" type veth peer name eth0 netns "$id-$node"
+        ip link set "$id-$node" master "$id" up
+        ip -n "$id-$node" link set lo up
+        ip -n "$id-$node" addr add "$subnet.1$node/24" dev eth0
+        ip -n "$id-$node" link set eth0 up
+    done
+}
+
+# Installs the S3 service's Python packages in the cache, unless they are there.
+install_moto() {
+    if [ "$(cat "$cache/moto/version" 2>/dev/null)" = "$moto" ]; then return; fi
+    say "installing $moto (once)"
+    rm -rf -- "$cache/moto"
+    /usr/bin/python3 -m venv "$cache/moto"
+    "$cache/moto/bin/pip" install --quiet --disable-pip-version-check "$moto" >&2
+    echo "$moto" >"$cache/moto/version"
+}
+
+# Builds the tests' image in the cache, from programs of this machine and the libraries they need: a shell, git and curl.
+build_image() {
+    local root program key
+    key=$(cat "$0" /bin/busybox /usr/bin/git /usr/bin/curl | sha256sum | cut -c 1-16)
+    archive=$cache/swarm-image-$key.tar
+    if [ -e "$archive" ]; then return; fi
+    root=$(mktemp -d "${TMPDIR:-/var/tmp}/ondemand-image.XXXXXX")
+    mkdir -p "$root"/{bin,etc,root,run,var,usr/bin,usr/lib/git-core}
+    mkdir -m 1777 "$root/tmp" "$root/var/tmp"
+    cp /bin/busybox "$root/bin"
+    for program in $(/bin/busybox --list); do ln -s busybox "$root/bin/$program" 2>/dev/null || true; done
+    cp /usr/bin/{git,curl} "$root/usr/bin"
+    cp /usr/lib/git-core/git-remote-http "$root/usr/lib/git-core"
+    ln -s git-remote-http "$root/usr/lib/git-core/git-remote-https"
+    ldd /usr/bin/{git,curl} /usr/lib/git-core/git-remote-http | grep -o '/[^ ]*lib[^ ]*\.so[^ ]*' | sort -u | while IFS= read -r program; do
+        mkdir -p "$root$(dirname "$program")"
+        cp --dereference "$program" "$root$program"
+    done
+    printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/tmp:/bin/sh\n' >"$root/etc/passwd"
+    printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
+    chmod 755 "$root"
+    find "$cache" -maxdepth 1 -name 'swarm-image-*.tar' -delete
+    tar -C "$root" --numeric-owner --owner 0 --group 0 -cf "$archive.part" .
+    rm -rf --one-file-system -- "$root"
+    mv -- "$archive.part" "$archive"
+}
+
+start_registry() {
+    cat >"$dir/registry.yml" <<YAML
+version: 0.1
+log: {level: warn, accesslog: {disabled: true}}
+storage:
+  s3: {region: us-east-1, regionendpoint: "http://$subnet.1:9000", bucket: registry, accesskey: test, secretkey: test, secure: false}
+  redirect: {disable: true}
+http: {addr: "$subnet.1:5000"}
+YAML
+    background "$dir/registry.log" docker-registry serve "$dir/registry.yml"
+    if within 30 curl --noproxy "*" --silent --fail --max-time 5 --output /dev/null "http://$subnet.1:5000/v2/"; then return; fi
+    tail -n 20 "$dir/registry.log" >&2
+    say "error: the registry does not start; its log is $dir/registry.log"
+    return 1
+}
+
+start_store() {
+    background "$dir/s3.log" "$cache/moto/bin/moto_server" --host "$subnet.1" --port 9000
+    if within 30 curl --noproxy "*" --silent --fail --max-time 5 --output /dev/null --request PUT "http://$subnet.1:9000/registry"; then return; fi
+    tail -n 20 "$dir/s3.log" >&2
+    say "error: the S3 service does not start; its log is $dir/s3.log"
+    return 1
+}
+
+start() {
+    local node token
+    if [ -e "$dir/environment" ] && answers 1; then
+        cat "$dir/environment"
+        return
+    fi
+    stop
+    mkdir -p "$dir" "$cache"
+    install_moto
+    build_image
+
+    # Written down before it is made, so that a stop finds it whenever this is cut off.
+    id=$(random_id)
+    echo "$id" >"$dir/id"
+    subnet=$(free_subnet)
+    echo "$subnet" >"$dir/subnet"
+    make_network
+    for node in $nodes; do start_node "$node"; done
+    start_store
+    start_registry
+    for node in $nodes; do await_node "$node"; done
+
+    # Nodes that die are missed after three heartbeats: of one second, not five, so that the tests need not wait.
+    on 1 swarm init --advertise-addr "$subnet.11" --dispatcher-heartbeat 1s >/dev/null
+    token=$(on 1 swarm join-token --quiet worker)
+    for node in 2 3; do on "$node" swarm join --advertise-addr "$subnet.1$node" --token "$token" "$subnet.11:2377" >/dev/null & done
+    on 1 import --change 'ENV PATH=/usr/bin:/bin' --change 'CMD ["/bin/sh"]' "$archive" "$subnet.1:5000/$image" >/dev/null
+    on 1 push --quiet "$subnet.1:5000/$image" >/dev/null
+    if ! within 30 all_ready; then
+        say "error: the nodes do not join"
+        on 1 node ls >&2
+        return 1
+    fi
+    environment >"$dir/environment"
+    cat "$dir/environment"
+}
+
+all_ready() { [ "$(on 1 node ls --format '{{.Status}}' | grep -cx Ready)" -eq 3 ]; }
+
+environment() {
+    echo "ONDEMAND_TEST_SWARM_HOST=unix://$(socket 1)"
+    echo "ONDEMAND_TEST_SWARM_WORKERS=unix://$(socket 2),unix://$(socket 3)"
+    echo "ONDEMAND_TEST_SWARM_DIR=$dir"
+    echo "ONDEMAND_TEST_SWARM_BRIDGE=$subnet.1"
+    echo "ONDEMAND_TEST_SWARM_IMAGE=$subnet.1:5000/$image"
+    echo "ONDEMAND_TEST_REGISTRY=$subnet.1:5000"
+}
+
+stop() {
+    local node mount group failed=0
+    if [ ! -d "$dir" ]; then return; fi
+    read_id
+    # Nothing in it is worth an orderly end.
+    if ! within 20 kill_left; then
+        say "error: processes that do not end: $(left_of | tr '\n' ' ')"
+        failed=1
+    fi
+    # Their own namespace's went with them.
+    while IFS= read -r mount; do
+        umount -- "$mount" 2>/dev/null || umount --lazy -- "$mount" || true
+    done < <(mounts_under "$dir")
+    if [ -n "$(mounts_under "$dir")" ]; then
+        say "error: still mounted: $(mounts_under "$dir" | tr '\n' ' ')"
+        failed=1
+    fi
+    if [ -n "$id" ]; then
+        for node in $nodes; do
+            if [ -e "/run/netns/$id-$node" ]; then ip netns delete "$id-$node" || failed=1; fi
+            if [ -e "/sys/class/net/$id-$node" ]; then ip link delete "$id-$node" 2>/dev/null || true; fi
+        done
+        if [ -e "/sys/class/net/$id" ]; then ip link delete "$id" || failed=1; fi
+        while iptables -D FORWARD -i "$id" -o "$id" -j ACCEPT 2>/dev/null; do :; done
+        while IFS= read -r group; do rmdir -- "$group" 2>/dev/null || true; done < <(cgroups_of "$id")
+    fi
+    if [ "$failed" -eq 0 ]; then
+        rm -rf --one-file-system -- "$dir"/{1,2,3} "$dir"/{environment,subnet,registry.yml,registry.log,s3.log,id}
+    fi
+    return "$failed"
+}
+
+read_id() {
+    id=$(cat "$dir/id" 2>/dev/null) || id=
+    if [[ ! "$id" =~ ^odt-[0-9a-f]{8}$ ]]; then id=; fi
+    subnet=$(cat "$dir/subnet" 2>/dev/null) || subnet=
+}
+
+# The laboratory must be there, to have something done to one node.
+need_node() {
+    read_id
+    case " $nodes " in *" $1 "*) ;; *) usage ;; esac
+    if [ -n "$id" ] && [ -n "$subnet" ]; then return; fi
+    say "error: no laboratory was started in $dir"
+    exit 1
+}
+
+# What does not start, or is cut off, leaves nothing running.
+give_up() {
+    local status=$?
+    trap - EXIT
+    stop || true
+    exit "$status"
+}
+
+if [ $# -lt 2 ] || [ $# -gt 3 ]; then usage; fi
+if [ "$(id -u)" -ne 0 ]; then
+    say "error: Docker Engines are started and stopped by root"
+    exit 1
+fi
+id=
+subnet=
+archive=
+dir=$(realpath -m -- "$2")
+case "$1 $#" in
+    start\ *)
+        cache=$(realpath -m -- "${3:-${CARGO_TARGET_DIR:-$here/../../target}/test-cache}")
+        trap give_up EXIT
+        trap 'exit 130' INT
+        trap 'exit 143' TERM HUP
+        start
+        trap - EXIT
+        ;;
+    'kill 3')
+        need_node "$3"
+        within 20 kill_left "$3"
+        ;;
+    'revive 3')
+        need_node "$3"
+        # A power cut leaves this too.
+        rm -f -- "$dir/$3/docker.pid"
+        rm -rf --one-file-system -- "$dir/$3/exec"
+        start_node "$3"
+        await_node "$3"
+        ;;
+    'stop 2') stop ;;
+    *) usage ;;
+esac
