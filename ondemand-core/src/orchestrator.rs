@@ -24,6 +24,8 @@ mod record;
 mod service;
 mod spec;
 mod stack;
+#[cfg(feature = "swarm")]
+mod swarm;
 mod turns;
 
 #[cfg(feature = "docker")]
@@ -39,6 +41,8 @@ pub use service::{
 #[cfg(feature = "fakes")]
 pub(crate) use spec::deploy_or_undo;
 pub use stack::{ConfigSpec, Endpoint, NetworkSpec, SecretSpec, Service, ServiceState, Stack, StackSpec, VolumeSpec};
+#[cfg(feature = "swarm")]
+pub use swarm::{Swarm, SwarmOptions};
 
 /// Runs stacks: named sets of programs with their mounts, ports and labels.
 ///

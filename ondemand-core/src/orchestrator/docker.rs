@@ -18,13 +18,13 @@ use crate::name::StackName;
 
 mod check;
 mod containers;
-mod engine;
-mod logs;
+pub(super) mod engine;
+pub(super) mod logs;
 mod networks;
 mod start;
 mod state;
 mod storage;
-mod translate;
+pub(super) mod translate;
 
 use engine::Engine;
 use state::{Record, Shared};

@@ -10,13 +10,13 @@ use crate::error::{Error, Kind, Result};
 
 /// A connection that is made when it is first needed, so that the engine may be started later than this program.
 #[derive(Debug)]
-pub(super) struct Engine {
+pub(in crate::orchestrator) struct Engine {
     host: Option<String>,
     client: OnceCell<bollard::Docker>,
 }
 
 impl Engine {
-    pub(super) fn new(host: Option<String>) -> Self {
+    pub(in crate::orchestrator) fn new(host: Option<String>) -> Self {
         Self { host, client: OnceCell::new() }
     }
 
@@ -24,7 +24,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Backend`], transient, if the engine cannot be reached; the next call tries again.
-    pub(super) async fn client(&self) -> Result<&bollard::Docker> {
+    pub(in crate::orchestrator) async fn client(&self) -> Result<&bollard::Docker> {
         let connect = async || {
             let client = match &self.host {
                 Some(host) => bollard::Docker::connect_with_host(host),
@@ -42,7 +42,7 @@ impl Engine {
 }
 
 /// Makes an error that says what was being done.
-pub(super) fn failed(operation: impl Into<String>, error: EngineError) -> Error {
+pub(in crate::orchestrator) fn failed(operation: impl Into<String>, error: EngineError) -> Error {
     Error::Backend {
         backend: BACKEND,
         operation: operation.into(),
@@ -66,13 +66,13 @@ fn is_transient(error: &EngineError) -> bool {
 }
 
 /// Tells whether the engine answered with this status.
-pub(super) fn has_status(error: &EngineError, status: u16) -> bool {
+pub(in crate::orchestrator) fn has_status(error: &EngineError, status: u16) -> bool {
     matches!(error, EngineError::DockerResponseServerError { status_code, .. } if *status_code == status)
 }
 
 /// Makes the error for a container that could not be created or started: what was asked for is missing or taken, or the engine
 /// failed.
-pub(super) fn refused(operation: String, image: &str, program: &str, error: EngineError) -> Error {
+pub(in crate::orchestrator) fn refused(operation: String, image: &str, program: &str, error: EngineError) -> Error {
     let EngineError::DockerResponseServerError { status_code, message } = &error else {
         return failed(operation, error);
     };

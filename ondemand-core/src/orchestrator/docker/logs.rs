@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(250);
 /// How many lines are read ahead.
 const AHEAD: usize = 64;
 /// Where a line without an end is cut, so that it cannot fill the memory.
-const LONGEST_LINE: usize = 256 * 1024;
+pub(in crate::orchestrator) const LONGEST_LINE: usize = 256 * 1024;
 
 /// Returns the lines of one service.
 pub(super) fn lines(
@@ -151,7 +151,7 @@ impl Reader {
 }
 
 /// Splits the time off that the engine puts before every message.
-fn split_time(message: &[u8]) -> (Option<OffsetDateTime>, &[u8]) {
+pub(in crate::orchestrator) fn split_time(message: &[u8]) -> (Option<OffsetDateTime>, &[u8]) {
     let Some(space) = message.iter().position(|&byte| byte == b' ') else { return (None, message) };
     let time = std::str::from_utf8(&message[..space]).ok().and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok());
     match time {

@@ -21,14 +21,14 @@ use crate::orchestrator::{
 };
 
 /// The label that says which stack a thing belongs to.
-pub(super) const STACK: &str = "ondemand.stack";
+pub(in crate::orchestrator) const STACK: &str = "ondemand.stack";
 /// The label that says which service a container runs.
-pub(super) const SERVICE: &str = "ondemand.service";
+pub(in crate::orchestrator) const SERVICE: &str = "ondemand.service";
 
 /// What a container's log may take on disk: this, times [`LOG_FILES`].
-const LOG_SIZE: &str = "10m";
+pub(in crate::orchestrator) const LOG_SIZE: &str = "10m";
 /// In how many files.
-const LOG_FILES: &str = "3";
+pub(in crate::orchestrator) const LOG_FILES: &str = "3";
 /// Where published ports are reached: what others may reach is for the proxy to say.
 const HOST: &str = "127.0.0.1";
 
@@ -65,19 +65,19 @@ impl Names<'_> {
 }
 
 /// Returns the filter that chooses what carries all these labels.
-pub(super) fn label_filter(labels: HashMap<String, String>) -> HashMap<String, Vec<String>> {
+pub(in crate::orchestrator) fn label_filter(labels: HashMap<String, String>) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect())])
 }
 
 /// Tells which deployment and service a container belongs to by its labels.
-pub(super) fn owner(labels: &HashMap<String, String>) -> Option<(StackId, ServiceName)> {
+pub(in crate::orchestrator) fn owner(labels: &HashMap<String, String>) -> Option<(StackId, ServiceName)> {
     let name = StackName::new(labels.get(STACK)?.as_str()).ok()?;
     let attempt = AttemptId::new(labels.get(keys::ATTEMPT)?.as_str()).ok()?;
     Some((StackId::of(&name, &attempt), ServiceName::new(labels.get(SERVICE)?.as_str()).ok()?))
 }
 
 /// Returns the image that a service runs from.
-pub(super) fn image(service: &ServiceSpec) -> Result<&str> {
+pub(in crate::orchestrator) fn image(service: &ServiceSpec) -> Result<&str> {
     service.image.as_deref().filter(|image| !image.is_empty()).ok_or_else(|| Error::Unsupported {
         message: format!("service {} has no image, and a container needs one", service.name),
         hint: "name an image, or use the process orchestrator".into(),
@@ -85,7 +85,7 @@ pub(super) fn image(service: &ServiceSpec) -> Result<&str> {
 }
 
 /// Returns the name of a signal as the engine takes it.
-pub(super) fn signal(signal: StopSignal) -> &'static str {
+pub(in crate::orchestrator) fn signal(signal: StopSignal) -> &'static str {
     match signal {
         StopSignal::Term => "SIGTERM",
         StopSignal::Int => "SIGINT",

@@ -1,0 +1,109 @@
+//! What a manager's answers mean, and what a try may have to be repeated for.
+
+use std::collections::HashMap;
+
+use bollard::errors::Error as EngineError;
+use bollard::models::{Node, NodeState, Service, Task};
+use bollard::query_parameters::{ListNodesOptions, ListServicesOptions, ListTasksOptions, UpdateServiceOptions};
+
+use crate::error::{Error, Result};
+use crate::orchestrator::docker::engine;
+
+/// How often a change is tried again that another one came before.
+const CHANGES: usize = 20;
+
+/// Makes an error that says what was being done.
+pub(super) fn failed(operation: impl Into<String>, error: EngineError) -> Error {
+    if let EngineError::DockerResponseServerError { status_code: 503, message } = &error
+        && message.contains("not a swarm manager")
+    {
+        return Error::Unsupported {
+            message: "this Docker Engine is no manager of a swarm".into(),
+            hint: "make it one with `docker swarm init`, or name the socket of a manager".into(),
+        };
+    }
+    engine::failed(operation, error)
+}
+
+/// Tells whether the thing was changed by somebody else since it was read. Some engines call that an error of their own.
+pub(super) fn is_out_of_sequence(error: &EngineError) -> bool {
+    matches!(error, EngineError::DockerResponseServerError { message, .. } if message.contains("out of sequence"))
+}
+
+/// Tells whether the thing is still used by what is about to go.
+pub(super) fn is_in_use(error: &EngineError) -> bool {
+    let used = |message: &str| message.contains("in use") || message.contains("active endpoints");
+    matches!(error, EngineError::DockerResponseServerError { message, .. } if used(message))
+}
+
+type Filter = HashMap<String, Vec<String>>;
+
+pub(super) async fn services(client: &bollard::Docker, filters: Filter) -> Result<Vec<Service>> {
+    let options = ListServicesOptions { filters: Some(filters), ..ListServicesOptions::default() };
+    client.list_services(Some(options)).await.map_err(|e| failed("listing services", e))
+}
+
+pub(super) async fn tasks(client: &bollard::Docker, filters: Filter) -> Result<Vec<Task>> {
+    let options = ListTasksOptions { filters: Some(filters) };
+    client.list_tasks(Some(options)).await.map_err(|e| failed("listing tasks", e))
+}
+
+/// The addresses of the nodes that are there, by their ids.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Nodes(HashMap<String, String>);
+
+impl Nodes {
+    pub(super) async fn read(client: &bollard::Docker) -> Result<Self> {
+        let nodes = client.list_nodes(None::<ListNodesOptions>).await.map_err(|e| failed("listing nodes", e))?;
+        Ok(Self(nodes.into_iter().filter_map(ready).collect()))
+    }
+
+    /// Returns the address of a task's node; `None` if that is not there, or is not chosen yet.
+    pub(super) fn of(&self, task: &Task) -> Option<&str> {
+        self.0.get(task.node_id.as_ref()?).map(String::as_str)
+    }
+
+    /// Tells whether a task is on a node that cannot say any more what became of it.
+    pub(super) fn is_lost(&self, task: &Task) -> bool {
+        task.node_id.as_ref().is_some_and(|node| !node.is_empty() && !self.0.contains_key(node))
+    }
+}
+
+/// Returns the id and address of a node, if it is there.
+fn ready(node: Node) -> Option<(String, String)> {
+    let status = node.status.filter(|status| status.state == Some(NodeState::READY))?;
+    // A manager may know itself by no address but the one that it told the others.
+    let told = node.manager_status.and_then(|manager| manager.addr);
+    let told = told.and_then(|addr| addr.rsplit_once(':').map(|(host, _)| host.to_owned()));
+    let addr = status.addr.filter(|addr| !addr.is_empty() && addr != "0.0.0.0").or(told);
+    Some((node.id?, addr.unwrap_or_default()))
+}
+
+/// Changes a service; tries again if another change came before. `change` tells whether there is anything to change.
+pub(super) async fn update(
+    client: &bollard::Docker,
+    id: &str,
+    change: impl Fn(&mut bollard::models::ServiceSpec) -> bool,
+) -> Result<bool> {
+    let operation = || format!("changing service {id}");
+    for tries in 1.. {
+        let service = client.inspect_service(id, None).await.map_err(|e| failed(operation(), e))?;
+        let version = service.version.and_then(|version| version.index).unwrap_or_default();
+        let mut spec = service.spec.unwrap_or_default();
+        if !change(&mut spec) {
+            return Ok(false);
+        }
+        let options = UpdateServiceOptions {
+            version: i32::try_from(version).unwrap_or(i32::MAX),
+            // The credentials that it was made with.
+            registry_auth_from: "spec".into(),
+            ..UpdateServiceOptions::default()
+        };
+        match client.update_service(id, spec, options, None).await {
+            Ok(_) => break,
+            Err(e) if is_out_of_sequence(&e) && tries < CHANGES => {}
+            Err(e) => return Err(failed(operation(), e)),
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,212 @@
+//! Reading what tasks wrote: each by itself, since the engine's log of a whole service fails when one node is down.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::container::LogOutput;
+use bollard::models::Task;
+use bollard::query_parameters::LogsOptions;
+use futures_util::future::join_all;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::engine::failed;
+use super::state::{Shared, Whole};
+use super::tasks::Doing;
+use crate::error::{Error, Kind, Result};
+use crate::name::{ServiceName, StackName};
+use crate::orchestrator::docker::engine::has_status;
+use crate::orchestrator::docker::logs::{LONGEST_LINE, split_time};
+use crate::orchestrator::{LogLine, LogOptions};
+
+/// How often those who follow a log look for new tasks, and for the end of the stack.
+const POLL: Duration = Duration::from_millis(250);
+/// How many lines are read ahead.
+const AHEAD: usize = 64;
+/// How long a node has to send what it has of a task's log.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long lines may still come after their stack is gone.
+const REST: Duration = Duration::from_millis(300);
+
+/// Returns the lines of a stack's services.
+pub(super) fn lines(shared: Arc<Shared>, name: StackName, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = sender.closed() => {}
+            read = read(&shared, &name, &options, &sender) => if let Err(error) = read {
+                let _ = sender.send(Err(error)).await;
+            }
+        }
+    });
+    stream::unfold(receiver, |mut receiver| async move {
+        let line = receiver.recv().await?;
+        Some((line, receiver))
+    })
+    .boxed()
+}
+
+type Sender = mpsc::Sender<Result<LogLine>>;
+
+async fn read(shared: &Arc<Shared>, name: &StackName, options: &LogOptions, sender: &Sender) -> Result<()> {
+    let whole = shared.whole(name).await?;
+    let services: Vec<_> = whole.services().filter(|s| options.service.as_ref().is_none_or(|only| only == s)).collect();
+    if let (true, Some(service)) = (services.is_empty(), &options.service) {
+        return Err(Error::not_found(Kind::Service, service));
+    }
+    if options.follow {
+        return follow(shared, whole, &services, options, sender).await;
+    }
+    let client = shared.engine.client().await?;
+    for service in services {
+        for line in written(client, &whole, &service, options).await {
+            // If nobody reads any more, this task is about to end.
+            let _ = sender.send(Ok(line)).await;
+        }
+    }
+    Ok(())
+}
+
+/// Tells whether a task has a log that can be read: the engine waits for a container that will never be.
+fn has_log(whole: &Whole, task: &Task) -> bool {
+    let container = task.status.as_ref().and_then(|status| status.container_status.as_ref());
+    let made = container.and_then(|container| container.container_id.as_ref()).is_some_and(|id| !id.is_empty());
+    made && !whole.nodes.is_lost(task)
+}
+
+/// Returns what a service's tasks have written so far, in the order of time.
+pub(super) async fn written(
+    client: &bollard::Docker,
+    whole: &Whole,
+    service: &ServiceName,
+    options: &LogOptions,
+) -> Vec<LogLine> {
+    let tasks = whole.tasks_of(service).into_iter().filter(|task| has_log(whole, task));
+    let all = join_all(tasks.map(|task| async move {
+        let mut lines = Vec::new();
+        let (sender, mut receiver) = mpsc::channel(AHEAD);
+        let reading = async move { read_task(client, task, service, options, &sender).await };
+        let collecting = async { while let Some(line) = receiver.recv().await { lines.extend(line.ok()) } };
+        let (read, ()) = tokio::join!(timeout(PATIENCE, reading), collecting);
+        if !matches!(read, Ok(Ok(()))) {
+            tracing::warn!(%service, task = task.id.as_deref().unwrap_or_default(), "a node did not send all of a task's log");
+        }
+        lines
+    }));
+    let mut lines: Vec<_> = all.await.into_iter().flatten().collect();
+    // Keeps the order of lines of one time.
+    lines.sort_by_key(|line| line.time);
+    let first = options.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+    lines.split_off(first)
+}
+
+async fn follow(
+    shared: &Arc<Shared>,
+    mut whole: Whole,
+    services: &[ServiceName],
+    options: &LogOptions,
+    sender: &Sender,
+) -> Result<()> {
+    let client = shared.engine.client().await?;
+    let (name, id) = (whole.name().clone(), whole.id());
+    let mut seen: HashSet<String> = HashSet::new();
+    let mut readers = tokio::task::JoinSet::new();
+    let mut first = true;
+    loop {
+        for service in services {
+            for task in whole.tasks_of(service) {
+                let Some(task_id) = task.id.clone() else { continue };
+                if !has_log(&whole, task) || !seen.insert(task_id) {
+                    continue;
+                }
+                // What came after the first look is shown from its beginning.
+                let ended = matches!(super::tasks::doing(task), Doing::Ended(_) | Doing::Stopped);
+                let tail = options.tail.filter(|_| first);
+                let options = LogOptions { tail, follow: !ended, ..options.clone() };
+                let (client, task, service, sender) = (client.clone(), task.clone(), service.clone(), sender.clone());
+                readers.spawn(async move { read_task(&client, &task, &service, &options, &sender).await });
+            }
+        }
+        first = false;
+        sleep(POLL).await;
+        whole = match shared.whole(&name).await {
+            Ok(whole) if whole.id() == id => whole,
+            Err(error) if error.is_transient() => continue,
+            Ok(_) | Err(Error::NotFound { .. }) => break,
+            Err(error) => return Err(error),
+        };
+    }
+    let rest = async { while readers.join_next().await.is_some() {} };
+    let _ = timeout(REST, rest).await;
+    Ok(())
+}
+
+/// Sends the lines of a task until the engine's stream ends.
+async fn read_task(
+    client: &bollard::Docker,
+    task: &Task,
+    service: &ServiceName,
+    options: &LogOptions,
+    sender: &Sender,
+) -> Result<()> {
+    if options.tail == Some(0) && !options.follow {
+        return Ok(());
+    }
+    let since = options.since.map_or(0, OffsetDateTime::unix_timestamp);
+    let asked = LogsOptions {
+        follow: options.follow,
+        stdout: true,
+        stderr: true,
+        since: i32::try_from(since).unwrap_or(i32::MAX),
+        timestamps: true,
+        tail: options.tail.map_or_else(|| "all".to_owned(), |tail| tail.to_string()),
+        ..LogsOptions::default()
+    };
+    let id = task.id.as_deref().unwrap_or_default();
+    let mut frames = Box::pin(client.task_logs(id, Some(asked)));
+    let mut partial: [Option<(Option<OffsetDateTime>, Vec<u8>)>; 2] = Default::default();
+    let send = async |(time, line): (Option<OffsetDateTime>, Vec<u8>)| {
+        // The engine counts from whole seconds.
+        if options.since.is_some_and(|from| time.is_some_and(|time| time < from)) {
+            return;
+        }
+        let line = line.strip_suffix(b"\r").unwrap_or(&line);
+        let text = String::from_utf8_lossy(line).into_owned();
+        // If nobody reads any more, this task is about to end.
+        let _ = sender.send(Ok(LogLine { service: service.clone(), time, text })).await;
+    };
+    while let Some(frame) = frames.next().await {
+        let frame = match frame {
+            Ok(frame) => frame,
+            // It is gone, or about to be.
+            Err(e) if has_status(&e, 404) || has_status(&e, 409) => break,
+            Err(e) => return Err(failed(format!("reading the log of service {service}"), e)),
+        };
+        let (stream, message) = match &frame {
+            LogOutput::StdErr { message } => (1, message),
+            LogOutput::StdOut { message } | LogOutput::StdIn { message } | LogOutput::Console { message } => (0, message),
+        };
+        let (time, text) = split_time(message);
+        let (text, ends) = text.strip_suffix(b"\n").map_or((text, false), |text| (text, true));
+        let (_, line) = partial[stream].get_or_insert((time, Vec::new()));
+        line.extend_from_slice(text);
+        if (ends || line.len() >= LONGEST_LINE) && let Some(line) = partial[stream].take() {
+            send(line).await;
+        }
+    }
+    for line in partial.into_iter().flatten() {
+        send(line).await;
+    }
+    Ok(())
+}
+
+/// Returns the end of a service's log, for errors; none if it cannot be read.
+pub(super) async fn end(shared: &Shared, whole: &Whole, service: &ServiceName) -> Vec<String> {
+    const LINES: usize = 20;
+    let Ok(client) = shared.engine.client().await else { return Vec::new() };
+    let options = LogOptions { tail: Some(LINES), ..LogOptions::default() };
+    written(client, whole, service, &options).await.into_iter().map(|line| line.text).collect()
+}

@@ -1,0 +1,318 @@
+//! Starting services in the order of what they wait for, and seeing that they do start.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bollard::errors::Error as EngineError;
+use bollard::models::{Task, TaskState};
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::logs;
+use super::state::Shared;
+use super::tasks::{Doing, complaint, doing, newest, since, state};
+use super::whole::Whole;
+use crate::error::{Error, Result};
+use crate::name::ServiceName;
+use crate::orchestrator::docker::engine::refused;
+use crate::orchestrator::{Condition, Healthcheck, ServiceSpec, StackSpec};
+
+/// How often tasks are looked at while something is waited for: soon at first.
+const PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// How long a task may have no place to run before that counts: what was just removed may still be in its way.
+const NO_PLACE: time::Duration = time::Duration::seconds(8);
+/// From when on a container that is not healthy yet counts as started.
+const STARTED: time::Duration = time::Duration::seconds(3);
+/// How long a manager may not answer while something is waited for.
+const MISSING: Duration = Duration::from_secs(30);
+
+/// Sees a deployment again and again, with growing pauses, and forgives a manager that is away for a moment.
+pub(super) struct Watch {
+    pause: Duration,
+    away: Option<Instant>,
+}
+
+impl Watch {
+    pub(super) fn new() -> Self {
+        Self { pause: PAUSE, away: None }
+    }
+
+    /// Returns the deployment as it is now.
+    pub(super) async fn see(&mut self, shared: &Shared, names: &super::names::Names) -> Result<Whole> {
+        loop {
+            let client = shared.engine.client().await?;
+            match Whole::see(client, names.clone(), None).await {
+                Ok(whole) => {
+                    self.away = None;
+                    return Ok(whole);
+                }
+                Err(error) if error.is_transient() => {
+                    if self.away.get_or_insert_with(Instant::now).elapsed() > MISSING {
+                        return Err(error);
+                    }
+                    tracing::debug!(%error, "the manager does not answer; trying again");
+                    sleep(LONGEST_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits until it is time to look again.
+    pub(super) async fn rest(&mut self) {
+        sleep(self.pause).await;
+        self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Checks that what services wait for is in the stack, and does not wait for them.
+pub(super) fn check_order(stack: &StackSpec) -> Result<()> {
+    let invalid = |service: &ServiceSpec, reason: String| Err(Error::invalid(format!("service {}", service.name), reason));
+    let mut known: BTreeSet<&ServiceName> = BTreeSet::new();
+    for service in &stack.services {
+        let there = |name: &ServiceName| stack.services.iter().any(|other| other.name == *name);
+        if let Some(missing) = service.depends_on.iter().find(|dependency| !there(&dependency.service)) {
+            return invalid(service, format!("it depends on {}, which is not in the stack", missing.service));
+        }
+    }
+    while known.len() < stack.services.len() {
+        let waits = |service: &&ServiceSpec| !known.contains(&service.name);
+        let free = |service: &&ServiceSpec| service.depends_on.iter().all(|on| known.contains(&on.service));
+        let next: Vec<_> = stack.services.iter().filter(waits).filter(free).map(|service| &service.name).collect();
+        if next.is_empty() {
+            let Some(stuck) = stack.services.iter().find(waits) else { break };
+            return invalid(stuck, "it depends on itself, through others or not".into());
+        }
+        known.extend(next);
+    }
+    Ok(())
+}
+
+/// How far a service has come.
+#[derive(Debug)]
+enum Progress {
+    /// What it was last seen to do.
+    Pending(String),
+    Started,
+    Failed(Error),
+}
+
+/// Creates the services of a stack, each as soon as what it depends on has happened, and returns once all were started.
+pub(super) async fn start<F>(
+    shared: &Shared,
+    stack: &StackSpec,
+    names: &super::names::Names,
+    cancelled: &CancellationToken,
+    create: impl Fn(ServiceSpec) -> F,
+) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
+    let begun = Instant::now();
+    let mut watch = Watch::new();
+    let mut waiting: Vec<&ServiceSpec> = stack.services.iter().collect();
+    let mut whole = None;
+    loop {
+        let (next, still): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|service| {
+            service.depends_on.iter().all(|on| whole.as_ref().is_some_and(|whole| happened(stack, whole, on)))
+        });
+        waiting = still;
+        if !next.is_empty() {
+            // In their order, or the ports and places of the first ones would be for the last.
+            for service in next {
+                create(service.clone()).await?;
+            }
+            watch = Watch::new();
+        }
+        let seen = watch.see(shared, names).await?;
+        let mut pending = None;
+        for service in stack.services.iter().filter(|service| !waiting.iter().any(|w| w.name == service.name)) {
+            match progress(service, &seen) {
+                Progress::Started => {}
+                Progress::Pending(what) => pending = pending.or(Some((service, what))),
+                Progress::Failed(error) => return Err(with_log(error, shared, &seen, &service.name).await),
+            }
+        }
+        for service in &waiting {
+            for on in &service.depends_on {
+                if let Some(error) = cannot_happen(&seen, on) {
+                    return Err(with_log(error, shared, &seen, &on.service).await);
+                }
+            }
+        }
+        if pending.is_none() && waiting.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() > shared.patience {
+            let (service, last) = match (pending, waiting.first()) {
+                (Some((service, what)), _) => (service, format!("service {}: {what}", service.name)),
+                (None, Some(service)) => (*service, format!("service {} waits for others", service.name)),
+                (None, None) => return Ok(()),
+            };
+            let log = logs::end(shared, &seen, &service.name).await;
+            return Err(Error::NotReady { waited: begun.elapsed(), last, log });
+        }
+        whole = Some(seen);
+        tokio::select! {
+            () = watch.rest() => {}
+            () = cancelled.cancelled() => return Err(Error::Cancelled),
+        }
+    }
+}
+
+/// Waits until services have tasks that are not among `old`, and those were started.
+pub(super) async fn restarted(
+    shared: &Shared,
+    names: &super::names::Names,
+    services: &[ServiceName],
+    old: &BTreeSet<String>,
+) -> Result<()> {
+    let begun = Instant::now();
+    let mut watch = Watch::new();
+    loop {
+        let whole = watch.see(shared, names).await?;
+        let new = |service: &ServiceName| {
+            let tasks = whole.tasks_of(service);
+            let last = newest(&tasks);
+            let is_new = |task: &&Task| task.id.as_ref().is_some_and(|id| !old.contains(id));
+            !last.is_empty() && last.iter().all(|task| is_new(task) && has_started(task, false))
+        };
+        if services.iter().all(new) {
+            return Ok(());
+        }
+        if begun.elapsed() > shared.patience {
+            let last = "its services were not started".into();
+            return Err(Error::NotReady { waited: begun.elapsed(), last, log: Vec::new() });
+        }
+        watch.rest().await;
+    }
+}
+
+/// Tells whether a task has, or had, a process. Where it is known that the start takes until the container is healthy, that is not waited for.
+fn has_started(task: &Task, checks_health: bool) -> bool {
+    match doing(task) {
+        Doing::Running | Doing::Ended(_) | Doing::Stopped => true,
+        Doing::Starting => checks_health || OffsetDateTime::now_utc() - since(task) > STARTED,
+        Doing::Waiting => false,
+    }
+}
+
+fn progress(service: &ServiceSpec, whole: &Whole) -> Progress {
+    let tasks = whole.tasks_of(&service.name);
+    let last = newest(&tasks);
+    if last.is_empty() {
+        return if service.placement.mode == crate::orchestrator::DeployMode::Replicated(0) {
+            Progress::Started
+        } else {
+            Progress::Pending("it has no task yet".into())
+        };
+    }
+    let checks = service.healthcheck.as_ref().is_some_and(|Healthcheck { test, .. }| !matches!(test.first(), Some(t) if t == "NONE"));
+    if last.iter().any(|task| doing(task) == Doing::Running) || last.iter().all(|task| has_started(task, checks)) {
+        // One that could not even be started has not done what it was to do.
+        let never = tasks.iter().find(|task| never_ran(task));
+        let up = last.iter().any(|task| matches!(doing(task), Doing::Running | Doing::Starting));
+        return match never {
+            Some(task) if !up => Progress::Failed(refusal(service, complaint(task).unwrap_or("it could not be started"))),
+            _ if last.iter().all(|task| has_started(task, checks)) => Progress::Started,
+            _ => Progress::Pending("not all of its replicas were started".into()),
+        };
+    }
+    // It is tried again for ever, elsewhere or not.
+    if let Some(task) = tasks.iter().find(|task| never_ran(task)) {
+        return Progress::Failed(refusal(service, complaint(task).unwrap_or("it could not be started")));
+    }
+    let stuck = last.iter().find(|task| state(task) == TaskState::PENDING && complaint(task).is_some());
+    if let Some((task, why)) = stuck.and_then(|task| complaint(task).map(|why| (task, why))) {
+        if OffsetDateTime::now_utc() - since(task) > NO_PLACE {
+            return Progress::Failed(no_place(service, why));
+        }
+        return Progress::Pending(why.to_owned());
+    }
+    let doing = last.iter().map(|task| format!("its task is {}", state(task))).next().unwrap_or_default();
+    Progress::Pending(doing)
+}
+
+/// Tells whether a task was refused by its node, or its container could not be started.
+fn never_ran(task: &Task) -> bool {
+    let status = task.status.as_ref();
+    let exit = status.and_then(|status| status.container_status.as_ref()?.exit_code).unwrap_or_default();
+    match state(task) {
+        TaskState::REJECTED => true,
+        TaskState::FAILED => complaint(task).is_some_and(|why| why.starts_with("starting container failed")) || exit == 0 && {
+            // An unhealthy one has run.
+            !complaint(task).is_some_and(|why| why.contains("unhealthy"))
+        },
+        _ => false,
+    }
+}
+
+/// Makes the error for a task that its node refused: what it needs is missing or taken, or it failed.
+fn refusal(service: &ServiceSpec, why: &str) -> Error {
+    let image = service.image.as_deref().unwrap_or_default();
+    let program = service.command.first().map_or("", String::as_str);
+    let answer = EngineError::DockerResponseServerError { status_code: 404, message: why.to_owned() };
+    match refused(format!("starting service {}", service.name), image, program, answer) {
+        Error::Backend { .. } => Error::ServiceFailed {
+            service: service.name.to_string(),
+            reason: why.to_owned(),
+            log: Vec::new(),
+        },
+        error => error,
+    }
+}
+
+/// Makes the error for a task that has no node to run on.
+fn no_place(service: &ServiceSpec, why: &str) -> Error {
+    let hint = if why.contains("port") {
+        "choose another port, or end what publishes it"
+    } else {
+        "look at the service's constraints and reservations, and at `docker node ls`"
+    };
+    Error::Conflict { message: format!("no node can run service {}: {why}", service.name), hint: hint.into() }
+}
+
+/// Tells whether what a service waits for has happened.
+fn happened(stack: &StackSpec, whole: &Whole, on: &crate::orchestrator::Dependency) -> bool {
+    let tasks = whole.tasks_of(&on.service);
+    let last = newest(&tasks);
+    let spec = stack.services.iter().find(|service| service.name == on.service);
+    match on.condition {
+        Condition::Started => spec.is_some_and(|spec| matches!(progress(spec, whole), Progress::Started)),
+        Condition::Healthy => !last.is_empty() && last.iter().all(|task| doing(task) == Doing::Running),
+        Condition::CompletedSuccessfully => {
+            !last.is_empty() && last.iter().all(|task| doing(task) == Doing::Ended(Some(0)))
+        }
+    }
+}
+
+/// Returns the error if what a service waits for will never happen.
+fn cannot_happen(whole: &Whole, on: &crate::orchestrator::Dependency) -> Option<Error> {
+    let tasks = whole.tasks_of(&on.service);
+    let over = newest(&tasks).into_iter().find(|task| match (on.condition, doing(task)) {
+        (Condition::Started, _) => false,
+        (Condition::Healthy, Doing::Ended(_)) => true,
+        (Condition::CompletedSuccessfully, Doing::Ended(status)) => status != Some(0),
+        _ => false,
+    })?;
+    let reason = match (complaint(over), doing(over)) {
+        (Some(why), _) => why.to_owned(),
+        (None, Doing::Ended(Some(0))) => "it ended before it was healthy".to_owned(),
+        (None, Doing::Ended(Some(status))) => format!("it ended with status {status}"),
+        _ => "it ended".to_owned(),
+    };
+    Some(Error::ServiceFailed { service: on.service.to_string(), reason, log: Vec::new() })
+}
+
+/// Adds the end of the service's log to an error that has room for one.
+async fn with_log(error: Error, shared: &Shared, whole: &Whole, service: &ServiceName) -> Error {
+    match error {
+        Error::ServiceFailed { service: name, reason, .. } => {
+            let log = logs::end(shared, whole, service).await;
+            Error::ServiceFailed { service: name, reason, log }
+        }
+        error => error,
+    }
+}

@@ -1,0 +1,165 @@
+//! What tasks tell about a service.
+
+use std::collections::HashMap;
+
+use bollard::models::{
+    EndpointPortConfigPublishModeEnum as PortMode, EndpointPortConfigProtocolEnum as Protocol, Service as Found, Task, TaskState,
+};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::engine::Nodes;
+use crate::name::ServiceName;
+use crate::orchestrator::{Endpoint, Service, ServiceState};
+
+/// What a task does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// It has no process yet, as far as is known.
+    Waiting,
+    /// Its container is being started, or is not healthy yet.
+    Starting,
+    /// It runs, and is healthy.
+    Running,
+    /// It has ended by itself, or could not be started.
+    Ended(Option<i32>),
+    /// It was ended by the orchestrator.
+    Stopped,
+}
+
+pub(super) fn state(task: &Task) -> TaskState {
+    task.status.as_ref().and_then(|status| status.state).unwrap_or(TaskState::NEW)
+}
+
+pub(super) fn doing(task: &Task) -> Doing {
+    match state(task) {
+        TaskState::RUNNING => Doing::Running,
+        TaskState::STARTING => Doing::Starting,
+        TaskState::COMPLETE => Doing::Ended(Some(0)),
+        TaskState::FAILED => Doing::Ended(exit_status(task)),
+        TaskState::REJECTED => Doing::Ended(None),
+        TaskState::SHUTDOWN | TaskState::REMOVE | TaskState::ORPHANED => Doing::Stopped,
+        _ => Doing::Waiting,
+    }
+}
+
+/// Returns what a container ended with; `None` if it never ran.
+fn exit_status(task: &Task) -> Option<i32> {
+    let status = i32::try_from(task.status.as_ref()?.container_status.as_ref()?.exit_code?).ok()?;
+    (status != 0).then_some(status)
+}
+
+/// Returns what a task, or the engine about it, last had to say about why it does not run.
+pub(super) fn complaint(task: &Task) -> Option<&str> {
+    let status = task.status.as_ref()?;
+    status.err.as_deref().filter(|err| !err.is_empty())
+}
+
+fn time_of(text: Option<&String>) -> OffsetDateTime {
+    text.and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// Returns since when a task is in its state.
+pub(super) fn since(task: &Task) -> OffsetDateTime {
+    time_of(task.status.as_ref().and_then(|status| status.timestamp.as_ref()))
+}
+
+/// Returns the last task of each place that a service has: the others are its history.
+pub(super) fn newest<'a>(tasks: &[&'a Task]) -> Vec<&'a Task> {
+    let mut places: HashMap<(i64, &str), &Task> = HashMap::new();
+    for &task in tasks {
+        let slot = task.slot.unwrap_or_default();
+        // One on every node has no number.
+        let node = if slot == 0 { task.node_id.as_deref().unwrap_or_default() } else { "" };
+        let last = places.entry((slot, node)).or_insert(task);
+        if time_of(task.created_at.as_ref()) > time_of(last.created_at.as_ref()) {
+            *last = task;
+        }
+    }
+    let mut places: Vec<_> = places.into_iter().collect();
+    places.sort_by(|(a, _), (b, _)| a.cmp(b));
+    places.into_iter().map(|(_, task)| task).collect()
+}
+
+/// What else decides about the state of a service.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Circumstances {
+    /// Whether this process is starting its stack.
+    pub(super) starting: bool,
+    /// Whether its stack was put to sleep.
+    pub(super) asleep: bool,
+}
+
+/// Returns a service as its tasks make it look.
+pub(super) fn to_service(
+    name: &ServiceName,
+    found: Option<&Found>,
+    tasks: &[&Task],
+    nodes: &Nodes,
+    circumstances: Circumstances,
+) -> Service {
+    let last = newest(tasks);
+    let running: Vec<_> = last.iter().copied().filter(|t| doing(t) == Doing::Running && !nodes.is_lost(t)).collect();
+    let up = |task: &&Task| matches!(doing(task), Doing::Waiting | Doing::Starting | Doing::Running);
+    let ended = || {
+        let mut statuses = last.iter().filter_map(|task| match doing(task) {
+            Doing::Ended(status) => Some(status),
+            _ => None,
+        });
+        statuses.clone().find(|status| *status != Some(0)).or_else(|| statuses.next()).flatten()
+    };
+    let state = if !running.is_empty() {
+        ServiceState::Running
+    } else if circumstances.asleep && !circumstances.starting {
+        ServiceState::Asleep
+    } else if circumstances.starting && last.is_empty() || last.iter().any(up) {
+        ServiceState::Starting
+    } else if last.is_empty() && found.is_some() {
+        // The swarm has not got to it yet.
+        ServiceState::Starting
+    } else {
+        ServiceState::Exited { status: ended() }
+    };
+    let pid = running.first().and_then(|task| task.status.as_ref()?.container_status.as_ref()?.pid);
+    let history = tasks.iter().filter(|task| matches!(doing(task), Doing::Ended(_))).count();
+    let over = last.iter().filter(|task| matches!(doing(task), Doing::Ended(_))).count();
+    let error = match state {
+        ServiceState::Running | ServiceState::Asleep => None,
+        _ => {
+            let mut all: Vec<_> = tasks.to_vec();
+            all.sort_by_key(|task| std::cmp::Reverse(time_of(task.created_at.as_ref())));
+            all.into_iter().find_map(complaint).map(str::to_owned)
+        }
+    };
+    Service {
+        pid: pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0),
+        endpoints: endpoints(found, &running, nodes),
+        restarts: u32::try_from(history.saturating_sub(over)).unwrap_or(u32::MAX),
+        error,
+        ..Service::new(name.clone(), state)
+    }
+}
+
+/// Returns where the TCP ports are reached: each on its task's node, or, where every node passes on, on those.
+fn endpoints(found: Option<&Found>, running: &[&Task], nodes: &Nodes) -> Vec<Endpoint> {
+    let mut endpoints = Vec::new();
+    let everywhere = found.and_then(|service| service.endpoint.as_ref()?.ports.as_ref()).into_iter().flatten();
+    let everywhere: Vec<_> = everywhere.filter(|port| port.publish_mode == Some(PortMode::INGRESS)).collect();
+    for task in running {
+        let Some(address) = nodes.of(task) else { continue };
+        let own = task.status.as_ref().and_then(|status| status.port_status.as_ref()?.ports.as_ref());
+        for port in own.into_iter().flatten().chain(everywhere.iter().copied()) {
+            let numbers = (port.target_port.map(u16::try_from), port.published_port.map(u16::try_from));
+            let (Some(Ok(target)), Some(Ok(published))) = numbers else { continue };
+            if published == 0 || port.protocol.is_some_and(|protocol| protocol != Protocol::TCP) {
+                continue;
+            }
+            let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+            endpoints.push(Endpoint { target, address: format!("{address}:{published}") });
+        }
+    }
+    // An engine tells a port twice that it publishes for both kinds of addresses.
+    endpoints.sort();
+    endpoints.dedup();
+    endpoints
+}

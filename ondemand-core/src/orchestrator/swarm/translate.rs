@@ -1,0 +1,348 @@
+//! From services of a stack to services of a swarm.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::models::{
+    EndpointPortConfig, EndpointPortConfigProtocolEnum as Protocol, EndpointPortConfigPublishModeEnum as PortMode,
+    EndpointSpec, EndpointSpecModeEnum, HealthConfig, Limit, NetworkAttachmentConfig, ResourceObject, ResourcesUlimits,
+    ServiceSpec, ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecModeReplicatedJob, ServiceSpecRollbackConfig,
+    ServiceSpecRollbackConfigFailureActionEnum as RollbackAction, ServiceSpecRollbackConfigOrderEnum as RollbackOrder,
+    ServiceSpecUpdateConfig, ServiceSpecUpdateConfigFailureActionEnum as UpdateAction,
+    ServiceSpecUpdateConfigOrderEnum as UpdateOrder, TaskSpec, TaskSpecContainerSpec, TaskSpecContainerSpecConfigs,
+    TaskSpecContainerSpecFile, TaskSpecContainerSpecFile1, TaskSpecContainerSpecSecrets, TaskSpecLogDriver,
+    TaskSpecPlacement, TaskSpecPlacementPreferences, TaskSpecPlacementSpread, TaskSpecResources, TaskSpecRestartPolicy,
+    TaskSpecRestartPolicyConditionEnum as RestartWhen,
+};
+
+use super::mounts::mounts;
+use super::names::{IMAGE, Names};
+use crate::error::{Error, Result};
+use crate::orchestrator::docker::translate::{LOG_FILES, LOG_SIZE, SERVICE, image, signal};
+use crate::orchestrator::{
+    Condition, DeployMode, EndpointMode, FailureAction, FileMount, Healthcheck, Order, Publish, PublishMode,
+    RestartCondition, RunAs, StackSpec, Transport, UpdateConfig,
+};
+
+type Asked = crate::orchestrator::ServiceSpec;
+
+/// The network of services that name none.
+pub(super) const DEFAULT_NETWORK: &str = "default";
+
+/// What a stack's things are called by the engine: ids of networks, secrets and configuration files, by the stack's names for them.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) networks: HashMap<String, String>,
+    /// The id, and the name.
+    pub(super) secrets: HashMap<String, (String, String)>,
+    pub(super) configs: HashMap<String, (String, String)>,
+}
+
+/// Checks what a swarm cannot do, before anything is made.
+pub(super) fn check(stack: &StackSpec) -> Result<()> {
+    let unsupported = |message: String, hint: &str| Err(Error::Unsupported { message, hint: hint.into() });
+    let invalid = |what: &Asked, reason: String| Err(Error::invalid(format!("service {}", what.name), reason));
+    for service in &stack.services {
+        image(service)?;
+        if let Some(port) = service.ports.iter().find(|port| !port.published.ip().is_unspecified()) {
+            let message = format!("a swarm cannot publish a port at the address {} alone", port.published.ip());
+            return unsupported(message, "publish it at every address of the node: 0.0.0.0");
+        }
+        if let Some(unknown) = service.configs.iter().find(|file| !stack.configs.contains_key(&file.source)) {
+            return invalid(service, format!("there is no configuration file {:?} in the stack", unknown.source));
+        }
+        if let Some(file) = service.secrets.iter().find(|file| !stack.secrets.contains_key(&file.source)) {
+            return invalid(service, format!("there is no secret {:?} in the stack", file.source));
+        }
+        let undefined = |name: &String| name != DEFAULT_NETWORK && !stack.networks.contains_key(name);
+        if let Some(unknown) = service.networks.iter().map(|network| &network.network).find(|name| undefined(name)) {
+            return invalid(service, format!("there is no network {unknown:?} in the stack"));
+        }
+    }
+    Ok(())
+}
+
+/// Translates one service of a stack. `pinned` is its image as the nodes shall run it.
+pub(super) fn service(
+    stack: &StackSpec,
+    asked: &Asked,
+    names: &Names,
+    known: &Known,
+    pinned: &str,
+    ingress: bool,
+) -> Result<ServiceSpec> {
+    let own = asked.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let mut labels = names.labels_and(stack.labels.iter().chain(own));
+    labels.insert(SERVICE.to_owned(), asked.name.to_string());
+    labels.insert(IMAGE.to_owned(), image(asked)?.to_owned());
+    let placement = &asked.placement;
+    let ports = ports(asked, ingress);
+    let through_all = ports.iter().any(|port| port.publish_mode == Some(PortMode::INGRESS));
+    let mode = match placement.endpoint_mode {
+        Some(EndpointMode::Vip) => EndpointSpecModeEnum::VIP,
+        // The routing mesh leads to the address of the service.
+        None if through_all => EndpointSpecModeEnum::VIP,
+        Some(EndpointMode::Dnsrr) | None => EndpointSpecModeEnum::DNSRR,
+    };
+    Ok(ServiceSpec {
+        name: Some(names.service(&asked.name)),
+        labels: Some(labels),
+        task_template: Some(task(stack, asked, names, known, pinned)?),
+        mode: Some(deploy_mode(placement.mode)?),
+        update_config: placement.update.as_ref().map(update),
+        rollback_config: placement.rollback.as_ref().map(rollback),
+        networks: None,
+        endpoint_spec: Some(EndpointSpec { mode: Some(mode), ports: Some(ports) }),
+    })
+}
+
+fn task(stack: &StackSpec, asked: &Asked, names: &Names, known: &Known, pinned: &str) -> Result<TaskSpec> {
+    let placement = &asked.placement;
+    let limits = placement.limits;
+    let promised = placement.reservations;
+    let spread = |over: &String| TaskSpecPlacementPreferences {
+        spread: Some(TaskSpecPlacementSpread { spread_descriptor: Some(over.clone()) }),
+    };
+    let log_driver = match &asked.container.logging {
+        Some(logging) => TaskSpecLogDriver {
+            name: Some(logging.driver.clone()),
+            options: Some(logging.options.clone().into_iter().collect()),
+        },
+        None => TaskSpecLogDriver {
+            name: Some("json-file".into()),
+            options: Some([("max-size", LOG_SIZE), ("max-file", LOG_FILES)].map(|(k, v)| (k.into(), v.into())).into()),
+        },
+    };
+    Ok(TaskSpec {
+        container_spec: Some(container(stack, asked, names, known, pinned)?),
+        resources: Some(TaskSpecResources {
+            limits: Some(Limit { nano_cpus: limits.nano_cpus, memory_bytes: limits.memory, pids: limits.pids }),
+            reservations: Some(ResourceObject {
+                nano_cpus: promised.nano_cpus,
+                memory_bytes: promised.memory,
+                generic_resources: None,
+            }),
+            ..TaskSpecResources::default()
+        }),
+        restart_policy: (!placement.mode.is_job()).then(|| restart_policy(stack, asked)).transpose()?,
+        placement: Some(TaskSpecPlacement {
+            constraints: Some(placement.constraints.clone()),
+            preferences: Some(placement.spread.iter().map(spread).collect()),
+            max_replicas: placement.max_replicas_per_node.map(signed).transpose()?,
+            platforms: None,
+        }),
+        networks: Some(networks(asked, known)),
+        log_driver: Some(log_driver),
+        ..TaskSpec::default()
+    })
+}
+
+fn container(
+    stack: &StackSpec,
+    asked: &Asked,
+    names: &Names,
+    known: &Known,
+    pinned: &str,
+) -> Result<TaskSpecContainerSpec> {
+    let options = &asked.container;
+    let own = options.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let mut labels = names.labels_and(own);
+    labels.insert(SERVICE.to_owned(), asked.name.to_string());
+    let pairs = |(name, limit): (&String, &crate::orchestrator::Ulimit)| ResourcesUlimits {
+        name: Some(name.clone()),
+        soft: Some(limit.soft),
+        hard: Some(limit.hard),
+    };
+    let user = asked.user.map(|RunAs { uid, gid }| format!("{uid}:{gid}"));
+    let secret = |file: &FileMount| {
+        let (id, name) = known.secrets.get(&file.source)?;
+        let [name_there, uid, gid] = file_names(file, &file.source);
+        let there = TaskSpecContainerSpecFile { name: name_there, uid, gid, mode: Some(file.mode.unwrap_or(0o444)) };
+        let (id, name) = (Some(id.clone()), Some(name.clone()));
+        Some(TaskSpecContainerSpecSecrets { file: Some(there), secret_id: id, secret_name: name })
+    };
+    let config = |file: &FileMount| {
+        let (id, name) = known.configs.get(&file.source)?;
+        let [name_there, uid, gid] = file_names(file, &format!("/{}", file.source));
+        let there = TaskSpecContainerSpecFile1 { name: name_there, uid, gid, mode: Some(file.mode.unwrap_or(0o444)) };
+        let (config_id, config_name) = (Some(id.clone()), Some(name.clone()));
+        Some(TaskSpecContainerSpecConfigs { file: Some(there), runtime: None, config_id, config_name })
+    };
+    Ok(TaskSpecContainerSpec {
+        image: Some(pinned.to_owned()),
+        labels: Some(labels),
+        // Which takes the place of the image's entry point.
+        command: (!asked.command.is_empty()).then(|| asked.command.clone()),
+        args: (!asked.arguments.is_empty()).then(|| asked.arguments.clone()),
+        hostname: options.hostname.clone(),
+        env: Some(asked.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+        dir: asked.working_dir.as_ref().map(|dir| dir.display().to_string()),
+        user: user.or_else(|| options.user.clone()),
+        read_only: Some(options.read_only),
+        mounts: Some(mounts(stack, asked, names)?),
+        stop_signal: Some(signal(asked.stop_signal).to_owned()),
+        stop_grace_period: Some(nanoseconds(asked.stop_grace)),
+        health_check: asked.healthcheck.as_ref().map(healthcheck),
+        hosts: Some(options.extra_hosts.iter().map(|(name, address)| format!("{address} {name}")).collect()),
+        secrets: Some(asked.secrets.iter().filter_map(secret).collect()),
+        configs: Some(asked.configs.iter().filter_map(config).collect()),
+        // Reaps stray children and passes signals on.
+        init: Some(options.init.unwrap_or(true)),
+        sysctls: Some(options.sysctls.clone().into_iter().collect()),
+        capability_add: Some(options.cap_add.iter().map(|name| capability(name)).collect()),
+        capability_drop: Some(options.cap_drop.iter().map(|name| capability(name)).collect()),
+        ulimits: Some(options.ulimits.iter().map(pairs).collect()),
+        ..TaskSpecContainerSpec::default()
+    })
+}
+
+/// Returns where a file is seen, and whose it is.
+fn file_names(file: &FileMount, otherwise: &str) -> [Option<String>; 3] {
+    let owner = |id: &Option<String>| Some(id.clone().unwrap_or_else(|| "0".into()));
+    [Some(file.target.clone().unwrap_or_else(|| otherwise.to_owned())), owner(&file.uid), owner(&file.gid)]
+}
+
+/// Writes a capability as the engines compare it.
+fn capability(name: &str) -> String {
+    let name = name.to_ascii_uppercase();
+    if name == "ALL" || name.starts_with("CAP_") { name } else { format!("CAP_{name}") }
+}
+
+/// In its networks, a service is reached by its name in the stack.
+fn networks(asked: &Asked, known: &Known) -> Vec<NetworkAttachmentConfig> {
+    let attach = |name: &str, aliases: &[String]| {
+        let mut all = vec![asked.name.to_string()];
+        all.extend(aliases.iter().filter(|alias| **alias != *asked.name.as_str()).cloned());
+        let target = Some(known.networks.get(name)?.clone());
+        Some(NetworkAttachmentConfig { target, aliases: Some(all), driver_opts: None })
+    };
+    if asked.networks.is_empty() {
+        return attach(DEFAULT_NETWORK, &[]).into_iter().collect();
+    }
+    asked.networks.iter().filter_map(|network| attach(&network.network, &network.aliases)).collect()
+}
+
+fn ports(asked: &Asked, ingress: bool) -> Vec<EndpointPortConfig> {
+    let fixed = asked.ports.iter().map(|port| Publish {
+        target: port.target,
+        published: Some(port.published.port()),
+        transport: Transport::Tcp,
+        mode: PublishMode::Host,
+    });
+    let port = |port: Publish| EndpointPortConfig {
+        name: None,
+        protocol: Some(match port.transport {
+            Transport::Tcp => Protocol::TCP,
+            Transport::Udp => Protocol::UDP,
+            Transport::Sctp => Protocol::SCTP,
+        }),
+        target_port: Some(port.target.into()),
+        published_port: port.published.map(Into::into),
+        publish_mode: Some(match port.mode {
+            PublishMode::Host if port.published.is_none() && ingress => PortMode::INGRESS,
+            PublishMode::Host => PortMode::HOST,
+            PublishMode::Ingress => PortMode::INGRESS,
+        }),
+    };
+    fixed.chain(asked.publish.iter().copied()).map(port).collect()
+}
+
+fn healthcheck(check: &Healthcheck) -> HealthConfig {
+    HealthConfig {
+        test: (!check.test.is_empty()).then(|| check.test.clone()),
+        interval: check.interval.map(nanoseconds),
+        timeout: check.timeout.map(nanoseconds),
+        retries: check.retries.map(Into::into),
+        start_period: check.start_period.map(nanoseconds),
+        start_interval: None,
+    }
+}
+
+/// Tells whether others wait for a service's end.
+pub(super) fn is_one_shot(stack: &StackSpec, asked: &Asked) -> bool {
+    let waits = |dependency: &crate::orchestrator::Dependency| {
+        dependency.service == asked.name && dependency.condition == Condition::CompletedSuccessfully
+    };
+    stack.services.iter().flat_map(|service| &service.depends_on).any(waits)
+}
+
+/// What nothing is said about is never started again by the engine; nor is what others wait for the end of, once that has come.
+fn restart_policy(stack: &StackSpec, asked: &Asked) -> Result<TaskSpecRestartPolicy> {
+    let never = TaskSpecRestartPolicy { condition: Some(RestartWhen::NONE), ..TaskSpecRestartPolicy::default() };
+    let Some(policy) = &asked.placement.restart_policy else { return Ok(never) };
+    let condition = match policy.condition {
+        RestartCondition::Any if is_one_shot(stack, asked) => return Ok(never),
+        RestartCondition::None => RestartWhen::NONE,
+        RestartCondition::OnFailure => RestartWhen::ON_FAILURE,
+        RestartCondition::Any => RestartWhen::ANY,
+    };
+    Ok(TaskSpecRestartPolicy {
+        condition: Some(condition),
+        delay: policy.delay.map(nanoseconds),
+        max_attempts: policy.max_attempts.map(signed).transpose()?,
+        window: policy.window.map(nanoseconds),
+    })
+}
+
+fn deploy_mode(mode: DeployMode) -> Result<ServiceSpecMode> {
+    let none = ServiceSpecMode::default();
+    Ok(match mode {
+        DeployMode::Replicated(replicas) => ServiceSpecMode {
+            replicated: Some(ServiceSpecModeReplicated { replicas: Some(signed(replicas)?) }),
+            ..none
+        },
+        DeployMode::Global => ServiceSpecMode { global: Some(HashMap::new()), ..none },
+        DeployMode::ReplicatedJob(runs) => ServiceSpecMode {
+            replicated_job: Some(ServiceSpecModeReplicatedJob {
+                max_concurrent: Some(signed(runs)?),
+                total_completions: Some(signed(runs)?),
+            }),
+            ..none
+        },
+        DeployMode::GlobalJob => ServiceSpecMode { global_job: Some(HashMap::new()), ..none },
+    })
+}
+
+fn update(config: &UpdateConfig) -> ServiceSpecUpdateConfig {
+    ServiceSpecUpdateConfig {
+        parallelism: config.parallelism.and_then(|n| i64::try_from(n).ok()),
+        delay: config.delay.map(nanoseconds),
+        failure_action: config.failure_action.map(|action| match action {
+            FailureAction::Pause => UpdateAction::PAUSE,
+            FailureAction::Continue => UpdateAction::CONTINUE,
+            FailureAction::Rollback => UpdateAction::ROLLBACK,
+        }),
+        monitor: config.monitor.map(nanoseconds),
+        max_failure_ratio: config.max_failure_ratio,
+        order: config.order.map(|order| match order {
+            Order::StopFirst => UpdateOrder::STOP_FIRST,
+            Order::StartFirst => UpdateOrder::START_FIRST,
+        }),
+    }
+}
+
+fn rollback(config: &UpdateConfig) -> ServiceSpecRollbackConfig {
+    ServiceSpecRollbackConfig {
+        parallelism: config.parallelism.and_then(|n| i64::try_from(n).ok()),
+        delay: config.delay.map(nanoseconds),
+        // What is taken back cannot be taken back.
+        failure_action: config.failure_action.map(|action| match action {
+            FailureAction::Pause | FailureAction::Rollback => RollbackAction::PAUSE,
+            FailureAction::Continue => RollbackAction::CONTINUE,
+        }),
+        monitor: config.monitor.map(nanoseconds),
+        max_failure_ratio: config.max_failure_ratio,
+        order: config.order.map(|order| match order {
+            Order::StopFirst => RollbackOrder::STOP_FIRST,
+            Order::StartFirst => RollbackOrder::START_FIRST,
+        }),
+    }
+}
+
+fn nanoseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+fn signed(number: u64) -> Result<i64> {
+    i64::try_from(number).map_err(|_| Error::invalid("number of replicas", "it is too large"))
+}
