@@ -197,7 +197,11 @@ impl Shared {
         let whole = Whole::see(client, names.clone(), Some(claim)).await?;
         try_join_all(whole.ids().map(|id| update(client, id, sleeping::lay))).await?;
         let mut watch = Watch::new();
-        while watch.see(self, &names).await?.has_processes() {
+        loop {
+            let whole = watch.see(self, &names).await?;
+            if !whole.has_processes() && !whole.is_shrinking() {
+                break;
+            }
             watch.rest().await;
         }
         self.turns.changed.notify_waiters();
@@ -214,10 +218,15 @@ impl Shared {
         }
         let _starting = self.turns.starting(&claim.id());
         let names = claim.names.clone();
-        let whole = Whole::see(client, names.clone(), Some(claim.clone())).await?;
+        let mut watch = Watch::new();
+        let mut whole = watch.see(self, &names).await?;
+        while whole.is_shrinking() {
+            watch.rest().await;
+            whole = watch.see(self, &names).await?;
+        }
         let mut old = BTreeSet::new();
         let mut woken: Vec<ServiceName> = Vec::new();
-        for service in whole.services() {
+        for service in claim.services.clone() {
             let Some(id) = whole.found(&service).and_then(|found| found.id.as_deref()) else { continue };
             let tasks = whole.tasks_of(&service);
             let last = super::tasks::newest(&tasks);

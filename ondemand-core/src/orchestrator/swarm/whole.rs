@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bollard::models::{Service as Found, Task};
+use bollard::models::{Service as Found, Task, TaskState};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::claim::Claim;
 use super::engine::{self, Nodes};
 use super::names::{IMAGE, NAMESPACE, Names};
-use super::tasks::{Circumstances, to_service};
+use super::tasks::{Circumstances, Doing, doing, to_service};
 use crate::error::Result;
 use crate::label::{Labels, keys};
 use crate::name::{ServiceName, StackName};
@@ -111,8 +111,14 @@ impl Whole {
 
     /// Tells whether a task may still have a process.
     pub(super) fn has_processes(&self) -> bool {
-        use super::tasks::{Doing, doing};
-        self.tasks.iter().any(|task| !matches!(doing(task), Doing::Ended(_) | Doing::Stopped) && !self.nodes.is_lost(task))
+        let over = |task: &Task| matches!(doing(task), Doing::Ended(_) | Doing::Stopped);
+        self.tasks.iter().any(|task| !over(task) && !self.nodes.is_lost(task))
+    }
+
+    /// Tells whether a task is to be taken away and has not been. A service that gets replicas again before that is left without any by the engine.
+    pub(super) fn is_shrinking(&self) -> bool {
+        let goes = |task: &Task| task.desired_state == Some(TaskState::REMOVE);
+        self.tasks.iter().any(|task| goes(task) && !self.nodes.is_lost(task))
     }
 
     /// Tells whether there is a task that its node has not taken away yet.
