@@ -1,9 +1,8 @@
 //! The script that clones, builds and starts a service, in the shells it is made for, from a real Git server.
 
-use std::collections::BTreeMap;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+mod place;
+
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,103 +10,9 @@ use anyhow::{Context, Result, ensure};
 use ondemand_core::Secret;
 use ondemand_tests::forge::{Fault, Part};
 use ondemand_tests::{Forge, eventually};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Signal, kill_process_group};
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../ondemand-core/runner/run.sh");
-const REPOSITORY: &str = "shop/back-web";
-/// The shells of Debian and of Alpine.
-const SHELLS: [&[&str]; 2] = [&["dash"], &["busybox", "sh"]];
-
-/// A container's worth of files, in which the script is started, perhaps again and again.
-struct Place {
-    shell: &'static [&'static str],
-    directory: tempfile::TempDir,
-    env: BTreeMap<String, String>,
-    arguments: Vec<String>,
-}
-
-/// How it ended, and what it said.
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    signal: Option<i32>,
-    output: String,
-    log: String,
-}
-
-/// What has not ended yet.
-struct Running {
-    child: tokio::process::Child,
-    pid: Pid,
-}
-
-impl Place {
-    fn new(shell: &'static [&'static str], forge: &Forge, commit: &str, token: Option<&Secret>) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let mut place = Self { shell, directory, env: BTreeMap::new(), arguments: Vec::new() };
-        place.set("ONDEMAND_REPOSITORY_URL", format!("{}/{REPOSITORY}.git", forge.url()));
-        place.set("ONDEMAND_COMMIT", commit);
-        place.set("ONDEMAND_BRANCH", "main");
-        if let Some(token) = token {
-            std::fs::write(place.path("token"), format!("{}\n", token.expose()))?;
-            place.set("ONDEMAND_TOKEN_FILE", place.path("token").display());
-        }
-        Ok(place)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path(name)).unwrap_or_default()
-    }
-
-    fn set(&mut self, name: &str, value: impl std::fmt::Display) {
-        self.env.insert(name.into(), value.to_string());
-    }
-
-    fn start(&self) -> Result<Running> {
-        let mut command = std::process::Command::new(self.shell[0]);
-        command.args(&self.shell[1..]).arg(SCRIPT).args(&self.arguments).current_dir(self.directory.path());
-        command.env_clear().env("PATH", std::env::var("PATH")?).env("HOME", self.directory.path()).envs(&self.env);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
-        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).context("it has no number")?;
-        Ok(Running { child, pid })
-    }
-
-    async fn run(&self) -> Result<Ended> {
-        self.start()?.end().await
-    }
-
-    /// Waits until a file is there.
-    async fn sees(&self, name: &str) -> Result<()> {
-        let path = self.path(name);
-        eventually(async || if path.exists() { Ok(()) } else { Err(format!("{name} is not there")) }).await
-    }
-}
-
-impl Running {
-    fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill_process(self.pid, signal)?)
-    }
-
-    async fn end(self) -> Result<Ended> {
-        let pid = self.pid;
-        let output = tokio::time::timeout(std::time::Duration::from_secs(60), self.child.wait_with_output()).await;
-        if output.is_err() {
-            kill_process_group(pid, Signal::KILL)?;
-        }
-        let output = output.context("it does not end")??;
-        Ok(Ended {
-            code: output.status.code(),
-            signal: output.status.signal(),
-            output: String::from_utf8(output.stdout)?,
-            log: String::from_utf8(output.stderr)?,
-        })
-    }
-}
+use place::{Place, REPOSITORY, SCRIPT, SHELLS};
 
 /// Makes a server with a repository of one commit, and a token that may read it.
 async fn forge() -> Result<(Forge, String, Secret)> {
@@ -216,7 +121,7 @@ async fn a_commit_that_vanished_is_named_and_a_branch_leads_to_old_ones() -> Res
             for n in 0..3 {
                 forge.push(REPOSITORY, "main", &[("number", &n.to_string())]).await?;
             }
-            let last = forge.push(REPOSITORY, "main", &[("greeting", "later\n")]).await?;
+            forge.push(REPOSITORY, "main", &[("greeting", "later\n")]).await?;
             if old {
                 forge.grow_old();
             }
@@ -231,24 +136,18 @@ async fn a_commit_that_vanished_is_named_and_a_branch_leads_to_old_ones() -> Res
             place.set("ONDEMAND_RUN", "cat greeting");
             ensure!(place.run().await?.output == "hello\n");
             // Where none does, that is said.
-            let gone = forge.push(REPOSITORY, "gone", &[("greeting", "never seen\n")]).await?;
-            let rewritten = forge.push(REPOSITORY, "rewritten", &[("greeting", "never seen either\n")]).await?;
-            forge.delete_branch(REPOSITORY, "gone").await?;
+            let rewritten = forge.push(REPOSITORY, "rewritten", &[("greeting", "never seen\n")]).await?;
             forge.push(REPOSITORY, "other", &[]).await?;
             forge.amend(REPOSITORY, "rewritten").await?;
-            ensure!(last != gone);
-            for (branch, commit) in [("rewritten", &rewritten)] {
-                place = Place::new(shell, &forge, commit, Some(&token))?;
-                place.set("ONDEMAND_BRANCH", branch);
-                place.set("ONDEMAND_RUN", "true");
-                let ended = place.run().await?;
-                let said = format!("error: commit {} is no longer in shop/back-web: {branch} was", &commit[..7]);
-                ensure!(ended.code == Some(91) && ended.log.contains(&said), "old: {old}: {ended:?}");
-            }
-            forge.delete_branch(REPOSITORY, "rewritten").await?;
-            let place = Place { env: place.env.clone(), ..Place::new(shell, &forge, &rewritten, Some(&token))? };
+            place = Place::new(shell, &forge, &rewritten, Some(&token))?;
+            place.set("ONDEMAND_BRANCH", "rewritten");
+            place.set("ONDEMAND_RUN", "true");
+            let said = format!("error: commit {} is no longer in shop/back-web: rewritten was", &rewritten[..7]);
             let ended = place.run().await?;
-            ensure!(ended.code == Some(91) && ended.log.contains("rewritten was deleted"), "old: {old}: {ended:?}");
+            ensure!(ended.code == Some(91) && ended.log.contains(&said), "rewritten, old: {old}: {ended:?}");
+            forge.delete_branch(REPOSITORY, "rewritten").await?;
+            let ended = place.run().await?;
+            ensure!(ended.code == Some(91) && ended.log.contains(&said), "deleted, old: {old}: {ended:?}");
         }
     }
     Ok(())
