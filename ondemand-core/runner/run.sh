@@ -456,11 +456,24 @@ become() {
         *[\;\&\|\(\)\`]* | *'
 '*) exec sh -c "$ONDEMAND_RUN" ;;
     esac
-    # Without a glob in it, the first word is a plain one.
-    od_word=${ONDEMAND_RUN#"${ONDEMAND_RUN%%[![:space:]]*}"}
-    od_word=${od_word%%[[:space:]]*}
+    od_env=
+    od_rest=$ONDEMAND_RUN
+    while :; do
+        od_rest=${od_rest#"${od_rest%%[![:space:]]*}"}
+        od_word=${od_rest%%[[:space:]]*}
+        case $od_word in
+            # What a shell must read first is no program's name.
+            *[\$\"\'\\]*) break ;;
+            # A variable for the program alone.
+            [A-Za-z_]*=*)
+                od_env='env '
+                od_rest=${od_rest#"$od_word"}
+                ;;
+            *) break ;;
+        esac
+    done
     case $(command -v -- "$od_word" 2>/dev/null) in
-        /* | ./* | ../*) exec sh -c "exec $ONDEMAND_RUN" ;;
+        /* | ./* | ../*) exec sh -c "exec $od_env$ONDEMAND_RUN" ;;
         *) exec sh -c "$ONDEMAND_RUN" ;;
     esac
 }

@@ -290,6 +290,33 @@ async fn a_server_that_hangs_does_not_keep_it_from_ending() -> Result<()> {
 }
 
 #[tokio::test]
+async fn whatever_a_shell_takes_for_a_command_is_run_as_it_runs_it() -> Result<()> {
+    let (forge, commit, token) = forge().await?;
+    for shell in SHELLS {
+        let mut place = Place::new(shell, &forge, &commit, Some(&token))?;
+        place.set("WORD", "two words");
+        for (run, code, output) in [
+            ("cat greeting | tr h H", 0, "Hello\n"),
+            ("cd app && cat greeting", 0, "hello from below\n"),
+            ("echo *", 0, "app greeting\n"),
+            ("X=1 Y=\"$WORD\" printenv X Y", 0, "1\ntwo words\n"),
+            ("X=$WORD printenv X", 0, "two words\n"),
+            ("X=1 exec printenv X", 0, "1\n"),
+            ("printf '%s;' \"$WORD\"", 0, "two words;"),
+            ("if cat no-such-file 2>/dev/null; then exit 1; else exit 4; fi", 4, ""),
+            ("! true", 1, ""),
+            ("X=1", 0, ""),
+            ("no-such-program", 127, ""),
+        ] {
+            place.set("ONDEMAND_RUN", run);
+            let ended = place.run().await?;
+            ensure!((ended.code, &*ended.output) == (Some(code), output), "{shell:?} {run}: {ended:?}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_service_takes_the_place_of_the_script() -> Result<()> {
     let (forge, commit, token) = forge().await?;
     for shell in SHELLS {
@@ -308,7 +335,8 @@ async fn the_service_takes_the_place_of_the_script() -> Result<()> {
             // A program without a shell is it, too; nothing keeps signals from it.
             std::fs::remove_file(place.path("started"))?;
             place.set("ONDEMAND_BUILD", "touch ../started");
-            place.set("ONDEMAND_RUN", "sleep 1000");
+            place
+                .set("ONDEMAND_RUN", if signal == Signal::TERM { " STAGE=test  sleep \"1000\"" } else { "sleep 1000" });
             let running = place.start()?;
             let program = PathBuf::from(format!("/proc/{}/cmdline", running.pid.as_raw_nonzero()));
             eventually(async || match std::fs::read_to_string(&program) {
