@@ -14,8 +14,12 @@ fuzz_target!(|text: &str| {
         Ok(document) => document,
         Err(error) => return assert!(!error.to_string().is_empty()),
     };
-    let again = compose::parse(source(&document.to_yaml())).expect("it was written");
-    assert!(again == document, "it says something else: {}", document.to_yaml());
+    let yaml = document.to_yaml();
+    // What aliases stand for is written out, and may be more than is read.
+    if yaml.len() <= 1 << 20 {
+        let again = compose::parse(source(&yaml)).expect("it was written");
+        assert!(again == document, "it says something else: {yaml}");
+    }
     let name = StackName::new("fuzz").expect("a name");
     let attempt = AttemptId::new("0123456789abcdef").expect("an attempt");
     if let Err(error) = document.to_stack(name, attempt, Labels::new()) {

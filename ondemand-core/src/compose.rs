@@ -141,14 +141,10 @@ pub(crate) fn parse_with(
 
 /// Puts variables, then substitutes, into all scalars and keys: what is substituted is never read as a variable.
 fn fill(node: &mut Node, variables: &mut Interpolator<'_>, substitutes: Option<&dyn Substitutes>) -> Read<()> {
-    let resolve = |text: &str, plain: bool, place: Place| match substitutes {
-        Some(substitutes) => substitutes.resolve(text, plain).map_err(|reason| Problem::new(place, reason)),
-        None => Ok(None),
-    };
     match &mut node.value {
         Value::Null | Value::Bool(_) => {}
         Value::Number(text) => {
-            if let Some(value) = resolve(text, node.plain, node.place)? {
+            if let Some(value) = resolve(substitutes, text, node.plain, node.place, variables)? {
                 node.value = value;
             }
         }
@@ -156,7 +152,7 @@ fn fill(node: &mut Node, variables: &mut Interpolator<'_>, substitutes: Option<&
             if text.contains('$') {
                 *text = variables.expand(text).map_err(|reason| Problem::new(node.place, reason))?;
             }
-            if let Some(value) = resolve(text, node.plain, node.place)? {
+            if let Some(value) = resolve(substitutes, text, node.plain, node.place, variables)? {
                 node.value = value;
             }
         }
@@ -170,7 +166,7 @@ fn fill(node: &mut Node, variables: &mut Interpolator<'_>, substitutes: Option<&
             for (key, node) in entries.iter_mut() {
                 fill(node, variables, substitutes)?;
                 // A key is text, whatever it is made of.
-                if let Some(Value::String(text)) = resolve(&key.text, false, key.place)? {
+                if let Some(Value::String(text)) = resolve(substitutes, &key.text, false, key.place, variables)? {
                     key.text = text;
                     changed = true;
                     if key.text.len() > read::LONGEST_KEY {
@@ -186,6 +182,22 @@ fn fill(node: &mut Node, variables: &mut Interpolator<'_>, substitutes: Option<&
         }
     }
     Ok(())
+}
+
+/// Returns what a scalar stands for, and counts it with what variables bring in: aliases may bring it many times.
+fn resolve(
+    substitutes: Option<&dyn Substitutes>,
+    text: &str,
+    plain: bool,
+    place: Place,
+    variables: &mut Interpolator<'_>,
+) -> Read<Option<Value>> {
+    let Some(substitutes) = substitutes else { return Ok(None) };
+    let resolved = substitutes.resolve(text, plain).and_then(|value| {
+        variables.bring(value.as_ref().map_or(0, Value::text_len))?;
+        Ok(value)
+    });
+    resolved.map_err(|reason| Problem::new(place, reason))
 }
 
 impl Document {

@@ -174,6 +174,10 @@ fn read(path: &Path) -> Result<String> {
         _ => Error::io("templates", format!("reading {}", path.display()), e),
     };
     let invalid = |reason: String| Error::InvalidTemplate { file: path.display().to_string(), line: 0, reason };
+    // Opening a pipe would wait for someone to write to it.
+    if path.exists() && !path.is_file() {
+        return Err(invalid("it is not a file".into()));
+    }
     let mut bytes = Vec::new();
     std::fs::File::open(path).map_err(failed)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > LARGEST {

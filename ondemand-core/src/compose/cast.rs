@@ -34,6 +34,11 @@ fn walk(node: &mut Node, path: &mut Vec<String>) {
             let path: Vec<&str> = path.iter().map(String::as_str).collect();
             match kind(&path) {
                 Some(Kind::Number) if is_number(text) => node.value = Value::Number(std::mem::take(text)),
+                Some(Kind::Size) => {
+                    if let Ok(bytes) = notation::bytes(text) {
+                        node.value = Value::Number(bytes.to_string());
+                    }
+                }
                 Some(Kind::Boolean) => {
                     if let Some(value) = notation::boolean(text) {
                         node.value = Value::Bool(value);
@@ -49,6 +54,8 @@ fn walk(node: &mut Node, path: &mut Vec<String>) {
 enum Kind {
     Number,
     Boolean,
+    /// A number of bytes.
+    Size,
 }
 
 /// Returns what belongs to a place; the items of lists have empty names.
@@ -63,9 +70,10 @@ fn kind(path: &[&str]) -> Option<Kind> {
             | ["volumes", "", "volume", "nocopy"]
             | ["depends_on", _, "required" | "restart"]
             | ["env_file", "", "required"] => Some(Kind::Boolean),
+            ["volumes", "", "tmpfs", "size"] => Some(Kind::Size),
             ["healthcheck", "retries"]
             | ["ports", "", "target" | "published"]
-            | ["volumes", "", "tmpfs", "size" | "mode"]
+            | ["volumes", "", "tmpfs", "mode"]
             | ["secrets" | "configs", "", "mode"]
             | ["ulimits", _]
             | ["ulimits", _, "soft" | "hard"]

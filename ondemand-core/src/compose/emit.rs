@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::tree::{Node, Value, is_number};
+use super::tree::{Key, Node, Value, is_number};
 
 /// Writes a mapping as a document.
 pub(crate) fn emit(root: &Node) -> String {
@@ -29,31 +29,45 @@ fn value(out: &mut String, node: &Node, depth: usize) {
 }
 
 fn block(out: &mut String, node: &Node, depth: usize) {
-    let indent = |out: &mut String| out.extend(std::iter::repeat_n("  ", depth));
     match &node.value {
         Value::Sequence(items) => {
             for item in items {
-                indent(out);
+                indent(out, depth);
                 out.push('-');
-                value(out, item, depth + 1);
-            }
-        }
-        Value::Mapping(entries) => {
-            for (key, node) in entries {
-                indent(out);
-                if is_bare(&key.text) {
-                    out.push_str(&key.text);
-                } else {
-                    quote(out, &key.text, false);
+                match &item.value {
+                    // The first key stands beside the dash.
+                    Value::Mapping(entries) if !entries.is_empty() => {
+                        out.push(' ');
+                        mapping(out, entries, depth + 1, true);
+                    }
+                    _ => value(out, item, depth + 1),
                 }
-                out.push(':');
-                value(out, node, depth + 1);
             }
         }
+        Value::Mapping(entries) => mapping(out, entries, depth, false),
         scalar => {
             self::scalar(out, scalar);
             out.push('\n');
         }
+    }
+}
+
+fn indent(out: &mut String, depth: usize) {
+    out.extend(std::iter::repeat_n("  ", depth));
+}
+
+fn mapping(out: &mut String, entries: &[(Key, Node)], depth: usize, begun: bool) {
+    for (index, (key, node)) in entries.iter().enumerate() {
+        if index > 0 || !begun {
+            indent(out, depth);
+        }
+        if is_bare(&key.text) {
+            out.push_str(&key.text);
+        } else {
+            quote(out, &key.text, false);
+        }
+        out.push(':');
+        value(out, node, depth + 1);
     }
 }
 

@@ -17,10 +17,11 @@ pub(super) fn read(document: &Document, name: &str, field: &Field<'_>) -> Read<O
         return Ok(None);
     };
     let failed = |e: &dyn std::fmt::Display| field.problem(format!("{:?} cannot be read: {e}", shorten(name)));
-    let file = std::fs::File::open(&path).map_err(|e| failed(&e))?;
-    if !file.metadata().map_err(|e| failed(&e))?.is_file() {
+    // Opening a pipe would wait for someone to write to it.
+    if !path.is_file() {
         return Err(failed(&"it is not a file"));
     }
+    let file = std::fs::File::open(&path).map_err(|e| failed(&e))?;
     let mut text = String::new();
     file.take(LARGEST + 1).read_to_string(&mut text).map_err(|e| failed(&e))?;
     if text.len() as u64 > LARGEST {

@@ -49,7 +49,7 @@ impl<'a> Interpolator<'a> {
             } else if let Some(inner) = rest.strip_prefix('{') {
                 let end = closing(inner).ok_or("`${` has no closing `}`; write `$$` for a dollar sign")?;
                 let value = self.reference(&parse(&inner[..end])?, depth)?;
-                self.bring(&value)?;
+                self.bring(value.len())?;
                 out.push_str(&value);
                 rest = &inner[end + 1..];
             } else {
@@ -58,7 +58,7 @@ impl<'a> Interpolator<'a> {
                     return Err("`$` is followed by no name of a variable; write `$$` for a dollar sign".into());
                 }
                 let value = self.plain(&rest[..length]);
-                self.bring(&value)?;
+                self.bring(value.len())?;
                 out.push_str(&value);
                 rest = &rest[length..];
             }
@@ -67,10 +67,11 @@ impl<'a> Interpolator<'a> {
         Ok(out)
     }
 
-    fn bring(&mut self, value: &str) -> Result<(), String> {
-        self.brought += value.len();
+    /// Counts what is brought in.
+    pub(crate) fn bring(&mut self, bytes: usize) -> Result<(), String> {
+        self.brought += bytes;
         if self.brought > MOST_TEXT {
-            return Err(format!("its variables bring in more than {} MiB", MOST_TEXT >> 20));
+            return Err(format!("its variables and placeholders bring in more than {} MiB", MOST_TEXT >> 20));
         }
         Ok(())
     }

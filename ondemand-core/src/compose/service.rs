@@ -1,10 +1,14 @@
 //! One service, key by key.
 
+use std::path::{Path, PathBuf};
+
 use super::field::Field;
 use super::problem::{Problems, Read};
 use super::{Document, deploy, environment, mounts, notation, order, ports};
 use crate::name::ServiceName;
-use crate::orchestrator::{Healthcheck, Logging, NetworkAttachment, RunAs, ServiceSpec, StopSignal, Ulimit};
+use crate::orchestrator::{
+    EndpointMode, Healthcheck, Logging, NetworkAttachment, PublishMode, RunAs, ServiceSpec, StopSignal, Ulimit,
+};
 
 /// What people write that a cluster has no use for, and what to do instead.
 const HINTS: [(&str, &str); 9] = [
@@ -58,10 +62,26 @@ pub(super) fn translate(entry: &Field<'_>, document: &Document, problems: &mut P
     for (name, value) in parts.from_files {
         spec.env.entry(name).or_insert(value);
     }
+    let ingress = spec.publish.iter().any(|port| port.mode == PublishMode::Ingress);
+    if ingress && spec.placement.endpoint_mode == Some(EndpointMode::Dnsrr) {
+        problems.push(entry.problem("endpoint_mode dnsrr goes with ports in mode host, and not in mode ingress"));
+    }
+    if let Some(target) = twice(&spec) {
+        problems.push(entry.problem(format!("two volumes have the target {:?}", target.to_string_lossy())));
+    }
     if spec.placement.restart_policy.is_none() {
         spec.placement.restart_policy = parts.restart;
     }
     Some(spec)
+}
+
+/// Returns a place within the container that two things would be seen at.
+fn twice(spec: &ServiceSpec) -> Option<&Path> {
+    let mounts = spec.mounts.iter().map(|mount| &mount.target);
+    let volumes = spec.volumes.iter().map(|mount| &mount.target);
+    let mut seen = std::collections::BTreeSet::new();
+    let mut targets = mounts.chain(volumes).chain(spec.tmpfs.iter().map(|tmpfs| &tmpfs.target));
+    targets.find(|target| !seen.insert(*target)).map(PathBuf::as_path)
 }
 
 fn key(field: &Field<'_>, document: &Document, spec: &mut ServiceSpec, parts: &mut Parts) -> Read<()> {

@@ -72,12 +72,11 @@ impl Node {
     pub(crate) fn size(&self) -> (usize, usize) {
         let add = |(nodes, bytes): (usize, usize), (n, b): (usize, usize)| (nodes + n, bytes + b);
         match &self.value {
-            Value::Null | Value::Bool(_) => (1, 0),
-            Value::Number(text) | Value::String(text) => (1, text.len()),
             Value::Sequence(items) => items.iter().map(Node::size).fold((1, 0), add),
             Value::Mapping(entries) => {
                 entries.iter().map(|(key, node)| add(node.size(), (0, key.text.len()))).fold((1, 0), add)
             }
+            scalar => (1, scalar.text_len()),
         }
     }
 }
@@ -91,6 +90,14 @@ impl Value {
             "false" | "False" | "FALSE" => Self::Bool(false),
             text if is_number(text) => Self::Number(text.to_owned()),
             text => Self::String(text.to_owned()),
+        }
+    }
+
+    /// Returns how many bytes of text a scalar has.
+    pub(crate) fn text_len(&self) -> usize {
+        match self {
+            Self::Number(text) | Self::String(text) => text.len(),
+            _ => 0,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use minijinja::value::{Rest, Serde};
+use minijinja::value::{Rest, Serde, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, ErrorKind, State, UndefinedBehavior, Value};
 
 use super::origin::Origins;
@@ -80,17 +80,26 @@ fn environment<'a>(template: &Template, tokens: &Arc<Tokens>) -> Environment<'a>
     for filter in TEXT_FILTERS {
         let tokens = Arc::clone(tokens);
         let original = environment.clone();
-        environment.add_filter(filter, move |_: &mut State, values: Rest<Value>| {
-            let values: Vec<Value> = values.iter().map(|value| seen(value, &tokens)).collect();
+        environment.add_filter(filter, move |state: &mut State, values: Rest<ValueOrKwargs>| {
+            let values: Vec<Value> = values.into_values().iter().map(|value| seen(value, &tokens)).collect();
+            for value in &values {
+                pay(state, value.as_str().map_or(0, str::len))?;
+            }
             original.empty_state().apply_filter(filter, &values)
         });
     }
     let tokens = Arc::clone(tokens);
-    environment.set_formatter(move |out, _, value| {
-        let token = tokens.token(value)?;
+    environment.set_formatter(move |out, state, value| {
+        let (token, size) = tokens.token(value)?;
+        pay(state, size)?;
         out.write_str(&token).map_err(|_| ErrorKind::WriteFailure.into())
     });
     environment
+}
+
+/// Pays for data that the engine does not see.
+fn pay(state: &State, bytes: usize) -> Result<(), minijinja::Error> {
+    state.consume_fuel(1 + bytes as u64 / 64)
 }
 
 /// Returns a value as filters are to see it.

@@ -32,8 +32,8 @@ impl Tokens {
         Ok(Self { prefix: format!("q{}n", hex(&bytes)), values: Mutex::new(Vec::new()) })
     }
 
-    /// Returns a token for a value.
-    pub(super) fn token(&self, value: &minijinja::Value) -> Result<String, Error> {
+    /// Returns a token for a value, and the size of what it stands for.
+    pub(super) fn token(&self, value: &minijinja::Value) -> Result<(String, usize), Error> {
         let value = match value.kind() {
             ValueKind::Bool => Value::Bool(value.is_true()),
             ValueKind::Number if crate::compose::tree::is_number(&value.to_string()) => {
@@ -61,8 +61,9 @@ impl Tokens {
             }
         };
         let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = value.text_len();
         values.push(value);
-        Ok(format!("{}{}{END}", self.prefix, values.len() - 1))
+        Ok((format!("{}{}{END}", self.prefix, values.len() - 1), size))
     }
 
     /// Returns text with values in place of its tokens.

@@ -89,6 +89,8 @@ fn wrong_values_are_refused() {
         ("volumes: [{target: /x}]", "it has no type"),
         ("volumes: [{type: bind, target: /x}]", "it has no source"),
         ("volumes: [{type: volume, source: data}]", "it has no target"),
+        ("volumes: [data:/x]\ntmpfs: /x", "two volumes have the target \"/x\""),
+        ("ports: [80]\ndeploy: {endpoint_mode: dnsrr}", "not in mode ingress"),
         ("tmpfs: x", "absolute path"),
         ("tmpfs: '/x:noexec'", "the option \"noexec\" is not supported"),
         ("secrets: [none]", "\"none\" is not declared in secrets"),

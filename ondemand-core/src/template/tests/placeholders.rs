@@ -22,6 +22,7 @@ fn values_are_put_in_wherever_a_scalar_is() {
         ("{{ 'yes' if back.enabled else 'no' }}", "yes"),
         ("{% if fixtures %}f{% else %}dump{% endif %}", "dump"),
         ("{{ hosts | length }}", "1"),
+        ("{{ name | indent(width=2, first=true) }}", "  demo"),
         ("{{ hosts | join(',') }}", "api"),
         ("{% raw %}{{.Node.Hostname}}{% endraw %}", "{{.Node.Hostname}}"),
         ("{{ secrets.token }}", "/run/secrets/token"),
@@ -87,6 +88,7 @@ fn what_is_not_defined_is_an_error_with_its_line() {
         ("{{ hosts }}", 6, "cannot be put in"),
         ("{{ none }}", 6, "the value is none"),
         ("{{ name | nothing }}", 6, "nothing"),
+        ("{{ nothing | upper }}", 6, ""),
         ("{{ nothing() }}", 6, "nothing"),
         ("{{ debug() }}", 6, "debug"),
         ("{% set x %}{{ name }}{% endset %}{{ x[:20] }}", 6, "not cut"),
@@ -133,6 +135,10 @@ fn rendering_without_end_is_stopped() {
         "{{ 'x' * 1000000000 }}",
         "{% set ns = namespace(x='xxxxxxxx') %}{% for a in range(64) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
         "{% for a in range(10000) %}{{ 'x' * 10000 }}{% endfor %}",
+        // Text that was captured is a short token to the engine, whatever it stands for.
+        "{% set x %}{{ 'x' * 1000000 }}{% endset %}{% for a in range(100000) %}{{ x }}{% endfor %}",
+        "{% set x %}{{ 'x' * 1000000 }}{% endset %}{% for a in range(100000) %}{% if x | length == 1 %}{% endif %}{% endfor %}",
+        "\na: &a {{ 'x' * 1000000 }}\nb: [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a]",
         "{{ 'x' | indent(100000000) }}",
         "{{ '%100000000d' | format(1) }}",
     ] {
