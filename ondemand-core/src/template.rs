@@ -3,6 +3,7 @@
 //! Placeholders are minijinja's: `{{ … }}`, `{% if … %}`, `{% for … %}`, `{% include … %}`. Whatever `{{ … }}` puts in is a scalar of
 //! its own or a part of one, so no name, branch or token can change what else the document says. Text that was captured by
 //! `{% set %}…{% endset %}` or a macro may be put in, joined and filtered; to compare, take the variable it was made of.
+//! What engines put in themselves, such as `{{.Node.Hostname}}`, stands between `{% raw %}` and `{% endraw %}`.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;

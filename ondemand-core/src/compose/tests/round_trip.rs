@@ -3,6 +3,18 @@
 use super::*;
 use crate::compose::tree::Key;
 
+/// Files in the manner of real ones.
+const FILES: [&str; 8] = [
+    include_str!("../../../tests/compose/blog.yml"),
+    include_str!("../../../tests/compose/data.yml"),
+    include_str!("../../../tests/compose/jobs.yml"),
+    include_str!("../../../tests/compose/merged.yml"),
+    include_str!("../../../tests/compose/monitoring.yml"),
+    include_str!("../../../tests/compose/proxied.yml"),
+    include_str!("../../../tests/compose/shop.yml"),
+    include_str!("../../../tests/compose/votes.yml"),
+];
+
 /// Writes a document, reads it back and compares.
 fn survives(document: &Document) {
     let yaml = document.to_yaml();
@@ -93,11 +105,31 @@ proptest! {
     }
 
     #[test]
-    fn no_broken_compose_file_panics(cut in 0_usize..2000, text in "[-a:#{}\\[\\],&*!|>'\"%$ \\n\\t]{0,6}", length in 0_usize..8) {
-        let file = include_str!("../../../tests/compose/shop.yml");
+    fn no_broken_compose_file_panics(
+        file in 0..FILES.len(),
+        cut in 0_usize..2500,
+        length in 0_usize..8,
+        text in "[-a1:#{}\\[\\],&*!|>'\"%$ \\n\\t]{0,6}",
+    ) {
+        let file = FILES[file];
         let start = file.floor_char_boundary(cut.min(file.len()));
         let end = file.floor_char_boundary((cut + length).min(file.len())).max(start);
         check(&format!("{}{text}{}", &file[..start], &file[end..]));
+    }
+
+    #[test]
+    fn no_shuffled_compose_file_panics(file in 0..FILES.len(), moves in prop::collection::vec((0_usize..90, 0_usize..90, 0_usize..4), 1..6)) {
+        let mut lines: Vec<String> = FILES[file].lines().map(str::to_owned).collect();
+        for (from, to, how) in moves {
+            let (from, to) = (from % lines.len(), to % lines.len());
+            match how {
+                0 => lines.swap(from, to),
+                1 => lines.insert(to, lines[from].clone()),
+                2 => lines[from].insert_str(0, "  "),
+                _ => lines[from] = lines[from].trim_start().to_owned(),
+            }
+        }
+        check(&lines.join("\n"));
     }
 }
 

@@ -110,6 +110,20 @@ proptest! {
     }
 
     #[test]
+    fn no_broken_template_panics(cut in 0_usize..4800, length in 0_usize..8, text in "[-a1:#{}\\[\\],'\"%$ \\n|]{0,6}") {
+        let file = include_str!("../../../../examples/templates/shop.yml");
+        let start = file.floor_char_boundary(cut.min(file.len()));
+        let end = file.floor_char_boundary((cut + length).min(file.len())).max(start);
+        let text = format!("{}{text}{}", &file[..start], &file[end..]);
+        if let Ok(template) = Template::parse("shop", "shop.yml", text)
+            && let Err(error) = template.check()
+        {
+            let (file, _, reason) = refusal::<()>(Err(error));
+            prop_assert!(file == "shop.yml" && !reason.is_empty(), "{}: {}", file, reason);
+        }
+    }
+
+    #[test]
     fn no_template_panics(text in "[-a:#{}\\[\\],'\"%$ \\n|n.name]{0,60}") {
         if let Ok(template) = template(&text)
             && let Ok(document) = template.render(&variables())
