@@ -134,7 +134,8 @@ async fn a_secret_is_seen_by_its_service_alone() {
     const CONTENT: &str = "hunter2-not-to-be-seen";
     let services = Services::start();
     let swarm = services.swarm();
-    let mut main = service("main", "cat /run/secrets/token; stat -c %a /run/secrets/token; cat /etc/given; exec sleep 1000");
+    let mut main =
+        service("main", "cat /run/secrets/token; stat -c %a /run/secrets/token; cat /etc/given; exec sleep 1000");
     main.secrets = vec![FileMount { mode: Some(0o400), ..file("token") }];
     main.configs = vec![FileMount { target: Some("/etc/given".into()), ..file("conf") }];
     let mut spec = stack("a", vec![main]);
@@ -142,7 +143,8 @@ async fn a_secret_is_seen_by_its_service_alone() {
     spec.configs.insert("conf".into(), ConfigSpec::Content("a setting\n".into()));
     let deployed = swarm.deploy(&spec).await.expect("deployed");
     let follow = LogOptions { follow: true, ..LogOptions::default() };
-    let written: Vec<_> = swarm.logs(&spec.name, follow).take(3).map_ok(|line| line.text).try_collect().await.expect("lines");
+    let written: Vec<_> =
+        swarm.logs(&spec.name, follow).take(3).map_ok(|line| line.text).try_collect().await.expect("lines");
     assert_eq!(written, [CONTENT, "400", "a setting"]);
 
     let filter = format!("label=ondemand.instance={}", services.instance);
@@ -237,7 +239,10 @@ async fn every_replica_has_an_endpoint_and_a_log() {
     }
     assert_eq!(names.len(), 3, "each answers for itself");
     assert_eq!(lines(&swarm, &spec.name, LogOptions::default()).await, ["here", "here", "here"]);
-    assert_eq!(lines(&swarm, &spec.name, LogOptions { tail: Some(2), ..LogOptions::default() }).await, ["here", "here"]);
+    assert_eq!(
+        lines(&swarm, &spec.name, LogOptions { tail: Some(2), ..LogOptions::default() }).await,
+        ["here", "here"]
+    );
     swarm.remove(&deployed.id).await.expect("removed");
 }
 
@@ -252,7 +257,8 @@ async fn services_reach_each_other_by_name_and_alias() {
         vec![NetworkAttachment { network: "inner".into(), aliases }]
     };
     db.networks = attach(&["database"]);
-    let find = "for name in db database; do until wget -qO /dev/null http://$name:8080/; do sleep 0.1; done; echo $name; done";
+    let find =
+        "for name in db database; do until wget -qO /dev/null http://$name:8080/; do sleep 0.1; done; echo $name; done";
     let mut main = service("main", find);
     main.networks = attach(&[]);
     let mut spec = stack("a", vec![main, db]);
@@ -409,7 +415,8 @@ async fn a_service_is_what_the_specification_says() {
     main.working_dir = Some("/tmp".into());
     main.shm_size = Some(32 << 20);
     main.tmpfs = vec![Tmpfs { target: "/scratch".into(), size: Some(1 << 20), mode: None }];
-    main.volumes = vec![VolumeMount { volume: Some("kept".into()), target: "/kept".into(), read_only: false, nocopy: false }];
+    main.volumes =
+        vec![VolumeMount { volume: Some("kept".into()), target: "/kept".into(), read_only: false, nocopy: false }];
     main.container.hostname = Some("given-host".into());
     main.container.ulimits.insert("nofile".into(), Ulimit { soft: 4321, hard: 4321 });
     main.container.extra_hosts = vec![("given.internal".into(), "192.0.2.7".into())];
@@ -422,7 +429,8 @@ async fn a_service_is_what_the_specification_says() {
     assert_eq!(ended.services[0].state, ServiceState::Exited { status: Some(0) });
     let written = lines(&swarm, &spec.name, LogOptions::default()).await;
     assert_eq!(written, ["0", "0", "/tmp", "a value", "given-host", "4321", "1", "192.0.2.7", "32768", "x", "ro"]);
-    let volumes = || docker(&["volume", "ls", "--quiet", "--filter", &format!("label=ondemand.instance={}", services.instance)]);
+    let volumes =
+        || docker(&["volume", "ls", "--quiet", "--filter", &format!("label=ondemand.instance={}", services.instance)]);
     assert_eq!(volumes().trim(), format!("{}_a_kept", services.instance));
     swarm.remove(&deployed.id).await.expect("removed");
     assert_eq!(volumes(), "", "its volume went with it");

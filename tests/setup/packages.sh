@@ -19,11 +19,13 @@ readonly cluster_conf=$cluster_dir/ondemand-setup.conf
 packages_of() {
     case "$1" in
         build) echo gcc libc6-dev pkg-config libbtrfsutil-dev libclang-dev ;;
-        run) echo postgresql postgresql-contrib postgresql-client btrfs-progs util-linux mount procps ;;
+        run) echo curl git perl-base postgresql postgresql-contrib postgresql-client btrfs-progs util-linux mount procps ;;
         test)
             echo docker.io iptables iproute2 debootstrap debian-archive-keyring ca-certificates zstd gzip curl procps util-linux
             # Repositories to build from, and another shell to build in.
-            echo git busybox
+            echo git busybox-static
+            # A registry, and what the S3 service behind it is installed with.
+            echo docker-registry python3-venv
             # A browser looks through the proxy.
             echo chromium chromium-driver
             # Where the kernel enforces AppArmor, a Docker Engine needs its parser to start any container.
@@ -83,7 +85,7 @@ install_missing() {
     for package in "$@"; do
         case "$package" in
             docker.io) units+=(docker.service docker.socket "${fresh_containerd[@]}") ;;
-            nginx | haproxy | caddy) units+=("$package.service") ;;
+            nginx | haproxy | caddy | docker-registry) units+=("$package.service") ;;
         esac
     done
     if [ -d /run/systemd/system ]; then

@@ -13,6 +13,7 @@ set -euo pipefail
 # Where an ordinary user's path is kept, it lacks what only root needs.
 PATH=$PATH:/usr/sbin:/sbin
 here=$(dirname "$(realpath -- "$0")")
+# shellcheck source=tests/setup/processes.sh
 . "$here/processes.sh"
 
 readonly nodes='1 2 3'

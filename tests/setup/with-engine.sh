@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs a command that needs a Docker Engine and may make mounts, processes and network devices; then checks that it left none.
+# Runs a command that needs a Docker Engine and a Docker Swarm, and may make mounts, processes and network devices; then checks that it left none.
 #
 #   tests/setup/with-engine.sh CACHE COMMAND…
 #
-# As root. The command gets an engine of its own with the image of Postgres (ONDEMAND_TEST_DOCKER_HOST, ONDEMAND_TEST_IMAGE), and a
-# temporary directory of its own (TMPDIR). The exit status is the command's; or 1 if it left something, which is named and then removed.
+# As root. The command gets an engine of its own with the image of Postgres (ONDEMAND_TEST_DOCKER_HOST, ONDEMAND_TEST_IMAGE), a swarm of three
+# nodes and a registry (ONDEMAND_TEST_SWARM_…, ONDEMAND_TEST_REGISTRY), and a temporary directory of its own (TMPDIR). The exit status is the command's; or 1 if it left something, which is named and then removed.
 # All is taken back however this ends; after a SIGKILL, by the next run.
 #
 # What only traps call looks unreachable to shellcheck:
@@ -39,12 +39,12 @@ processes_of() {
     done
 }
 
-# Prints what cannot be told apart by a directory: network namespaces, bridges (but the tests' engines'), and the servers' directories.
+# Prints what cannot be told apart by a directory: network namespaces and bridges (but the tests' engines'), and the servers' directories.
 shared() {
     local path
     for path in /run/netns/* /sys/class/net/*/bridge /run/ondemand-* /tmp/ondemand-[0-9]*; do
         case "$path" in
-            *'*'* | /sys/class/net/odt-*) ;;
+            *'*'* | /sys/class/net/odt-* | /run/netns/odt-*) ;;
             /sys/class/net/*) echo "bridge $(basename "$(dirname "$path")")" ;;
             /run/netns/*) echo "network namespace $(basename "$path")" ;;
             *) echo "directory $path" ;;
@@ -74,10 +74,22 @@ leftovers_in_engine() {
     "${docker[@]}" ps --quiet | xargs --no-run-if-empty "${docker[@]}" kill >/dev/null
 }
 
+# Prints what the command left in its swarm, a line each.
+leftovers_in_swarm() {
+    local docker=(docker --host "$ONDEMAND_TEST_SWARM_HOST")
+    "${docker[@]}" service ls --format 'service {{.Name}} ({{.Replicas}})'
+    "${docker[@]}" secret ls --format 'secret {{.Name}}'
+    "${docker[@]}" config ls --format 'config {{.Name}}'
+    # The swarm's own is there from the beginning.
+    "${docker[@]}" network ls --filter driver=overlay --format '{{.Name}}' | sed -n '/^ingress$/!s/^/swarm network /p'
+    "${docker[@]}" volume ls --format 'volume of the manager {{.Name}}'
+}
+
 # Removes all that is left of a run.
 sweep() {
     local run=$1 deadline=$((SECONDS + 10)) left mount loop pid
     "$here/docker.sh" stop "$run/docker" || true
+    "$here/swarm.sh" stop "$run/swarm" || true
     while left=$(processes_of "$(basename "$run")" "$run") && [ -n "$left" ] && [ "$SECONDS" -lt "$deadline" ]; do
         for pid in $left; do kill -KILL "$pid" 2>/dev/null || true; done
         sleep 0.1
@@ -105,6 +117,7 @@ finish() {
     trap '' INT TERM HUP
     if [ -n "$command" ]; then
         if [ -n "${ONDEMAND_TEST_DOCKER_HOST:-}" ]; then left=$(leftovers_in_engine 2>&1); fi
+        if [ -n "${ONDEMAND_TEST_SWARM_HOST:-}" ]; then left=$(printf '%s\n%s' "$left" "$(leftovers_in_swarm 2>&1)"); fi
         # A process that was told to end may need a moment.
         local deadline=$((SECONDS + 5))
         while [ -n "$(leftovers)" ] && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.2; done
@@ -154,6 +167,8 @@ main() {
     variables=$("$here/docker.sh" start "$state/docker")
     while IFS= read -r variable; do export "${variable?}"; done <<<"$variables"
     "$here/image.sh" load "$cache" "$ONDEMAND_TEST_DOCKER_HOST"
+    variables=$("$here/swarm.sh" start "$state/swarm" "$cache")
+    while IFS= read -r variable; do export "${variable?}"; done <<<"$variables"
 
     env TMPDIR="$state/tmp" ONDEMAND_TEST_RUN="$(basename "$state")" "$@" </dev/null &
     command=$!

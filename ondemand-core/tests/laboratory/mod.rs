@@ -38,7 +38,8 @@ impl Services {
     /// Returns the names of all that this installation has in the swarm.
     pub(crate) async fn left(&self) -> Vec<String> {
         let client = client().await;
-        let filters = || Some(HashMap::from([("label".to_owned(), vec![format!("ondemand.instance={}", self.instance)])]));
+        let filters =
+            || Some(HashMap::from([("label".to_owned(), vec![format!("ondemand.instance={}", self.instance)])]));
         let services = ListServicesOptions { filters: filters(), ..ListServicesOptions::default() };
         let services = client.list_services(Some(services)).await.expect("services");
         let secrets = client.list_secrets(Some(ListSecretsOptions { filters: filters() })).await.expect("secrets");

@@ -187,13 +187,17 @@ async fn read_task(
         };
         let (stream, message) = match &frame {
             LogOutput::StdErr { message } => (1, message),
-            LogOutput::StdOut { message } | LogOutput::StdIn { message } | LogOutput::Console { message } => (0, message),
+            LogOutput::StdOut { message } | LogOutput::StdIn { message } | LogOutput::Console { message } => {
+                (0, message)
+            }
         };
         let (time, text) = split_time(message);
         let (text, ends) = text.strip_suffix(b"\n").map_or((text, false), |text| (text, true));
         let (_, line) = partial[stream].get_or_insert((time, Vec::new()));
         line.extend_from_slice(text);
-        if (ends || line.len() >= LONGEST_LINE) && let Some(line) = partial[stream].take() {
+        if (ends || line.len() >= LONGEST_LINE)
+            && let Some(line) = partial[stream].take()
+        {
             send(line).await;
         }
     }

@@ -48,14 +48,16 @@ pub(super) fn mounts(stack: &StackSpec, asked: &ServiceSpec, names: &Names) -> R
 fn volume(stack: &StackSpec, asked: &ServiceSpec, names: &Names, mount: &VolumeMount) -> Result<Mount> {
     let spec = match &mount.volume {
         None => None,
-        Some(volume) => Some((volume, stack.volumes.get(volume).ok_or_else(|| {
-            let reason = format!("there is no volume {volume:?} in the stack");
-            Error::invalid(format!("service {}", asked.name), reason)
-        })?)),
+        Some(volume) => Some((
+            volume,
+            stack.volumes.get(volume).ok_or_else(|| {
+                let reason = format!("there is no volume {volume:?} in the stack");
+                Error::invalid(format!("service {}", asked.name), reason)
+            })?,
+        )),
     };
-    let source = spec.map(|(volume, spec)| {
-        spec.external.clone().or_else(|| spec.name.clone()).unwrap_or_else(|| names.of(volume))
-    });
+    let source = spec
+        .map(|(volume, spec)| spec.external.clone().or_else(|| spec.name.clone()).unwrap_or_else(|| names.of(volume)));
     let own = spec.filter(|(_, spec)| spec.external.is_none()).map(|(_, spec)| spec);
     let labels = own.map(|spec| {
         let labels = spec.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));

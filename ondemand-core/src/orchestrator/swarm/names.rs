@@ -65,10 +65,7 @@ impl Names {
     }
 
     /// Returns these labels with a thing's own beside them, which do not replace them.
-    pub(super) fn labels_and<'a>(
-        &self,
-        own: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> HashMap<String, String> {
+    pub(super) fn labels_and<'a>(&self, own: impl IntoIterator<Item = (&'a str, &'a str)>) -> HashMap<String, String> {
         let mut labels: HashMap<_, _> =
             own.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         labels.extend(self.labels());

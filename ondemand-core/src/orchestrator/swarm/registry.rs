@@ -108,7 +108,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("config.json");
         let auth = BASE64.encode("user:pass:word");
-        std::fs::write(&file, format!(r#"{{"auths":{{"r.internal":{{"auth":"{auth}"}}}},"other":1}}"#)).expect("written");
+        std::fs::write(&file, format!(r#"{{"auths":{{"r.internal":{{"auth":"{auth}"}}}},"other":1}}"#))
+            .expect("written");
         let found = credentials(&file, "r.internal/a:1").expect("read").expect("credentials");
         assert_eq!((found.username.as_deref(), found.password.as_deref()), (Some("user"), Some("pass:word")));
         assert_eq!(credentials(&file, "other.internal/a:1").expect("read"), None);

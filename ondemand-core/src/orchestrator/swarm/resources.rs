@@ -132,7 +132,8 @@ fn by_name(name: &str) -> Filter {
 async fn find_secret(client: &bollard::Docker, name: &str) -> Result<(String, String)> {
     let found = client.list_secrets(Some(ListSecretsOptions { filters: Some(by_name(name)) })).await;
     let found = found.map_err(|e| failed(format!("finding secret {name}"), e))?;
-    let mut found = found.into_iter().filter(|secret| secret.spec.as_ref().is_some_and(|s| s.name.as_deref() == Some(name)));
+    let mut found =
+        found.into_iter().filter(|secret| secret.spec.as_ref().is_some_and(|s| s.name.as_deref() == Some(name)));
     let id = found.next().and_then(|secret| secret.id).ok_or_else(|| missing("secret", name))?;
     Ok((id, name.to_owned()))
 }
@@ -140,7 +141,8 @@ async fn find_secret(client: &bollard::Docker, name: &str) -> Result<(String, St
 async fn find_config(client: &bollard::Docker, name: &str) -> Result<(String, String)> {
     let found = client.list_configs(Some(ListConfigsOptions { filters: Some(by_name(name)) })).await;
     let found = found.map_err(|e| failed(format!("finding config {name}"), e))?;
-    let mut found = found.into_iter().filter(|config| config.spec.as_ref().is_some_and(|s| s.name.as_deref() == Some(name)));
+    let mut found =
+        found.into_iter().filter(|config| config.spec.as_ref().is_some_and(|s| s.name.as_deref() == Some(name)));
     let id = found.next().and_then(|config| config.id).ok_or_else(|| missing("config", name))?;
     Ok((id, name.to_owned()))
 }
@@ -158,8 +160,12 @@ pub(super) async fn remove(client: &bollard::Docker, names: &Names) -> Result<()
     let networks = networks.map_err(|e| failed("listing networks", e))?.into_iter().filter_map(|network| network.id);
     tokio::try_join!(
         try_join_all(secrets.map(|id| async move { once_unused("secret", &id, || client.delete_secret(&id)).await })),
-        try_join_all(configs.iter().map(|id| async move { once_unused("config", id, || client.delete_config(id)).await })),
-        try_join_all(networks.map(|id| async move { once_unused("network", &id, || client.remove_network(&id)).await })),
+        try_join_all(
+            configs.iter().map(|id| async move { once_unused("config", id, || client.delete_config(id)).await })
+        ),
+        try_join_all(
+            networks.map(|id| async move { once_unused("network", &id, || client.remove_network(&id)).await })
+        ),
     )?;
     remove_volumes(client, names).await
 }

@@ -69,7 +69,8 @@ impl Watch {
 
 /// Checks that what services wait for is in the stack, and does not wait for them.
 pub(super) fn check_order(stack: &StackSpec) -> Result<()> {
-    let invalid = |service: &ServiceSpec, reason: String| Err(Error::invalid(format!("service {}", service.name), reason));
+    let invalid =
+        |service: &ServiceSpec, reason: String| Err(Error::invalid(format!("service {}", service.name), reason));
     let mut known: BTreeSet<&ServiceName> = BTreeSet::new();
     for service in &stack.services {
         let there = |name: &ServiceName| stack.services.iter().any(|other| other.name == *name);
@@ -82,8 +83,8 @@ pub(super) fn check_order(stack: &StackSpec) -> Result<()> {
         let free = |service: &&ServiceSpec| service.depends_on.iter().all(|on| known.contains(&on.service));
         let next: Vec<_> = stack.services.iter().filter(waits).filter(free).map(|service| &service.name).collect();
         if next.is_empty() {
-            let Some(stuck) = stack.services.iter().find(waits) else { break };
-            return invalid(stuck, "it depends on itself, through others or not".into());
+            let Some(waiting) = stack.services.iter().find(waits) else { break };
+            return invalid(waiting, "it depends on itself, through others or not".into());
         }
         known.extend(next);
     }
@@ -177,7 +178,8 @@ pub(super) async fn restarted(
             let tasks = whole.tasks_of(service);
             let last = newest(&tasks);
             let is_new = |task: &&Task| task.id.as_ref().is_some_and(|id| !old.contains(id));
-            !last.is_empty() && last.iter().all(|task| is_new(task) && has_started(task, false))
+            let ended = tasks.iter().any(|task| is_new(task) && matches!(doing(task), Doing::Ended(_)));
+            !last.is_empty() && last.iter().all(|task| is_new(task) && (ended || has_started(task, false)))
         };
         if services.iter().all(new) {
             return Ok(());
@@ -209,16 +211,17 @@ fn progress(service: &ServiceSpec, whole: &Whole) -> Progress {
             Progress::Pending("it has no task yet".into())
         };
     }
-    let checks = service.healthcheck.as_ref().is_some_and(|Healthcheck { test, .. }| !matches!(test.first(), Some(t) if t == "NONE"));
-    if last.iter().any(|task| doing(task) == Doing::Running) || last.iter().all(|task| has_started(task, checks)) {
-        // One that could not even be started has not done what it was to do.
-        let never = tasks.iter().find(|task| never_ran(task));
-        let up = last.iter().any(|task| matches!(doing(task), Doing::Running | Doing::Starting));
-        return match never {
-            Some(task) if !up => Progress::Failed(refusal(service, complaint(task).unwrap_or("it could not be started"))),
-            _ if last.iter().all(|task| has_started(task, checks)) => Progress::Started,
-            _ => Progress::Pending("not all of its replicas were started".into()),
-        };
+    let checks = service
+        .healthcheck
+        .as_ref()
+        .is_some_and(|Healthcheck { test, .. }| !matches!(test.first(), Some(t) if t == "NONE"));
+    // One that ends again and again was started, though it may never be seen to run.
+    let has_run = tasks.iter().any(|task| matches!(doing(task), Doing::Ended(_)) && !never_ran(task));
+    let up = |task: &&Task| matches!(doing(task), Doing::Running | Doing::Starting);
+    if has_run || last.iter().any(up) {
+        let started = last.iter().all(|task| has_run || has_started(task, checks));
+        let what = || Progress::Pending("not all of its replicas were started".into());
+        return if started { Progress::Started } else { what() };
     }
     // It is tried again for ever, elsewhere or not.
     if let Some(task) = tasks.iter().find(|task| never_ran(task)) {
@@ -241,10 +244,13 @@ fn never_ran(task: &Task) -> bool {
     let exit = status.and_then(|status| status.container_status.as_ref()?.exit_code).unwrap_or_default();
     match state(task) {
         TaskState::REJECTED => true,
-        TaskState::FAILED => complaint(task).is_some_and(|why| why.starts_with("starting container failed")) || exit == 0 && {
-            // An unhealthy one has run.
-            !complaint(task).is_some_and(|why| why.contains("unhealthy"))
-        },
+        TaskState::FAILED => {
+            complaint(task).is_some_and(|why| why.starts_with("starting container failed"))
+                || exit == 0 && {
+                    // An unhealthy one has run.
+                    !complaint(task).is_some_and(|why| why.contains("unhealthy"))
+                }
+        }
         _ => false,
     }
 }
@@ -255,11 +261,9 @@ fn refusal(service: &ServiceSpec, why: &str) -> Error {
     let program = service.command.first().map_or("", String::as_str);
     let answer = EngineError::DockerResponseServerError { status_code: 404, message: why.to_owned() };
     match refused(format!("starting service {}", service.name), image, program, answer) {
-        Error::Backend { .. } => Error::ServiceFailed {
-            service: service.name.to_string(),
-            reason: why.to_owned(),
-            log: Vec::new(),
-        },
+        Error::Backend { .. } => {
+            Error::ServiceFailed { service: service.name.to_string(), reason: why.to_owned(), log: Vec::new() }
+        }
         error => error,
     }
 }
@@ -292,7 +296,6 @@ fn happened(stack: &StackSpec, whole: &Whole, on: &crate::orchestrator::Dependen
 fn cannot_happen(whole: &Whole, on: &crate::orchestrator::Dependency) -> Option<Error> {
     let tasks = whole.tasks_of(&on.service);
     let over = newest(&tasks).into_iter().find(|task| match (on.condition, doing(task)) {
-        (Condition::Started, _) => false,
         (Condition::Healthy, Doing::Ended(_)) => true,
         (Condition::CompletedSuccessfully, Doing::Ended(status)) => status != Some(0),
         _ => false,

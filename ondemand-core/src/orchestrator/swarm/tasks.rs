@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use bollard::models::{
-    EndpointPortConfigPublishModeEnum as PortMode, EndpointPortConfigProtocolEnum as Protocol, Service as Found, Task, TaskState,
+    EndpointPortConfigProtocolEnum as Protocol, EndpointPortConfigPublishModeEnum as PortMode, Service as Found, Task,
+    TaskState,
 };
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -77,7 +78,7 @@ pub(super) fn newest<'a>(tasks: &[&'a Task]) -> Vec<&'a Task> {
         }
     }
     let mut places: Vec<_> = places.into_iter().collect();
-    places.sort_by(|(a, _), (b, _)| a.cmp(b));
+    places.sort_by_key(|(place, _)| *place);
     places.into_iter().map(|(_, task)| task).collect()
 }
 

@@ -291,7 +291,7 @@ fn deploy_mode(mode: DeployMode) -> Result<ServiceSpecMode> {
             replicated: Some(ServiceSpecModeReplicated { replicas: Some(signed(replicas)?) }),
             ..none
         },
-        DeployMode::Global => ServiceSpecMode { global: Some(HashMap::new()), ..none },
+        DeployMode::Global => ServiceSpecMode { global: Some([].into()), ..none },
         DeployMode::ReplicatedJob(runs) => ServiceSpecMode {
             replicated_job: Some(ServiceSpecModeReplicatedJob {
                 max_concurrent: Some(signed(runs)?),
@@ -299,7 +299,7 @@ fn deploy_mode(mode: DeployMode) -> Result<ServiceSpecMode> {
             }),
             ..none
         },
-        DeployMode::GlobalJob => ServiceSpecMode { global_job: Some(HashMap::new()), ..none },
+        DeployMode::GlobalJob => ServiceSpecMode { global_job: Some([].into()), ..none },
     })
 }
 
@@ -345,4 +345,92 @@ fn nanoseconds(duration: Duration) -> i64 {
 
 fn signed(number: u64) -> Result<i64> {
     i64::try_from(number).map_err(|_| Error::invalid("number of replicas", "it is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use super::*;
+    use crate::error::Code::{InvalidInput, Unsupported};
+    use crate::name::{AttemptId, ServiceName, StackName};
+    use crate::orchestrator::{Dependency, NetworkAttachment, PublishedPort, RestartPolicy, SecretSpec};
+    use crate::secret::Secret;
+
+    fn asked(name: &str) -> Asked {
+        let mut asked = Asked::new(ServiceName::new(name).expect("a name"), vec!["/bin/x".into()]);
+        asked.image = Some("image:1".into());
+        asked
+    }
+
+    fn stack(services: Vec<Asked>) -> (StackSpec, Names) {
+        let attempt = AttemptId::random().expect("randomness");
+        let name = StackName::new("s").expect("a name");
+        let names = Names { instance: "i".into(), stack: name.clone(), attempt: attempt.clone() };
+        (StackSpec::new(name, attempt, services), names)
+    }
+
+    #[test]
+    fn what_is_left_out_is_published_by_its_node_and_never_started_again() {
+        let mut main = asked("main");
+        main.publish = vec![Publish::anywhere(80)];
+        main.networks = vec![NetworkAttachment { network: "n".into(), aliases: vec!["alias".into(), "main".into()] }];
+        let (spec, names) = stack(vec![main.clone()]);
+        let known = Known { networks: HashMap::from([("n".into(), "id".into())]), ..Known::default() };
+        let made = service(&spec, &main, &names, &known, "image:1@sha256:0", false).expect("translated");
+        assert_eq!(made.name.as_deref(), Some("i_s_main"));
+        let endpoint = made.endpoint_spec.expect("an endpoint");
+        assert_eq!(endpoint.mode, Some(EndpointSpecModeEnum::DNSRR));
+        let port = &endpoint.ports.expect("ports")[0];
+        assert_eq!((port.publish_mode, port.target_port, port.published_port), (Some(PortMode::HOST), Some(80), None));
+        let task = made.task_template.expect("a task");
+        assert_eq!(task.restart_policy.and_then(|policy| policy.condition), Some(RestartWhen::NONE));
+        assert_eq!(task.networks.expect("networks")[0].aliases.as_deref(), Some(&["main".into(), "alias".into()][..]));
+        let container = task.container_spec.expect("a container");
+        assert_eq!((container.image.as_deref(), container.init), (Some("image:1@sha256:0"), Some(true)));
+        let labels = made.labels.expect("labels");
+        assert_eq!(labels.get("com.docker.stack.image").map(String::as_str), Some("image:1"));
+        assert_eq!(labels.get("com.docker.stack.namespace").map(String::as_str), Some("i_s"));
+
+        let mesh = service(&spec, &main, &names, &known, "image:1", true).expect("translated");
+        let endpoint = mesh.endpoint_spec.expect("an endpoint");
+        assert_eq!(endpoint.mode, Some(EndpointSpecModeEnum::VIP), "the routing mesh needs an address");
+        assert_eq!(endpoint.ports.expect("ports")[0].publish_mode, Some(PortMode::INGRESS));
+    }
+
+    #[test]
+    fn what_others_wait_for_the_end_of_is_not_started_again() {
+        let mut once = asked("once");
+        once.placement.restart_policy = Some(RestartPolicy::default());
+        let mut main = once.clone();
+        main.name = ServiceName::new("main").expect("a name");
+        main.depends_on = vec![Dependency { service: once.name.clone(), condition: Condition::CompletedSuccessfully }];
+        let (spec, _) = stack(vec![once.clone(), main.clone()]);
+        let condition = |asked: &Asked| restart_policy(&spec, asked).expect("a policy").condition;
+        assert_eq!(condition(&once), Some(RestartWhen::NONE));
+        assert_eq!(condition(&main), Some(RestartWhen::ANY));
+    }
+
+    #[test]
+    fn what_a_swarm_cannot_do_is_refused_before_anything_is_made() {
+        let (spec, _) = stack(vec![asked("main")]);
+        assert!(check(&spec).is_ok());
+        let refused = |change: &dyn Fn(&mut Asked)| {
+            let mut main = asked("main");
+            change(&mut main);
+            let (mut spec, _) = stack(vec![main]);
+            spec.secrets.insert("known".into(), SecretSpec::Content(Secret::new("x")));
+            check(&spec).err().map(|error| error.code())
+        };
+        let local = PublishedPort { published: SocketAddr::from((Ipv4Addr::LOCALHOST, 80)), target: 80 };
+        let file = |source: &str| FileMount { source: source.into(), target: None, uid: None, gid: None, mode: None };
+        assert_eq!(refused(&|main| main.image = None), Some(Unsupported));
+        assert_eq!(refused(&|main| main.ports = vec![local]), Some(Unsupported));
+        assert_eq!(refused(&|main| main.secrets = vec![file("known")]), None);
+        assert_eq!(refused(&|main| main.secrets = vec![file("unknown")]), Some(InvalidInput));
+        assert_eq!(refused(&|main| main.configs = vec![file("known")]), Some(InvalidInput));
+        let attach = |network: &str| vec![NetworkAttachment { network: network.into(), aliases: Vec::new() }];
+        assert_eq!(refused(&|main| main.networks = attach("unknown")), Some(InvalidInput));
+        assert_eq!(refused(&|main| main.networks = attach(DEFAULT_NETWORK)), None);
+    }
 }

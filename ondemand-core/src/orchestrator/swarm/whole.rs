@@ -130,9 +130,8 @@ impl Whole {
     pub(super) fn stack(&self, starting: bool) -> Stack {
         let asleep = self.claim.as_ref().is_some_and(|claim| claim.asleep);
         let circumstances = Circumstances { starting, asleep };
-        let service = |name: ServiceName| {
-            to_service(&name, self.found(&name), &self.tasks_of(&name), &self.nodes, circumstances)
-        };
+        let service =
+            |name: ServiceName| to_service(&name, self.found(&name), &self.tasks_of(&name), &self.nodes, circumstances);
         let (labels, created) = match &self.claim {
             Some(claim) => (claim.labels.clone(), claim.created),
             None => (self.copied_labels(), self.first_created()),

@@ -1,0 +1,151 @@
+//! Services of a Docker Swarm whose nodes die. Nothing else may use the swarm meanwhile, which the test runner is told.
+
+#![expect(clippy::expect_used, reason = "these are tests")]
+
+mod laboratory;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use laboratory::{Services, lines, service, stack, variable};
+use ondemand_core::orchestrator::{
+    Condition, Dependency, LogOptions, Publish, RestartPolicy, ServiceSpec, ServiceState, Stack, Swarm,
+};
+use ondemand_core::{Error, Orchestrator, Selector, StackName};
+
+/// How long anything that is waited for may take; far more than it needs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Ends or starts a node. What was ended is started again when this goes, whatever became of the test.
+struct Killed(usize);
+
+impl Killed {
+    fn now(node: usize) -> Self {
+        laboratory("kill", node);
+        Self(node)
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        laboratory("revive", self.0);
+    }
+}
+
+fn laboratory(what: &str, node: usize) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/setup/swarm.sh");
+    let done = Command::new(script).args([what, &variable("ONDEMAND_TEST_SWARM_DIR"), &node.to_string()]).status();
+    assert!(done.expect("the script").success(), "{what} {node}");
+}
+
+/// Returns the number of the node that an endpoint is on: their addresses end with 11, 12 and 13.
+fn node_of(stack: &Stack) -> usize {
+    let address = &stack.services[0].endpoints.first().expect("an endpoint").address;
+    let (host, _) = address.rsplit_once(':').expect("a port");
+    host.rsplit('1').next().and_then(|last| last.parse().ok()).unwrap_or(1)
+}
+
+async fn until(swarm: &Swarm, name: &StackName, what: impl Fn(&Stack) -> bool) -> Stack {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match swarm.get(name).await {
+            Ok(stack) if what(&stack) => return stack,
+            Err(error) if !error.is_transient() => panic!("{error:?}"),
+            other => assert!(Instant::now() < deadline, "{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn web() -> ServiceSpec {
+    let mut main = service("main", "echo here; mkdir /w; exec httpd -f -p 8080 -h /w");
+    main.publish = vec![Publish::anywhere(8080)];
+    main.placement.restart_policy = Some(RestartPolicy::default());
+    main.placement.constraints = vec!["node.role == worker".into()];
+    main
+}
+
+#[tokio::test]
+async fn an_endpoint_follows_its_task_to_another_node() {
+    let services = Services::start();
+    let swarm = services.swarm();
+    let spec = stack("a", vec![web()]);
+    let deployed = swarm.deploy(&spec).await.expect("deployed");
+    let dead = node_of(&deployed);
+    assert!([2, 3].contains(&dead), "{deployed:?}");
+    let killed = Killed::now(dead);
+    let begun = Instant::now();
+    let moved = until(&swarm, &spec.name, |stack| stack.is_running() && node_of(stack) != dead).await;
+    let took = begun.elapsed();
+    assert_eq!(moved.services[0].endpoints.len(), 1, "none leads to the dead node: {moved:?}");
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    assert_eq!(lines(&swarm, &spec.name, LogOptions::default()).await, ["here"], "the living node's log is read");
+    let removed = tokio::time::timeout(PATIENCE, swarm.remove(&deployed.id)).await;
+    removed.expect("in time, though the dead node cannot say that its task is gone").expect("removed");
+    assert_eq!(services.left().await, [""; 0]);
+    drop(killed);
+}
+
+#[tokio::test]
+async fn a_manager_that_starts_again_has_our_stacks() {
+    let services = Services::start();
+    let swarm = services.swarm();
+    let spec = stack("a", vec![web()]);
+    let deployed = swarm.deploy(&spec).await.expect("deployed");
+    let killed = Killed::now(1);
+    let error = swarm.get(&spec.name).await.expect_err("the manager is gone");
+    assert!(error.is_transient(), "{error:?}");
+    let error = swarm.deploy(&stack("b", vec![web()])).await.expect_err("the manager is gone");
+    assert!(error.is_transient(), "{error:?}");
+    drop(killed);
+    let again = until(&swarm, &spec.name, Stack::is_running).await;
+    assert_eq!((&again.id, &again.labels, again.created), (&deployed.id, &deployed.labels, deployed.created));
+    let listed = swarm.list(&Selector::all()).await.expect("a list");
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    swarm.remove(&deployed.id).await.expect("removed");
+    assert_eq!(services.left().await, [""; 0]);
+}
+
+#[test]
+fn what_a_killed_process_was_deploying_is_listed_and_removed() {
+    let services = Services::start();
+    let swarm = services.swarm();
+    let mut waits = service("waits", "exec sleep 1000");
+    let once = service("once", "exec sleep 1000");
+    waits.depends_on = vec![Dependency { service: once.name.clone(), condition: Condition::CompletedSuccessfully }];
+    let spec = stack("a", vec![once, waits]);
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let doomed = runtime();
+    doomed.spawn({
+        let (swarm, spec) = (swarm.clone(), spec.clone());
+        async move { swarm.deploy(&spec).await }
+    });
+    let next = runtime();
+    let other = services.swarm();
+    next.block_on(until_made(&other, &spec.name));
+    // Nothing that it had begun goes on, as if it were killed.
+    doomed.shutdown_background();
+    next.block_on(async {
+        let listed = other.list(&Selector::all()).await.expect("a list");
+        assert_eq!(listed.iter().map(|stack| &stack.id).collect::<Vec<_>>(), [&spec.id()]);
+        let states: Vec<_> = listed[0].services.iter().map(|service| service.state).collect();
+        assert_eq!(states, [ServiceState::Running, ServiceState::Exited { status: None }]);
+        other.remove(&spec.id()).await.expect("removed");
+        assert_eq!(services.left().await, [""; 0]);
+    });
+}
+
+/// Waits until the first service of a stack that is being deployed runs.
+async fn until_made(swarm: &Swarm, name: &StackName) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match swarm.get(name).await {
+            Ok(stack) if stack.services[0].state == ServiceState::Running => return,
+            Ok(_) | Err(Error::NotFound { .. }) => assert!(Instant::now() < deadline, "it is not made"),
+            Err(error) => panic!("{error:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
