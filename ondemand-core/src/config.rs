@@ -9,8 +9,10 @@ use crate::name::DatasetRef;
 use crate::notation::{Size, Ttl};
 use crate::secret::Secret;
 
+mod environments;
 mod proxy;
 
+pub use environments::{Accounts, EnvironmentsConfig, GitHubConfig, SwarmConfig};
 pub(crate) use proxy::MOST_HEADERS;
 pub use proxy::{CertificateFiles, ProxyConfig};
 
@@ -30,6 +32,12 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// Databases.
     pub databases: DatabasesConfig,
+    /// Environments.
+    pub environments: EnvironmentsConfig,
+    /// GitHub, and where repositories are.
+    pub github: GitHubConfig,
+    /// The Docker Swarm.
+    pub swarm: SwarmConfig,
     /// PostgreSQL itself.
     pub postgres: PostgresConfig,
     /// The Docker Engine.
@@ -38,7 +46,7 @@ pub struct Config {
     pub pool: PoolConfig,
 }
 
-/// What runs databases.
+/// What runs stacks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OrchestratorKind {
@@ -47,6 +55,8 @@ pub enum OrchestratorKind {
     Process,
     /// Containers of one Docker Engine.
     Docker,
+    /// Services of a Docker Swarm; for environments only.
+    Swarm,
 }
 
 /// What keeps data.
@@ -147,6 +157,9 @@ impl Default for Config {
             http: HttpConfig::default(),
             proxy: ProxyConfig::default(),
             databases: DatabasesConfig::default(),
+            environments: EnvironmentsConfig::default(),
+            github: GitHubConfig::default(),
+            swarm: SwarmConfig::default(),
             postgres: PostgresConfig::default(),
             docker: DockerConfig::default(),
             pool: PoolConfig::default(),
@@ -229,6 +242,11 @@ impl Config {
                 format!("http.hosts: {bad:?} is neither a host name nor an IP address; leave out scheme and port"),
             ));
         }
+        if self.orchestrator == OrchestratorKind::Swarm {
+            let reason = "orchestrator = \"swarm\" cannot run databases, whose volumes are on this host; it is for environments.orchestrator";
+            return Err(Error::invalid("configuration", reason));
+        }
+        self.environments.validate(self.databases.max_ttl)?;
         self.proxy.validate()
     }
 }

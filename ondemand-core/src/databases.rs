@@ -33,6 +33,7 @@ mod server;
 mod tests;
 
 use inner::Inner;
+pub(crate) use inner::detached;
 
 /// Creates, resets, extends and deletes databases.
 ///
@@ -108,6 +109,8 @@ pub struct CreateOptions {
     pub durable: bool,
     /// Postgres settings, as in `postgresql.conf`.
     pub settings: BTreeMap<String, String>,
+    /// What it is made for: an environment's name, a dot, and the attempt that makes that. It goes with the environment.
+    pub environment: Option<String>,
 }
 
 impl CreateOptions {
@@ -171,6 +174,8 @@ pub struct Database {
     pub durable: bool,
     /// The settings it was created with.
     pub settings: BTreeMap<String, String>,
+    /// What it was made for; see [`CreateOptions::environment`].
+    pub environment: Option<String>,
     /// What it does.
     pub state: DatabaseState,
 }
@@ -330,6 +335,14 @@ impl Databases {
     /// [`NotFound`](Error::NotFound).
     pub fn logs(&self, id: &DatabaseId, options: LogOptions) -> Result<BoxStream<'static, Result<LogLine>>> {
         self.inner.logs(id, options)
+    }
+
+    /// Checks that there is something to clone.
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound).
+    pub(crate) async fn check_dataset(&self, dataset: &DatasetRef) -> Result<()> {
+        self.inner.datasets.find(Some(dataset)).await.map(drop)
     }
 
     /// Makes what runs match what the volumes say; see [`Janitor::run_once`](crate::Janitor::run_once).

@@ -65,6 +65,12 @@ impl Instance {
         remove_if_empty(&self.runtime_dir);
     }
 
+    /// Returns a key for a purpose of its own.
+    #[cfg(feature = "git")]
+    pub(crate) fn key_for(&self, purpose: &str) -> Secret {
+        Secret::new(hex(&self.key.mac(format!("key for {purpose}").as_bytes())))
+    }
+
     /// Returns the password of a database. It is derived, so it is stored nowhere.
     pub(crate) fn password(&self, id: &DatabaseId) -> Secret {
         let mac = self.key.mac(format!("password of {id}").as_bytes());

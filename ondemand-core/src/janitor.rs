@@ -11,12 +11,14 @@ use crate::error::Result;
 pub struct Janitor {
     databases: Databases,
     datasets: Datasets,
+    #[cfg(feature = "environments")]
+    environments: Option<crate::Environments>,
 }
 
 /// What a round did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Report {
-    /// Databases whose time had passed, by id.
+    /// Databases whose time had passed, by id, and environments.
     pub reaped: Vec<String>,
     /// Databases that were started again, by id.
     pub restarted: Vec<String>,
@@ -31,7 +33,18 @@ pub struct Report {
 impl Janitor {
     /// Makes a janitor for databases and datasets.
     pub(crate) fn new(databases: Databases, datasets: Datasets) -> Self {
-        Self { databases, datasets }
+        Self {
+            databases,
+            datasets,
+            #[cfg(feature = "environments")]
+            environments: None,
+        }
+    }
+
+    /// Looks after environments too.
+    #[cfg(feature = "environments")]
+    pub(crate) fn with_environments(self, environments: crate::Environments) -> Self {
+        Self { environments: Some(environments), ..self }
     }
 
     /// Does one round: finishes half-done deletions, removes what dead attempts left, starts what should run, reaps what has expired.
@@ -45,6 +58,10 @@ impl Janitor {
     pub async fn run_once(&self) -> Result<Report> {
         let mut report = Report::default();
         self.databases.reconcile(&mut report).await?;
+        #[cfg(feature = "environments")]
+        if let Some(environments) = &self.environments {
+            environments.reconcile(&mut report).await?;
+        }
         let imports = self.datasets.reconcile().await?;
         report.removed.extend(imports.removed);
         report.failed.extend(imports.failed);

@@ -164,6 +164,24 @@ pub mod keys {
     pub const POSTGRES: &str = "ondemand.postgres";
     /// The name of the Postgres database that holds the data.
     pub const DBNAME: &str = "ondemand.dbname";
+    /// The environment it belongs to, and the attempt that made that: `demo.0123456789abcdef`.
+    pub const ENVIRONMENT: &str = "ondemand.environment";
+    /// The numeric id of the user who made it.
+    pub const OWNER_ID: &str = "ondemand.owner-id";
+    /// The name of the user who made it, as it was then.
+    pub const OWNER: &str = "ondemand.owner";
+    /// The template it was rendered from.
+    pub const TEMPLATE: &str = "ondemand.template";
+    /// The host names that reach it, and the services and ports they lead to, as JSON.
+    pub const ROUTES: &str = "ondemand.routes";
+    /// The back-end repository, branch and commit, as JSON.
+    pub const BACK: &str = "ondemand.back";
+    /// The front-end repository, branch and commit, as JSON.
+    pub const FRONT: &str = "ondemand.front";
+    /// The database of an environment, by id.
+    pub const DATABASE: &str = "ondemand.database";
+    /// Whether an environment's data are fixtures.
+    pub const FIXTURES: &str = "ondemand.fixtures";
     /// Bytes of the dump that was read.
     pub const DUMP_BYTES: &str = "ondemand.dump-bytes";
     /// Bytes of the data directory.

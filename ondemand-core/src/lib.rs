@@ -1,4 +1,4 @@
-//! Provisions Postgres databases on demand, from snapshots of a fat dataset.
+//! Provisions on demand: Postgres databases from snapshots of a fat dataset, and environments from Git branches.
 
 mod catalog;
 pub mod compose;
@@ -8,6 +8,8 @@ pub mod conformance;
 mod data_dir;
 mod databases;
 mod datasets;
+#[cfg(feature = "environments")]
+pub mod environments;
 mod error;
 #[cfg(feature = "fakes")]
 pub mod fakes;
@@ -36,6 +38,8 @@ pub use config::Config;
 pub use data_dir::DataDir;
 pub use databases::{CreateOptions, Database, DatabaseState, Databases, DatabasesOptions, Programs};
 pub use datasets::{Dataset, DatasetSnapshot, Datasets, DatasetsOptions, Format, ImportOptions, Source};
+#[cfg(feature = "environments")]
+pub use environments::Environments;
 pub use error::{BoxError, Code, Error, Kind, Result};
 #[cfg(feature = "git")]
 pub use git::{Branch, Commit, Git, Repository};
@@ -44,8 +48,8 @@ pub use github::{GitHub, Identity};
 pub use janitor::{Janitor, Report};
 pub use label::{Labels, Selector};
 pub use name::{
-    AttemptId, DatabaseId, DatabaseName, DatasetName, DatasetRef, Hostname, ServiceName, SnapshotName, StackName,
-    Version, VolumeName,
+    AttemptId, DatabaseId, DatabaseName, DatasetName, DatasetRef, EnvironmentName, Hostname, ServiceName, SnapshotName,
+    StackName, Version, VolumeName,
 };
 pub use notation::{Size, Ttl};
 pub use ondemand::Ondemand;

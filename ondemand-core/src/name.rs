@@ -128,6 +128,10 @@ name! {
     ServiceName, Kind::Service, "-", 63
 }
 name! {
+    /// Names an environment. A DNS label, with room for a suffix; `${NAME}${suffix}.${domain}` is where it is reached.
+    EnvironmentName, Kind::Environment, "-", 40
+}
+name! {
     /// The name a user gives to a database.
     DatabaseName, Kind::Database, "-_", 63
 }

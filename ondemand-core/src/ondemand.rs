@@ -16,6 +16,8 @@ use crate::orchestrator::{Orchestrator, Process, ProcessOptions};
 use crate::postgres::{Installs, StaticFiles, Wire, os_user};
 use crate::snapshot::SnapshotStore;
 
+#[cfg(feature = "environments")]
+mod environments;
 mod store;
 
 /// Where child processes are recorded, below the data directory.
@@ -37,6 +39,9 @@ pub struct Ondemand {
     pub store: Arc<dyn SnapshotStore>,
     /// What runs the databases.
     pub orchestrator: Arc<dyn Orchestrator>,
+    /// Environments, where [`Ondemand::with_environments`] has put them together.
+    #[cfg(feature = "environments")]
+    pub environments: Option<crate::Environments>,
     /// What to tell the user about the choices that were made, such as a store that copies.
     pub notices: Vec<String>,
     instance: Instance,
@@ -108,7 +113,54 @@ impl Ondemand {
             },
         );
         let janitor = Janitor::new(databases.clone(), datasets.clone());
-        Ok(Self { databases, datasets, janitor, store, orchestrator, notices, instance })
+        Ok(Self {
+            databases,
+            datasets,
+            janitor,
+            store,
+            orchestrator,
+            #[cfg(feature = "environments")]
+            environments: None,
+            notices,
+            instance,
+        })
+    }
+
+    /// Puts environments together, whose routes are set in `router`, and whose proxy is found at `proxy`, where
+    /// templates are configured. The janitor of what is returned looks after both.
+    ///
+    /// # Errors
+    /// [`Unsupported`](Error::Unsupported) for an orchestrator that this machine cannot offer;
+    /// [`InvalidInput`](Error::InvalidInput) for what is configured wrongly.
+    #[cfg(feature = "environments")]
+    pub fn with_environments(
+        self,
+        config: &Config,
+        router: Arc<dyn crate::Router>,
+        proxy: &crate::environments::FoundAt,
+    ) -> Result<Self> {
+        self.with_environments_wrapped(config, router, proxy, |orchestrator| orchestrator)
+    }
+
+    /// As [`Ondemand::with_environments`], with the orchestrator wrapped, as in [`Ondemand::open_wrapped`].
+    ///
+    /// # Errors
+    /// As [`Ondemand::with_environments`].
+    #[cfg(feature = "environments")]
+    pub fn with_environments_wrapped(
+        mut self,
+        config: &Config,
+        router: Arc<dyn crate::Router>,
+        proxy: &crate::environments::FoundAt,
+        wrap: impl FnOnce(Arc<dyn Orchestrator>) -> Arc<dyn Orchestrator>,
+    ) -> Result<Self> {
+        if let Some(templates) = &config.environments.templates {
+            let orchestrator = wrap(environments::orchestrator(config, &self.instance.id)?);
+            let environments = environments::open(config, templates, &self, orchestrator, router, proxy)?;
+            self.janitor = self.janitor.with_environments(environments.clone());
+            self.environments = Some(environments);
+        }
+        Ok(self)
     }
 
     /// Gives back what only a running process needs: the runtime directory, if no database has its sockets there. To be called before a process
@@ -142,6 +194,10 @@ fn orchestrator(config: &Config, instance: &Instance) -> Result<Arc<dyn Orchestr
             state_dir: config.data_dir.join(CONTAINERS),
             instance: instance.id.clone(),
         })?)),
+        OrchestratorKind::Swarm => Err(Error::Unsupported {
+            message: "a Swarm cannot run databases, whose volumes are on this host".into(),
+            hint: "run them as processes or in Docker; a Swarm is for environments".into(),
+        }),
         #[cfg(not(feature = "docker"))]
         OrchestratorKind::Docker => Err(Error::Unsupported {
             message: "this program was built without Docker".into(),
@@ -154,7 +210,7 @@ fn orchestrator(config: &Config, instance: &Instance) -> Result<Arc<dyn Orchestr
 fn refuse_others(config: &Config) -> Result<()> {
     let (wanted, other, records) = match config.orchestrator {
         OrchestratorKind::Process => ("process", "docker", CONTAINERS),
-        OrchestratorKind::Docker => ("docker", "process", PROCESSES),
+        OrchestratorKind::Docker | OrchestratorKind::Swarm => ("docker", "process", PROCESSES),
     };
     let path = config.data_dir.join(records);
     let entries = match path.read_dir() {
@@ -181,7 +237,7 @@ fn programs(config: &Config, installs: &Installs) -> Programs {
         OrchestratorKind::Process => Programs::Host(
             installs.iter().map(|install| (install.major, install.bin_dir.clone())).collect::<BTreeMap<_, _>>(),
         ),
-        OrchestratorKind::Docker => Programs::Image {
+        OrchestratorKind::Docker | OrchestratorKind::Swarm => Programs::Image {
             image: config.docker.image.clone(),
             bin_dir: config.docker.bin_dir.to_string_lossy().into_owned(),
         },

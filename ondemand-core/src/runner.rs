@@ -1,7 +1,6 @@
 //! The script that clones, builds and starts the code of a service, inside its container or as a process.
 
 /// The script, for any POSIX shell; its head says how it is configured.
-#[cfg_attr(not(test), expect(dead_code, reason = "services are not started with it yet"))]
 pub(crate) const SCRIPT: &str = include_str!("../runner/run.sh");
 
 #[cfg(test)]

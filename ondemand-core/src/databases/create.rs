@@ -185,6 +185,7 @@ fn plan(
         expires,
         durable: options.durable,
         settings: options.settings,
+        environment: options.environment,
         generation: 0,
         state: State::Pending,
         attempt: attempt.id.clone(),

@@ -262,6 +262,7 @@ impl Inner {
             expires: record.expires,
             durable: record.durable,
             settings: record.settings,
+            environment: record.environment,
             state,
         }
     }
@@ -360,6 +361,6 @@ impl Inner {
 }
 
 /// Runs to its end whatever happens to the caller.
-pub(super) async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+pub(crate) async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     tokio::spawn(work).await.map_err(|e| Error::backend("task", "running an operation", e))?
 }

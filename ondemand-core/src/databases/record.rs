@@ -32,6 +32,8 @@ pub(super) struct Record {
     /// How often it was reset. Of several announced volumes of one database, the highest is the database.
     pub(super) generation: u32,
     pub(super) state: State,
+    /// The environment that it was made for, and the attempt that made that.
+    pub(super) environment: Option<String>,
     /// The try that made this volume. A stack on it is a try of its own, as it may be deployed again.
     pub(super) attempt: AttemptId,
 }
@@ -108,6 +110,9 @@ impl Record {
         ] {
             labels.set(key, value)?;
         }
+        if let Some(environment) = &self.environment {
+            labels.set(keys::ENVIRONMENT, environment)?;
+        }
         Ok(labels)
     }
 
@@ -147,6 +152,7 @@ impl Record {
                 .map_err(|e| Error::invalid(keys::SETTINGS, e))?,
             generation: parse(labels, keys::GENERATION)?,
             state: parse(labels, keys::STATE)?,
+            environment: labels.get(keys::ENVIRONMENT).map(str::to_owned),
             attempt: parse(labels, keys::ATTEMPT)?,
         };
         if record.volume() != volume.name {
@@ -198,6 +204,7 @@ mod tests {
             settings: BTreeMap::from([("work_mem".to_owned(), "8MB".to_owned())]),
             generation: 3,
             state: State::Announced,
+            environment: Some("demo.0123456789abcdef".to_owned()),
             attempt: AttemptId::new("0123456789abcdef").unwrap(),
         }
     }
@@ -224,7 +231,8 @@ mod tests {
     fn damaged_labels_are_errors() {
         let record = record();
         let whole = record.labels("1234abcd").unwrap();
-        for (key, _) in whole.iter().filter(|(key, _)| ![keys::KIND, keys::INSTANCE].contains(key)) {
+        let optional = [keys::KIND, keys::INSTANCE, keys::ENVIRONMENT];
+        for (key, _) in whole.iter().filter(|(key, _)| !optional.contains(key)) {
             let mut missing = whole.clone();
             missing.unset(key);
             assert!(Record::read(&volume(&record, missing)).is_err(), "without {key}");

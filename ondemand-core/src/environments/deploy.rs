@@ -1,0 +1,152 @@
+//! Deploying what was resolved, and waiting until it answers.
+
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use super::inner::Inner;
+use super::plan::Draft;
+use super::record::{Record, State};
+use super::{Phase, Step, StepReporter, ready, secrets};
+use crate::databases::{Database, Databases};
+use crate::error::{Error, Result};
+use crate::orchestrator::{Publish, Stack, StackId, StackSpec};
+use crate::secret::Secret;
+
+/// Tells whoever asked for an environment what is being done.
+pub(super) struct Teller {
+    begun: Instant,
+    report: StepReporter,
+}
+
+impl Teller {
+    pub(super) fn new(report: StepReporter) -> Self {
+        Self { begun: Instant::now(), report }
+    }
+
+    pub(super) fn tell(&self, phase: Phase, service: Option<String>, detail: Option<String>) {
+        let elapsed_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        (self.report)(Step { phase, service, detail, elapsed_ms });
+    }
+}
+
+/// Does something unless it is to be given up; then it is dropped.
+pub(super) async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(Error::Cancelled),
+        done = work => done,
+    }
+}
+
+impl Draft {
+    /// Returns what is to be deployed.
+    pub(super) fn spec(&self, inner: &Inner, token: Option<&Secret>, database: Option<&Database>) -> Result<StackSpec> {
+        let record = &self.record;
+        let document = self.render(inner, database)?;
+        let labels = record.labels(&inner.instance.id)?;
+        let mut spec = document.to_stack(record.stack()?, record.attempt.clone(), labels)?;
+        let limits = &self.template.settings().limits;
+        if let Some(most) = limits.max_services.filter(|most| spec.services.len() > *most) {
+            return Err(Error::InvalidTemplate {
+                file: record.template.clone(),
+                line: 0,
+                reason: format!("it has {} services, and limits.max-services is {most}", spec.services.len()),
+            });
+        }
+        secrets::give(inner, record, &mut spec, token, database)?;
+        for service in &mut spec.services {
+            service.own_directory = true;
+            if service.container.user.is_none() {
+                service.user = service.user.or(inner.options.run_as);
+            }
+            if let Some(runner) = inner.options.runner.as_ref().filter(|_| service.command.is_empty()) {
+                let script = ["/bin/sh".to_owned(), runner.display().to_string()];
+                service.command = script.into_iter().chain(service.arguments.drain(..)).collect();
+            }
+            // What a route leads to is published, wherever it runs.
+            for route in record.routes.iter().filter(|route| route.service == service.name) {
+                if service.publish.iter().all(|publish| publish.target != route.port) {
+                    service.publish.push(Publish::anywhere(route.port));
+                }
+                // In a container, what listens on loopback is reached by nobody.
+                let host = if inner.options.runner.is_some() { "127.0.0.1" } else { "0.0.0.0" };
+                service.env.entry("HOST".to_owned()).or_insert_with(|| host.to_owned());
+            }
+        }
+        Ok(spec)
+    }
+}
+
+/// Deploys a stack, and returns it once each of its routes answers by itself. Nothing leads to it yet; where it is the first of its environment
+/// (`hold`), requests for its names wait.
+pub(super) async fn deploy(
+    inner: &Inner,
+    draft: &Draft,
+    spec: &StackSpec,
+    hold: bool,
+    cancel: &CancellationToken,
+    teller: &Teller,
+) -> Result<Stack> {
+    teller.tell(Phase::Deploying, None, Some(count(spec.services.len())));
+    // A service that is waited for may never come.
+    let deploying = async {
+        let deployed = tokio::time::timeout(draft.ready_timeout, inner.orchestrator.deploy(spec)).await;
+        match deployed {
+            Ok(deployed) => deployed,
+            Err(_) => {
+                let last = "its services do not start, or wait for one that does not do its work".to_owned();
+                let log = inner.log_tail(&spec.name, None).await;
+                Err(Error::NotReady { waited: draft.ready_timeout, last, log })
+            }
+        }
+    };
+    unless_cancelled(cancel, deploying).await?;
+    if hold {
+        // Whoever opens it early waits for it. Not before: now there is a stack that says whose these routes are.
+        inner.hold_requests(&draft.record).await?;
+    }
+    teller.tell(Phase::Building, None, None);
+    let checks = ready::checks(&draft.record.routes, &draft.template.settings().routes);
+    let answering = ready::answer_themselves(inner, spec, &checks, draft.ready_timeout, teller);
+    unless_cancelled(cancel, answering).await?;
+    inner.orchestrator.get(&spec.name).await
+}
+
+fn count(services: usize) -> String {
+    if services == 1 { "1 service".into() } else { format!("{services} services") }
+}
+
+/// Makes the names reach a stack that answers, sees that they do, and says so in its labels: from then on it is the environment.
+pub(super) async fn announce(
+    inner: &Inner,
+    draft: &Draft,
+    stack: &Stack,
+    cancel: &CancellationToken,
+    teller: &Teller,
+) -> Result<Record> {
+    teller.tell(Phase::Waiting, None, Some("for the proxy".into()));
+    inner.lead_to(&draft.record, stack).await?;
+    let checks = ready::checks(&draft.record.routes, &draft.template.settings().routes);
+    unless_cancelled(cancel, ready::answer_through_proxy(inner, &checks, draft.ready_timeout)).await?;
+    let record = Record { state: State::Ready, ..draft.record.clone() };
+    inner.orchestrator.set_labels(&stack.name, &record.labels(&inner.instance.id)?).await?;
+    teller.tell(Phase::Ready, None, None);
+    Ok(record)
+}
+
+/// Removes the stack of an attempt, whether it got so far as to be listed or not.
+pub(super) async fn undo_deploy(inner: &Inner, record: &Record) -> Result<()> {
+    inner.orchestrator.remove(&StackId::of(&record.stack()?, &record.attempt)).await
+}
+
+/// Deletes a database that may be gone already.
+pub(super) async fn delete_database(databases: &Databases, database: &Database) -> Result<()> {
+    match databases.delete(&database.id).await {
+        Err(Error::NotFound { .. }) => Ok(()),
+        deleted => deleted,
+    }
+}

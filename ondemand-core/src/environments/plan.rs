@@ -1,0 +1,411 @@
+//! From what a user wants to what is deployed, before anything is made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::inner::{Deployed, Inner};
+use super::record::{HostRoute, Record, State};
+use super::under_way::{Doing, Turn, Work};
+use super::{Choice, CreateEnvironment, Source, names, secrets};
+use crate::compose::Document;
+use crate::databases::Database;
+use crate::error::{Error, Kind, Result};
+use crate::git::Resolved;
+use crate::github::Identity;
+use crate::name::{AttemptId, DatasetRef, EnvironmentName, Hostname};
+use crate::secret::Secret;
+use crate::template::{self, Part, Settings, Template};
+
+/// What creating an environment would do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Its name.
+    pub name: EnvironmentName,
+    /// The host names it would be reached by.
+    pub urls: Vec<Hostname>,
+    /// The template it would be rendered from.
+    pub template: String,
+    /// Whose it would be.
+    pub owner: Identity,
+    /// What its back end would be built from.
+    pub back: Option<Source>,
+    /// What its front end would be built from.
+    pub front: Option<Source>,
+    /// The dataset its database would be cloned from.
+    pub dataset: Option<DatasetRef>,
+    /// When it would be reaped.
+    pub expires: OffsetDateTime,
+    /// The compose file, with `0` for the port of the database.
+    pub compose: String,
+}
+
+/// An environment that is about to be made: all that is known before anything is.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    pub(super) record: Record,
+    pub(super) template: Template,
+    pub(super) dataset: Option<DatasetRef>,
+    pub(super) back: Option<Resolved>,
+    pub(super) front: Option<Resolved>,
+    pub(super) keep_days: u32,
+    pub(super) ready_timeout: Duration,
+}
+
+/// What is deployed for a user who wants `wanted`, as far as nobody else has to be asked.
+pub(super) struct Outline {
+    template_name: String,
+    template: Template,
+    back: Option<Choice>,
+    front: Option<Choice>,
+    keep_days: u32,
+}
+
+impl Outline {
+    pub(super) fn new(inner: &Inner, wanted: &CreateEnvironment) -> Result<Self> {
+        let (template_name, template) = inner.template(wanted.template.as_deref())?;
+        let settings = template.settings();
+        let back = choose("back", &wanted.back, settings.back.as_ref())?;
+        let front = choose("front", &wanted.front, settings.front.as_ref())?;
+        let limits = &settings.limits;
+        let most = limits.max_keep_days.unwrap_or(inner.options.max_keep_days).min(inner.options.max_keep_days);
+        let usual = limits.keep_days.unwrap_or(inner.options.default_keep_days).min(most);
+        let keep_days = wanted.keep_days.unwrap_or(usual);
+        inner.keep(keep_days, most)?;
+        Ok(Self { template_name, template, back, front, keep_days })
+    }
+
+    /// Returns what is known of an environment before its branches are resolved.
+    pub(super) fn record(&self, inner: &Inner, claim: &Claim, fixtures: bool) -> Result<Record> {
+        let now = OffsetDateTime::now_utc();
+        Ok(Record {
+            name: claim.name.clone(),
+            owner: claim.owner.clone(),
+            template: self.template_name.clone(),
+            created: now,
+            expires: now + inner.keep(self.keep_days, self.keep_days)?.duration(),
+            routes: claim.routes.clone(),
+            back: None,
+            front: None,
+            fixtures,
+            database: None,
+            generation: 1,
+            state: State::Pending,
+            attempt: claim.attempt.clone(),
+            origin: claim.attempt.clone(),
+        })
+    }
+
+    /// Resolves the branches, and says what is to be deployed.
+    pub(super) async fn resolve(
+        self,
+        inner: &Inner,
+        claim: &Claim,
+        fixtures: bool,
+        token: Option<&Secret>,
+    ) -> Result<Draft> {
+        let (back, front) =
+            tokio::try_join!(resolve(inner, self.back.as_ref(), token), resolve(inner, self.front.as_ref(), token))?;
+        let settings = self.template.settings();
+        let without = absent(settings, back.is_some(), front.is_some());
+        let mut routes = claim.routes.clone();
+        routes.retain(|route| !without.contains(&route.service.to_string()));
+        let record = Record {
+            routes,
+            back: back.as_ref().map(Source::of),
+            front: front.as_ref().map(Source::of),
+            ..self.record(inner, claim, fixtures)?
+        };
+        let dataset = dataset(settings, fixtures);
+        if fixtures && dataset.is_none() && settings.database.is_some() {
+            return Err(Error::invalid("with-fixtures", format!("template {} has no fixtures", record.template)));
+        }
+        let ready_timeout = settings.limits.ready_timeout.unwrap_or(inner.options.ready_timeout);
+        let keep_days = self.keep_days;
+        Ok(Draft { record, template: self.template, dataset, back, front, keep_days, ready_timeout })
+    }
+}
+
+impl Source {
+    pub(super) fn of(resolved: &Resolved) -> Self {
+        let Resolved { repository, branch, commit, .. } = resolved;
+        Self { repository: repository.clone(), branch: branch.clone(), commit: commit.clone() }
+    }
+}
+
+/// A name and its host names, as they would be taken.
+#[derive(Debug, Clone)]
+pub(super) struct Claim {
+    pub(super) name: EnvironmentName,
+    pub(super) owner: Identity,
+    pub(super) attempt: AttemptId,
+    pub(super) routes: Vec<HostRoute>,
+}
+
+impl Claim {
+    fn new(name: EnvironmentName, owner: Identity, domain: &Hostname, settings: &Settings) -> Result<Self> {
+        let routes = routes(&name, domain, settings)?;
+        Ok(Self { name, owner, attempt: AttemptId::random()?, routes })
+    }
+
+    fn hosts(&self) -> Vec<Hostname> {
+        self.routes.iter().map(|route| route.host.clone()).collect()
+    }
+}
+
+impl Inner {
+    /// Returns a template by name, or the one that is rendered unless it is said.
+    pub(super) fn template(&self, name: Option<&str>) -> Result<(String, Template)> {
+        let mut templates = Template::load_dir(&self.options.templates)?;
+        let name = match name.or(self.options.template.as_deref()) {
+            Some(name) => name.to_owned(),
+            None if templates.len() == 1 => templates.keys().next().cloned().unwrap_or_default(),
+            None if templates.is_empty() => return Err(Error::not_found(Kind::Template, "")),
+            None => {
+                let names = templates.into_keys().collect::<Vec<_>>().join(", ");
+                return Err(Error::invalid("template", format!("there are several, so one has to be named: {names}")));
+            }
+        };
+        let template = templates.remove(&name).ok_or_else(|| Error::not_found(Kind::Template, &name))?;
+        Ok((name, template))
+    }
+
+    /// Takes a name and its host names for an environment that is about to be made.
+    pub(super) async fn claim(
+        self: &Arc<Self>,
+        name: Option<EnvironmentName>,
+        owner: Identity,
+        outline: &Outline,
+    ) -> Result<(Claim, Turn)> {
+        let _claiming = self.claiming.lock().await;
+        let claim = self.unclaimed(name, owner, outline).await?;
+        let work = Work::new(Doing::Creating, claim.attempt.clone(), claim.owner.clone(), claim.hosts());
+        match self.under_way.begin(&claim.name, work) {
+            Ok(turn) => Ok((claim, turn)),
+            Err(_) => Err(Error::already_exists(Kind::Environment, &claim.name)),
+        }
+    }
+
+    /// Finds out whether a name and its host names are free, or finds one that is.
+    async fn unclaimed(&self, name: Option<EnvironmentName>, owner: Identity, outline: &Outline) -> Result<Claim> {
+        let (deployed, _) = self.deployed().await?;
+        let under_way = self.under_way.all();
+        self.check_quotas(&owner, &deployed, &under_way)?;
+        let settings = outline.template.settings();
+        let domain = &self.options.domain;
+        let names: BTreeSet<_> = deployed
+            .iter()
+            .map(|deployed| &deployed.record.name)
+            .chain(under_way.iter().map(|(name, _)| name))
+            .collect();
+        let theirs = deployed.iter().flat_map(|deployed| {
+            deployed.record.routes.iter().map(|route| (&route.host, deployed.record.name.clone()))
+        });
+        let coming = under_way.iter().flat_map(|(name, work)| work.hosts.iter().map(|host| (host, name.clone())));
+        let hosts: BTreeMap<&Hostname, EnvironmentName> = theirs.chain(coming).collect();
+        let is_reserved =
+            |name: &EnvironmentName| self.options.reserved_names.iter().any(|taken| taken == name.as_str());
+        let name = match name {
+            Some(name) => name,
+            None => names::readable(|name| {
+                let claim = Claim::new(name.clone(), owner.clone(), domain, settings);
+                is_reserved(name)
+                    || names.contains(name)
+                    || claim.map_or(true, |claim| claim.hosts().iter().any(|host| hosts.contains_key(host)))
+            })?,
+        };
+        if is_reserved(&name) {
+            let reason = "it is reserved; choose another".to_owned();
+            return Err(Error::InvalidName { kind: Kind::Environment, name: name.to_string(), reason });
+        }
+        if names.contains(&name) {
+            return Err(Error::already_exists(Kind::Environment, &name));
+        }
+        let claim = Claim::new(name, owner, domain, settings)?;
+        for host in claim.hosts() {
+            if let Some(other) = hosts.get(&host) {
+                return Err(Error::Conflict {
+                    message: format!("{host} is a name of environment {other} already"),
+                    hint: "choose another name".into(),
+                });
+            }
+            match self.router.get(&host).await {
+                Err(Error::NotFound { .. }) => {}
+                Ok(_) => return Err(Error::already_exists(Kind::Route, &host)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(claim)
+    }
+
+    fn check_quotas(
+        &self,
+        owner: &Identity,
+        deployed: &[Deployed],
+        under_way: &[(EnvironmentName, Arc<Work>)],
+    ) -> Result<()> {
+        let there = deployed.iter().map(|deployed| (&deployed.record.name, deployed.record.owner.id));
+        let coming = under_way.iter().map(|(name, work)| (name, work.owner.id));
+        let all: BTreeMap<_, _> = there.chain(coming).collect();
+        let own = all.values().filter(|id| **id == owner.id).count();
+        if all.len() >= self.options.max {
+            return Err(Error::QuotaExceeded {
+                message: format!("there are {} environments, as many as are allowed", all.len()),
+                hint: "delete some, or raise environments.max".into(),
+            });
+        }
+        if own >= self.options.max_per_user {
+            return Err(Error::QuotaExceeded {
+                message: format!("{} has {own} environments, as many as a user may have", owner.login),
+                hint: "delete one of them, or raise environments.max-per-user".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Says what creating an environment would do.
+pub(super) async fn plan(inner: &Arc<Inner>, token: Option<&Secret>, wanted: CreateEnvironment) -> Result<Plan> {
+    let owner = inner.identify(token).await?;
+    let outline = Outline::new(inner, &wanted)?;
+    let claim = inner.unclaimed(wanted.name, owner, &outline).await?;
+    let draft = outline.resolve(inner, &claim, wanted.fixtures, token).await?;
+    if let Some(dataset) = &draft.dataset {
+        inner.databases.check_dataset(dataset).await?;
+    }
+    let document = draft.render(inner, None)?;
+    let Draft { record, dataset, .. } = draft;
+    Ok(Plan {
+        urls: record.urls(),
+        name: record.name,
+        template: record.template,
+        owner: record.owner,
+        back: record.back,
+        front: record.front,
+        dataset,
+        expires: record.expires,
+        compose: document.to_yaml(),
+    })
+}
+
+impl Draft {
+    /// Renders the template, and drops the services of the parts that the environment does not have.
+    pub(super) fn render(&self, inner: &Inner, database: Option<&Database>) -> Result<Document> {
+        let record = &self.record;
+        let settings = self.template.settings();
+        let domain = &inner.options.domain;
+        let hosts: BTreeMap<String, String> = settings
+            .routes
+            .iter()
+            .map(|route| (route.suffix.clone(), format!("{}{}.{domain}", record.name, route.suffix)))
+            .collect();
+        let part = |resolved: Option<&Resolved>| match resolved {
+            None => template::PartVariables::default(),
+            Some(resolved) => template::PartVariables {
+                enabled: true,
+                repository: resolved.repository.to_string(),
+                branch: resolved.branch.to_string(),
+                commit: resolved.commit.to_string(),
+                url: resolved.url.clone(),
+            },
+        };
+        let variables = template::Variables {
+            name: record.name.to_string(),
+            domain: domain.to_string(),
+            urls: hosts.iter().map(|(suffix, host)| (suffix.clone(), inner.link(host))).collect(),
+            hosts,
+            back: part(self.back.as_ref()),
+            front: part(self.front.as_ref()),
+            database: template::DatabaseVariables {
+                enabled: self.dataset.is_some(),
+                host: database.map_or_else(String::new, |database| database.host.clone()),
+                port: database.map_or(0, |database| database.port),
+                user: database.map_or_else(String::new, |database| database.user.clone()),
+                name: database.map_or_else(String::new, |database| database.dbname.clone()),
+            },
+            owner: template::OwnerVariables { login: record.owner.login.clone(), id: record.owner.id },
+            fixtures: record.fixtures,
+            keep_days: self.keep_days,
+            expires: super::record::rfc3339(record.expires)?,
+            secrets: secrets::files(inner, record)?,
+            attempt: record.attempt.to_string(),
+            interpolation: BTreeMap::new(),
+        };
+        let document = self.template.render(&variables)?;
+        let absent = absent(settings, self.back.is_some(), self.front.is_some());
+        document.without_services(&absent.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+}
+
+/// Returns what the database of an environment is cloned from.
+pub(super) fn dataset(settings: &Settings, fixtures: bool) -> Option<DatasetRef> {
+    let database = settings.database.as_ref()?;
+    if fixtures { database.fixtures.clone() } else { database.dump.clone() }
+}
+
+/// Returns the services of the parts that an environment does not have.
+fn absent(settings: &Settings, back: bool, front: bool) -> Vec<String> {
+    let parts = [(settings.back.as_ref(), back), (settings.front.as_ref(), front)];
+    let missing = parts.into_iter().filter(|(_, there)| !there).filter_map(|(part, _)| part);
+    missing.flat_map(|part| part.services.iter().map(ToString::to_string)).collect()
+}
+
+/// Says which repository and branch a part is built from; `None` if it is left out.
+fn choose(part: &str, wanted: &Choice, setting: Option<&Part>) -> Result<Option<Choice>> {
+    let Some(setting) = setting else {
+        if wanted.repository.is_some() || wanted.branch.is_some() {
+            return Err(Error::invalid(format!("github-{part}"), format!("the template has no {part} end")));
+        }
+        return Ok(None);
+    };
+    let usual = setting.repository.as_ref().map(|text| text.parse()).transpose()?;
+    let usual_branch = setting.branch.as_ref().map(|text| text.parse()).transpose()?;
+    match (&wanted.repository, usual) {
+        (None, None) if wanted.branch.is_some() => Err(Error::invalid(
+            format!("github-{part}-branch"),
+            "a branch needs a repository, and the template has none",
+        )),
+        (None, None) => Ok(None),
+        (Some(repository), usual) => {
+            let usual_branch = usual_branch.filter(|_| usual.as_ref() == Some(repository));
+            let branch = wanted.branch.clone().or(usual_branch);
+            Ok(Some(Choice { repository: Some(repository.clone()), branch }))
+        }
+        (None, usual) => Ok(Some(Choice { repository: usual, branch: wanted.branch.clone().or(usual_branch) })),
+    }
+}
+
+async fn resolve(inner: &Inner, choice: Option<&Choice>, token: Option<&Secret>) -> Result<Option<Resolved>> {
+    let Some(Choice { repository: Some(repository), branch }) = choice else { return Ok(None) };
+    inner.git.resolve(repository, branch.as_ref(), token).await.map(Some)
+}
+
+/// Returns the host names of an environment, each with where it leads: those of the suffixes, and the plain name.
+fn routes(name: &EnvironmentName, domain: &Hostname, settings: &Settings) -> Result<Vec<HostRoute>> {
+    let mut routes = Vec::new();
+    for route in &settings.routes {
+        let (service, port) = (route.service.clone(), route.port);
+        routes.push(HostRoute { host: host(name, &route.suffix, domain)?, service, port, told: true });
+    }
+    let plain = host(name, "", domain)?;
+    if let Some(main) = settings.routes.iter().find(|route| route.suffix == settings.main)
+        && routes.iter().all(|route| route.host != plain)
+    {
+        routes.push(HostRoute { host: plain, service: main.service.clone(), port: main.port, told: false });
+    }
+    Ok(routes)
+}
+
+fn host(name: &EnvironmentName, suffix: &str, domain: &Hostname) -> Result<Hostname> {
+    let label = format!("{name}{suffix}");
+    if label.len() > 63 {
+        return Err(Error::InvalidName {
+            kind: Kind::Environment,
+            name: name.to_string(),
+            reason: format!("with the suffix {suffix:?} it has {} characters, and 63 is the limit", label.len()),
+        });
+    }
+    Hostname::new(format!("{label}.{domain}"))
+}

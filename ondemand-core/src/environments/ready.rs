@@ -1,0 +1,227 @@
+//! Waiting until an environment answers.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Phase;
+use super::deploy::Teller;
+use super::inner::Inner;
+use super::record::HostRoute;
+use super::routes::upstreams;
+use crate::error::{Error, Result};
+use crate::name::{Hostname, StackName};
+use crate::orchestrator::{LogOptions, RestartCondition, Service, ServiceSpec, ServiceState, Stack, StackSpec};
+use crate::template::RouteSetting;
+
+/// How long it waits between two looks.
+const PAUSE: Duration = Duration::from_millis(150);
+/// How often a service may end by itself before it is taken to do nothing else.
+const MOST_RESTARTS: u32 = 3;
+
+/// A host name, and what it is to answer.
+#[derive(Debug, Clone)]
+pub(super) struct Check {
+    pub(super) route: HostRoute,
+    pub(super) setting: RouteSetting,
+}
+
+/// Waits until every check has its answer from the services themselves.
+///
+/// # Errors
+/// [`Error::ServiceFailed`], [`Error::NotReady`].
+pub(super) async fn answer_themselves(
+    inner: &Inner,
+    spec: &StackSpec,
+    checks: &[Check],
+    within: Duration,
+    teller: &Teller,
+) -> Result<()> {
+    let begun = Instant::now();
+    let mut waiting: Vec<(&Check, String)> =
+        checks.iter().map(|check| (check, "it was not asked yet".into())).collect();
+    let last_line = LastLine::follow(inner, &spec.name);
+    loop {
+        // An engine that does not answer for a moment has not lost what it runs.
+        match inner.orchestrator.get(&spec.name).await {
+            Ok(stack) => {
+                if let Some(error) = failure(inner, spec, &stack).await {
+                    return Err(error);
+                }
+                let mut still = Vec::new();
+                for (check, _) in waiting {
+                    match ask_service(inner, &stack, check).await {
+                        Ok(()) => {}
+                        Err(said) => still.push((check, said)),
+                    }
+                }
+                waiting = still;
+                if waiting.is_empty() && starting(&stack).is_none() {
+                    return Ok(());
+                }
+                let answering = waiting.iter().all(|(_, said)| said.starts_with("GET"));
+                last_line.tell(teller, if answering { Phase::Waiting } else { Phase::Building });
+            }
+            Err(error) if error.is_transient() => tracing::debug!(%error, "the engine does not answer; asking again"),
+            Err(error) => return Err(error),
+        }
+        if begun.elapsed() >= within {
+            let last = match waiting.first() {
+                Some((check, said)) => {
+                    format!("{}, which is service {}: {said}", check.route.host, check.route.service)
+                }
+                None => "a service does not start".into(),
+            };
+            let service = waiting.first().map(|(check, _)| &check.route.service);
+            let log = inner.log_tail(&spec.name, service).await;
+            return Err(Error::NotReady { waited: begun.elapsed(), last, log });
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Waits until every check has its answer through the proxy.
+///
+/// # Errors
+/// [`Error::NotReady`].
+pub(super) async fn answer_through_proxy(inner: &Inner, checks: &[Check], within: Duration) -> Result<()> {
+    let begun = Instant::now();
+    for check in checks {
+        loop {
+            let asked = ask(inner, inner.options.proxy.trim_end_matches('/'), check).await;
+            let Err(said) = asked else { break };
+            if begun.elapsed() >= within {
+                let last = format!("{} through the proxy: {said}", check.route.host);
+                return Err(Error::NotReady { waited: begun.elapsed(), last, log: Vec::new() });
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Ok(())
+}
+
+/// Asks one of the service's own addresses.
+async fn ask_service(inner: &Inner, stack: &Stack, check: &Check) -> Result<(), String> {
+    let upstreams = upstreams(stack, &check.route).map_err(|e| e.to_string())?;
+    let Some(upstream) = upstreams.first() else {
+        return Err(format!("service {} has no address yet", check.route.service));
+    };
+    ask(inner, &format!("http://{upstream}"), check).await
+}
+
+/// Asks for what the template says, and returns what came instead.
+async fn ask(inner: &Inner, base: &str, check: &Check) -> Result<(), String> {
+    let (host, path) = (&check.route.host, &check.setting.path);
+    let request = inner.http.get(format!("{base}{path}")).header(reqwest::header::HOST, host.as_str());
+    let response = request.send().await.map_err(|error| {
+        let mut cause: &dyn std::error::Error = &error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        format!("it does not answer: {cause}")
+    })?;
+    let status = response.status();
+    if check.setting.status.accepts(status.as_u16()) || leads_to_https(&response, host) {
+        return Ok(());
+    }
+    Err(format!("GET {path} is answered with {status}"))
+}
+
+/// Tells whether a proxy sends all requests on to HTTPS, for the same name.
+fn leads_to_https(response: &reqwest::Response, host: &Hostname) -> bool {
+    let location = response.headers().get(reqwest::header::LOCATION).and_then(|location| location.to_str().ok());
+    let there = location.and_then(|location| location.strip_prefix("https://"));
+    let named = |there: &str| there.split(['/', ':', '?']).next() == Some(host.as_str());
+    response.status().is_redirection() && there.is_some_and(named)
+}
+
+/// Returns a service that is still being started.
+fn starting(stack: &Stack) -> Option<&Service> {
+    stack.services.iter().find(|service| service.state == ServiceState::Starting)
+}
+
+/// Tells why an environment will never be ready.
+async fn failure(inner: &Inner, spec: &StackSpec, stack: &Stack) -> Option<Error> {
+    for service in &stack.services {
+        let wanted = spec.services.iter().find(|wanted| wanted.name == service.name)?;
+        let Some(reason) = has_failed(wanted, service) else { continue };
+        let reason = match &service.error {
+            Some(error) if !reason.contains(error) => format!("{reason}: {error}"),
+            _ => reason,
+        };
+        let log = inner.log_tail(&spec.name, Some(&service.name)).await;
+        return Some(Error::ServiceFailed { service: service.name.to_string(), reason, log });
+    }
+    None
+}
+
+fn has_failed(wanted: &ServiceSpec, service: &Service) -> Option<String> {
+    let restarts = wanted.placement.restart_policy.as_ref().map(|policy| policy.condition);
+    match service.state {
+        ServiceState::Exited { status: Some(0) } if wanted.placement.mode.is_job() => None,
+        ServiceState::Exited { status: Some(0) } if restarts != Some(RestartCondition::Any) => None,
+        // Whoever starts it again has not done so yet.
+        ServiceState::Exited { .. }
+            if restarts.is_some_and(|c| c != RestartCondition::None) && service.restarts > 0 =>
+        {
+            (service.restarts >= MOST_RESTARTS).then(|| again_and_again(service.restarts))
+        }
+        ServiceState::Exited { .. } => Some(format!("it {}", service.state)),
+        _ if service.restarts >= MOST_RESTARTS => Some(again_and_again(service.restarts)),
+        _ => None,
+    }
+}
+
+fn again_and_again(restarts: u32) -> String {
+    format!("it ended by itself {restarts} times")
+}
+
+/// The last line that any service wrote.
+struct LastLine {
+    seen: watch::Receiver<Option<(String, String)>>,
+    told: std::sync::Mutex<Option<(Phase, Option<(String, String)>)>>,
+    _reading: AbortOnDropHandle<()>,
+}
+
+impl LastLine {
+    fn follow(inner: &Inner, stack: &StackName) -> Self {
+        let options = LogOptions { follow: true, ..LogOptions::default() };
+        let mut lines = inner.orchestrator.logs(stack, options);
+        let (tell, seen) = watch::channel(None);
+        let reading = tokio::spawn(async move {
+            while let Some(line) = lines.next().await {
+                if let Ok(line) = line
+                    && !line.text.trim().is_empty()
+                {
+                    tell.send_replace(Some((line.service.to_string(), line.text)));
+                }
+            }
+        });
+        Self { seen, told: std::sync::Mutex::default(), _reading: AbortOnDropHandle::new(reading) }
+    }
+
+    /// Tells what is new.
+    fn tell(&self, teller: &Teller, phase: Phase) {
+        let now = (phase, self.seen.borrow().clone());
+        let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if told.as_ref() != Some(&now) {
+            let (service, line) = now.1.clone().unzip();
+            teller.tell(phase, service, line);
+            *told = Some(now);
+        }
+    }
+}
+
+/// Returns the checks of the routes that an environment has.
+pub(super) fn checks(routes: &[HostRoute], settings: &[RouteSetting]) -> Vec<Check> {
+    let by_target: BTreeMap<_, _> =
+        settings.iter().map(|setting| ((setting.service.clone(), setting.port), setting)).collect();
+    let with = |route: &HostRoute| {
+        let setting = by_target.get(&(route.service.clone(), route.port))?;
+        Some(Check { route: route.clone(), setting: (*setting).clone() })
+    };
+    routes.iter().filter_map(with).collect()
+}
