@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{FromRef, FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ondemand_core::config::HttpConfig;
-use ondemand_core::{Config, Error, Result};
+use ondemand_core::{Config, Error, Result, Secret};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -48,6 +49,42 @@ impl Access {
     }
 }
 
+/// What a request says of who sends it, where users are told apart.
+#[derive(Debug, Clone)]
+pub(crate) enum Bearer {
+    /// Nothing.
+    Nobody,
+    /// The token of the server's configuration.
+    Admin,
+    /// Another token.
+    Token(Secret),
+}
+
+impl Access {
+    /// Tells whether the server has a token, so that not everybody who reaches it may ask.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.digest.is_some()
+    }
+
+    fn bearer(&self, headers: &HeaderMap) -> Bearer {
+        let Some(token) = bearer(headers) else { return Bearer::Nobody };
+        match &self.0.digest {
+            Some(expected) if self.0.is(token, expected) => Bearer::Admin,
+            _ => Bearer::Token(Secret::new(String::from_utf8_lossy(token))),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Bearer
+where
+    Access: FromRef<S>,
+{
+    type Rejection = std::convert::Infallible;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        Ok(Access::from_ref(state).bearer(&parts.headers))
+    }
+}
+
 /// What a client must prove to know.
 #[derive(Debug)]
 struct Credentials {
@@ -68,6 +105,18 @@ impl Credentials {
         }
     }
 
+    fn is(&self, token: &[u8], expected: &[u8; 32]) -> bool {
+        let given: [u8; 32] = Sha256::digest(token).into();
+        bool::from(given.ct_eq(expected))
+    }
+
+    /// Checks whom a request is for, where users are told apart by tokens of their own.
+    fn check_page(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        self.check_host(uri, headers)?;
+        // Without a token here, and with no accounts, nothing else tells a web page from elsewhere.
+        if self.digest.is_none() { Ok(check_origin(headers)?) } else { Ok(()) }
+    }
+
     /// Checks whom a request is for, and whom it comes from.
     fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         let Some(expected) = &self.digest else {
@@ -77,8 +126,7 @@ impl Credentials {
         let Some(token) = bearer(headers) else {
             return Err(Error::unauthenticated("this server wants a token").into());
         };
-        let given: [u8; 32] = Sha256::digest(token).into();
-        if bool::from(given.ct_eq(expected)) {
+        if self.is(token, expected) {
             return Ok(());
         }
         Err(Error::unauthenticated("the token is not the one this server wants").into())
@@ -111,6 +159,14 @@ impl Credentials {
 /// Lets through who has the token.
 pub(crate) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
     match access.0.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Lets through all but what a web page from elsewhere sends: who it is, is for the handler to find out.
+pub(crate) async fn guard_page(State(access): State<Access>, request: Request, next: Next) -> Response {
+    match access.0.check_page(request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }

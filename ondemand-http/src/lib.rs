@@ -7,6 +7,8 @@ mod auth;
 mod body;
 mod datasets;
 mod drain;
+mod environments;
+mod events;
 mod health;
 mod life;
 mod openapi;
@@ -46,17 +48,22 @@ pub fn app(state: AppState) -> Router {
     let (waiting, _) = waiting().split_for_parts();
     let waiting = waiting.route_layer(middleware::from_fn_with_state(Life::from_ref(&state), life::wait_until_ready));
     let (routes, _) = routes::routes().split_for_parts();
-    service(state, routes.merge(waiting))
+    let (environments, _) = environments::routes().split_for_parts();
+    let environments = environments
+        .route_layer(middleware::from_fn_with_state(Life::from_ref(&state), life::wait_until_ready))
+        .route_layer(middleware::from_fn_with_state(Access::from_ref(&state), auth::guard_page));
+    service(state, routes.merge(waiting), environments)
 }
 
 /// Makes the service of a stand-alone proxy.
 pub fn proxy_app(state: ProxyState) -> Router {
     let (routes, _) = routes::routes().split_for_parts();
-    service(state, routes)
+    service(state, routes, Router::new())
 }
 
-/// Puts a service together: anyone may ask some routes, and those given need a token where one is configured.
-fn service<S: Clone + Send + Sync + 'static>(state: S, guarded: Router<S>) -> Router
+/// Puts a service together: anyone may ask some routes, those `guarded` need a token where one is configured, and `others` look after
+/// themselves.
+fn service<S: Clone + Send + Sync + 'static>(state: S, guarded: Router<S>, others: Router<S>) -> Router
 where
     Access: FromRef<S>,
     Life: FromRef<S>,
@@ -64,7 +71,7 @@ where
 {
     let (open, _) = open().split_for_parts();
     let guarded = guarded.route_layer(middleware::from_fn_with_state(Access::from_ref(&state), auth::guard));
-    around(open.merge(guarded).with_state(state))
+    around(open.merge(guarded).merge(others).with_state(state))
 }
 
 /// The routes that anyone may ask.

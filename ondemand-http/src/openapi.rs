@@ -56,8 +56,12 @@ async fn openapi(State(Description(text)): State<Description>) -> impl IntoRespo
 
 /// Returns the OpenAPI description of a whole server.
 pub fn document() -> OpenApi {
-    let document = crate::open::<AppState>().merge(crate::routes::routes()).merge(crate::waiting()).into_openapi();
-    describe(document, "Postgres databases on demand, cloned from snapshots of a dataset, and a proxy.")
+    let routes = crate::open::<AppState>().merge(crate::routes::routes()).merge(crate::waiting());
+    let document = routes.merge(crate::environments::routes()).into_openapi();
+    describe(
+        document,
+        "Postgres databases on demand, cloned from snapshots of a dataset; environments made from branches; and a proxy.",
+    )
 }
 
 /// Returns the OpenAPI description of a stand-alone proxy.
@@ -89,12 +93,16 @@ mod tests {
 
     /// Every route of the service. `routes!` puts a handler into the router and the document at once, so that neither can be
     /// forgotten; this list is for whoever changes a route without meaning to.
-    const ROUTES: [&str; 21] = [
+    const ROUTES: [&str; 28] = [
         "DELETE /datasets/{name}",
+        "DELETE /envs/{name}",
         "DELETE /routes/{host}",
         "DELETE /servers/{id}",
         "GET /datasets",
         "GET /datasets/{name}",
+        "GET /envs",
+        "GET /envs/{name}",
+        "GET /envs/{name}/logs",
         "GET /healthz",
         "GET /metrics",
         "GET /openapi.json",
@@ -105,8 +113,11 @@ mod tests {
         "GET /servers",
         "GET /servers/{id}",
         "GET /servers/{id}/logs",
+        "PATCH /envs/{name}",
         "PATCH /servers/{id}",
         "POST /datasets/{name}",
+        "POST /envs",
+        "POST /envs/{name}/redeploy",
         "POST /reap",
         "POST /servers",
         "POST /servers/{id}/reset",

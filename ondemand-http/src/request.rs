@@ -7,6 +7,8 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use ondemand_core::{Error, Result};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::problem::Problem;
 
@@ -71,6 +73,19 @@ impl Parameters {
                 Err(Error::invalid("query", format!("the parameter {name:?} is unknown")))
             }
         }
+    }
+}
+
+/// A moment, as RFC 3339 writes it.
+#[derive(Debug)]
+pub(crate) struct Moment(pub(crate) OffsetDateTime);
+
+impl FromStr for Moment {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        // A `+` that was not escaped has become a space.
+        let moment = OffsetDateTime::parse(&text.replace(' ', "+"), &Rfc3339);
+        moment.map(Self).map_err(|e| Error::invalid("time", format!("{e}; write it as 2026-11-22T19:23:00Z")))
     }
 }
 

@@ -36,6 +36,11 @@ impl Routing {
         Self { proxy: Some(proxy), ..self }
     }
 
+    /// Returns what environments set their routes in.
+    pub(crate) fn set_by_environments(&self) -> Option<Arc<dyn Router>> {
+        self.router.clone()
+    }
+
     fn router(&self) -> Result<&dyn Router, Error> {
         self.router.as_deref().ok_or_else(|| Error::Unsupported {
             message: "this server runs no proxy".into(),

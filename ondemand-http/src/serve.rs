@@ -19,6 +19,7 @@ use crate::{AppState, ProxyState, Routing, app, check_exposure, proxy_app};
 use connections::{Connections, accept, listen};
 
 mod connections;
+mod environments;
 mod proxy;
 
 /// What has been reached of the server's life.
@@ -67,15 +68,17 @@ pub async fn serve(
     } else {
         (Routing::default(), None)
     };
+    let ondemand = environments::with(ondemand, config, &routing, proxy.as_ref())?;
     let address = address_of(&listener)?;
     tell(Moment::Opened { address, notices: &notices });
 
     let state = AppState::new(ondemand, routing, config);
     let janitor =
         AbortOnDropHandle::new(tokio::spawn(keep_order(state.clone(), config.databases.reap_interval.duration())));
+    let following = AbortOnDropHandle::new(tokio::spawn(follow(state.clone())));
     let life = Life::from_ref(&state);
     run(Parts { listener, app: app(state.clone()), life, proxy }, shutdown, tell).await?;
-    drop(janitor);
+    drop((janitor, following));
     state.close();
     Ok(())
 }
@@ -183,6 +186,14 @@ async fn keep_order(state: AppState, interval: Duration) {
     }
     state.set_ready();
     state.janitor().run(interval).await;
+}
+
+/// Keeps the routes of environments leading to where their services run, once it is known what runs.
+async fn follow(state: AppState) {
+    wait_until_ready(&Life::from_ref(&state)).await;
+    if let Some(environments) = state.environments() {
+        environments.follow().await;
+    }
 }
 
 #[cfg(test)]

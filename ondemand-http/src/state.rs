@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::FromRef;
-use ondemand_core::{Config, Databases, Datasets, Error, Janitor, Ondemand, SnapshotStore};
+use ondemand_core::{Config, Databases, Datasets, Environments, Error, Janitor, Ondemand, SnapshotStore};
 
 use crate::auth::Access;
 use crate::life::Life;
@@ -79,6 +79,10 @@ impl AppState {
         self.0.ondemand.close();
     }
 
+    pub(crate) fn environments(&self) -> Option<&Environments> {
+        self.0.ondemand.environments.as_ref()
+    }
+
     pub(crate) fn janitor(&self) -> &Janitor {
         &self.0.ondemand.janitor
     }
@@ -109,6 +113,7 @@ parts! { AppState:
     Limits = this => this.front.limits;
     Life = this => this.front.life.clone();
     Routing = this => this.front.routing.clone();
+    Option<Environments> = this => this.ondemand.environments.clone();
     Databases = this => this.ondemand.databases.clone();
     Datasets = this => this.ondemand.datasets.clone();
     Janitor = this => this.ondemand.janitor.clone();

@@ -132,6 +132,7 @@ impl TryFrom<CreateServer> for ondemand_core::CreateOptions {
             name: wanted.name.map(|text| text.parse()).transpose()?,
             durable: wanted.durable,
             settings: wanted.settings,
+            environment: None,
         })
     }
 }
@@ -312,8 +313,12 @@ impl From<Usage> for Pool {
     }
 }
 
+mod environment;
 mod route;
 
+pub use environment::{
+    Environment, EnvironmentDone, EnvironmentPlan, EnvironmentService, Owner, PatchEnvironment, PostEnvironment, Source,
+};
 pub use route::{Activity, Moment, PutRoute, Route};
 
 /// Whether the server does its work.

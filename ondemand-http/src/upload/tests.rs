@@ -1,4 +1,8 @@
+use std::time::Duration;
+
 use axum::body::Bytes;
+use axum::http::header;
+use futures_util::stream;
 use ondemand_core::Result;
 use ondemand_core::progress::Phase;
 use tokio::io::AsyncReadExt;
@@ -161,6 +165,6 @@ async fn many_events_do_not_stop_the_import() {
         Ok(snapshot(1))
     };
     let events = text(upload.answer(&headers("text/event-stream"), chatty).await.expect("an answer")).await;
-    assert!(events.matches("event: progress").count() <= BACKLOG, "{events}");
+    assert!(events.matches("event: progress").count() <= events::BACKLOG, "{events}");
     assert!(events.contains("event: done"), "{events}");
 }

@@ -59,6 +59,7 @@ fn a_database_becomes_a_server() {
         expires: (created + Duration::from_secs(86_400)).into(),
         durable: false,
         settings: BTreeMap::new(),
+        environment: None,
         state: DatabaseState::Running,
     };
     let listed = Server::without_password(&database);
