@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::command::{completions, config, dataset, pg, pool, proxy, reap, route, serve};
+use crate::command::{completions, config, dataset, env, pg, pool, proxy, reap, route, serve, template};
 use crate::failure::STATUSES;
 
-/// Postgres databases on demand, cloned from snapshots of a dataset, and a proxy.
+/// Postgres databases on demand, cloned from snapshots of a dataset; environments made from branches; and a proxy.
 ///
 /// `ondemand serve` runs the server, `ondemand proxy` a proxy alone; the other commands ask them.
 #[derive(Debug, Parser)]
@@ -53,6 +53,12 @@ pub(crate) enum Command {
     /// Create, list, reset, extend and delete databases
     #[command(subcommand)]
     Pg(pg::Command),
+    /// Create, list, redeploy, extend and delete environments
+    #[command(subcommand)]
+    Env(Box<env::Command>),
+    /// Check templates, which environments are rendered from
+    #[command(subcommand)]
+    Template(template::Command),
     /// Say which host names the proxy knows, and which addresses they reach
     #[command(subcommand)]
     Route(route::Command),
@@ -70,7 +76,13 @@ impl Command {
     pub(crate) fn serves(&self) -> bool {
         match self {
             Self::Serve(_) | Self::Proxy(_) | Self::Reap(_) | Self::Pool(_) => true,
-            Self::Dataset(_) | Self::Pg(_) | Self::Route(_) | Self::Config(_) | Self::Completions(_) => false,
+            Self::Dataset(_)
+            | Self::Pg(_)
+            | Self::Env(_)
+            | Self::Template(_)
+            | Self::Route(_)
+            | Self::Config(_)
+            | Self::Completions(_) => false,
         }
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod dataset;
+pub(crate) mod env;
 mod notify;
 pub(crate) mod pg;
 pub(crate) mod pool;
@@ -11,6 +12,7 @@ pub(crate) mod reap;
 pub(crate) mod route;
 pub(crate) mod serve;
 mod serving;
+pub(crate) mod template;
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
@@ -24,6 +26,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Route(command) => route::run(&global, command).await,
         Command::Pool(command) => pool::run(&global, command).await,
         Command::Dataset(command) => dataset::run(&global, command).await,
+        Command::Env(command) => env::run(&global, *command).await,
+        Command::Template(command) => template::run(&global, command),
         Command::Pg(command) => pg::run(&global, command).await,
         Command::Reap(arguments) => reap::run(&global, arguments).await,
         Command::Config(command) => config::run(&global, command),

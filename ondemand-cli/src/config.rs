@@ -7,6 +7,7 @@ use ondemand_core::{Config, Secret};
 use crate::arguments::Global;
 use crate::failure::Failure;
 
+mod environments;
 mod overrides;
 mod proxy;
 mod show;

@@ -112,6 +112,11 @@ impl From<Error> for Failure {
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         let hint = match problem.code {
+            // The hint of the server is for those who ask it without this program.
+            Code::Unauthenticated if problem.detail.contains("GitHub") => Some(
+                "give a GitHub token with GITHUB_TOKEN or --github-token; https://github.com/settings/tokens makes one"
+                    .into(),
+            ),
             Code::Unauthenticated => Some("give the token with ONDEMAND_TOKEN or --token".into()),
             _ => problem.hint,
         };

@@ -3,8 +3,10 @@
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
+use reqwest::Response;
 use serde::Serialize;
 
+use crate::client::Client;
 use crate::failure::Failure;
 
 /// Writes a line of data.
@@ -26,6 +28,14 @@ pub(crate) fn bytes(data: &[u8]) -> Result<(), Failure> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::silent()),
         Err(error) => Err(Failure::caused("writing to standard output", &error)),
     }
+}
+
+/// Writes an answer's body as it arrives.
+pub(crate) async fn copy(client: &Client, mut response: Response) -> Result<(), Failure> {
+    while let Some(chunk) = response.chunk().await.map_err(|e| client.unanswered(e))? {
+        bytes(&chunk)?;
+    }
+    Ok(())
 }
 
 /// Writes a line for people. There is nobody to tell if that fails.

@@ -16,6 +16,14 @@ pub(crate) fn relative(unix_seconds: &str, now: SystemTime) -> String {
     }
 }
 
+/// Says when a moment is, seen from now: `in 23h 59m`, `2d 3h ago`.
+pub(crate) fn until(then: SystemTime, now: SystemTime) -> String {
+    match then.duration_since(now) {
+        Ok(left) => format!("in {}", span(left)),
+        Err(_) => ago(then, now),
+    }
+}
+
 /// Says how long ago a moment was.
 pub(crate) fn ago(then: SystemTime, now: SystemTime) -> String {
     format!("{} ago", span(now.duration_since(then).unwrap_or_default()))

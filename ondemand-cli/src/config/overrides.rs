@@ -7,6 +7,7 @@ use clap::{Args, FromArgMatches, ValueEnum};
 use ondemand_core::config::{OrchestratorKind, StoreKind};
 use ondemand_core::{Config, DatasetRef, Size, Ttl};
 
+use super::environments::EnvironmentsOverrides;
 use super::proxy::{ProxyOverrides, absolute};
 use crate::failure::Failure;
 
@@ -57,6 +58,8 @@ pub(crate) struct Overrides {
     /// Run no proxy
     #[arg(long, env = "ONDEMAND_NO_PROXY", value_parser = FalseyValueParser::new())]
     pub(crate) no_proxy: bool,
+    #[command(flatten)]
+    pub(crate) environments: EnvironmentsOverrides,
     #[command(flatten)]
     pub(crate) proxy: ProxyOverrides,
 }
@@ -146,6 +149,7 @@ impl Overrides {
         if let Some(dir) = &mut self.api.data_dir {
             *dir = absolute(dir)?;
         }
+        self.environments.settle()?;
         self.proxy.settle()
     }
 
@@ -168,6 +172,7 @@ impl Overrides {
             docker_host,
             docker_image,
             no_proxy,
+            environments,
             proxy,
         } = self;
         api.apply(config);
@@ -188,6 +193,7 @@ impl Overrides {
         set_option(&mut config.docker.host, docker_host);
         set(&mut config.docker.image, docker_image);
         config.proxy.enabled &= !no_proxy;
+        environments.apply(config);
         proxy.apply(&mut config.proxy);
     }
 }

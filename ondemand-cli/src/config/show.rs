@@ -2,7 +2,8 @@
 
 use ondemand_core::Config;
 use ondemand_core::config::{
-    CertificateFiles, DatabasesConfig, DockerConfig, HttpConfig, PoolConfig, PostgresConfig, ProxyConfig,
+    CertificateFiles, DatabasesConfig, DockerConfig, EnvironmentsConfig, GitHubConfig, HttpConfig, PoolConfig,
+    PostgresConfig, ProxyConfig, SwarmConfig,
 };
 use serde::Serialize;
 use toml::{Table, Value};
@@ -41,7 +42,20 @@ impl Section {
 
 /// The structs are taken apart field by field, so that a new field cannot be forgotten here.
 fn to_table(config: &Config) -> Result<Table, toml::ser::Error> {
-    let Config { data_dir, orchestrator, store, http, databases, postgres, docker, pool, proxy } = config;
+    let Config {
+        data_dir,
+        orchestrator,
+        store,
+        http,
+        databases,
+        environments,
+        github,
+        swarm,
+        postgres,
+        docker,
+        pool,
+        proxy,
+    } = config;
     let top = Section::default()
         .with("data-dir", data_dir)?
         .with("orchestrator", orchestrator)?
@@ -49,6 +63,9 @@ fn to_table(config: &Config) -> Result<Table, toml::ser::Error> {
         .with("http", http_table(http)?)?
         .with("proxy", proxy_table(proxy)?)?
         .with("databases", databases_table(databases)?)?
+        .with("environments", environments_table(environments)?)?
+        .with("github", github_table(github)?)?
+        .with("swarm", swarm_table(swarm)?)?
         .with("docker", docker_table(docker)?)?;
     let PostgresConfig { bin_dir, user } = postgres;
     let postgres = Section::default().with_option("bin-dir", bin_dir.as_ref())?.with_option("user", user.as_ref())?;
@@ -153,6 +170,64 @@ fn databases_table(config: &DatabasesConfig) -> Result<Table, toml::ser::Error> 
     Ok(section.0)
 }
 
+fn environments_table(config: &EnvironmentsConfig) -> Result<Table, toml::ser::Error> {
+    let EnvironmentsConfig {
+        templates,
+        template,
+        orchestrator,
+        user,
+        domain,
+        public_url,
+        proxy,
+        router,
+        router_token,
+        max,
+        max_per_user,
+        default_keep_days,
+        max_keep_days,
+        reserved_names,
+        ready_timeout,
+        follow_interval,
+    } = config;
+    let section = Section::default()
+        .with_option("templates", templates.as_ref())?
+        .with_option("template", template.as_ref())?
+        .with("orchestrator", orchestrator)?
+        .with_option("user", user.as_ref())?
+        .with("domain", domain)?
+        .with_option("public-url", public_url.as_ref())?
+        .with_option("proxy", proxy.as_ref())?
+        .with_option("router", router.as_ref())?
+        .with_option("router-token", router_token.as_ref().map(|_| MASK))?
+        .with("max", max)?
+        .with("max-per-user", max_per_user)?
+        .with("default-keep-days", default_keep_days)?
+        .with("max-keep-days", max_keep_days)?
+        .with("reserved-names", reserved_names)?
+        .with("ready-timeout", ready_timeout)?
+        .with("follow-interval", follow_interval)?;
+    Ok(section.0)
+}
+
+fn github_table(config: &GitHubConfig) -> Result<Table, toml::ser::Error> {
+    let GitHubConfig { accounts, url, api, organisations } = config;
+    let section = Section::default()
+        .with("accounts", accounts)?
+        .with("url", url)?
+        .with("api", api)?
+        .with("organisations", organisations)?;
+    Ok(section.0)
+}
+
+fn swarm_table(config: &SwarmConfig) -> Result<Table, toml::ser::Error> {
+    let SwarmConfig { host, registry_auth, ingress } = config;
+    let section = Section::default()
+        .with_option("host", host.as_ref())?
+        .with_option("registry-auth", registry_auth.as_ref())?
+        .with("ingress", ingress)?;
+    Ok(section.0)
+}
+
 fn docker_table(config: &DockerConfig) -> Result<Table, toml::ser::Error> {
     let DockerConfig { host, image, bin_dir } = config;
     let section =
@@ -209,11 +284,37 @@ mod tests {
             last-port = 6001
             max = 1
             default-ttl = "2h"
-            max-ttl = "3h"
+            max-ttl = "7d"
             default-dataset = "shop@20261122-192300"
             ready-timeout = "5s"
             reap-interval = "1m"
             settings = { work_mem = "64MB" }
+            [environments]
+            templates = "/etc/ondemand/templates"
+            template = "shop"
+            orchestrator = "swarm"
+            user = "builder"
+            domain = "env.dev.internal"
+            public-url = "https://{host}"
+            proxy = "http://10.0.0.1"
+            router = "http://10.0.0.1:8080"
+            router-token = "****"
+            max = 5
+            max-per-user = 2
+            default-keep-days = 4
+            max-keep-days = 6
+            reserved-names = ["intranet"]
+            ready-timeout = "20m"
+            follow-interval = "2s"
+            [github]
+            accounts = "none"
+            url = "https://git.internal/"
+            api = "https://git.internal/api/v3/"
+            organisations = ["shop"]
+            [swarm]
+            host = "tcp://10.0.0.1:2375"
+            registry-auth = "/root/.docker/config.json"
+            ingress = true
             [postgres]
             bin-dir = "/opt/pg/bin"
             user = "pg"

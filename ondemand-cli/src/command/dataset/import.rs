@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 use ondemand_core::DatasetName;
 use ondemand_core::progress::Event;
-use ondemand_http::wire::{Problem, Snapshot};
-use reqwest::{Method, Response, header};
+use ondemand_http::wire::Snapshot;
+use reqwest::{Method, header};
 
 use crate::arguments::Global;
 use crate::client::Client;
-use crate::failure::{Failure, UNREACHABLE};
-use crate::import::events::Parser;
+use crate::events::follow;
+use crate::failure::Failure;
 use crate::import::input::{self, Input, Origin};
 use crate::import::report::Report;
 use crate::output;
@@ -64,10 +64,12 @@ pub(crate) async fn run(global: &Global, client: &Client, arguments: Arguments) 
         request = request.header(header::CONTENT_LENGTH, length);
     }
     let mut report = Report::new();
-    let outcome = async { follow(client, client.send(request.body(body)).await?, &mut report).await }.await;
+    let outcome =
+        async { follow(client, client.send(request.body(body)).await?, |event: &Event| report.show(event)).await }
+            .await;
     report.end();
     // That the bytes failed says more than that the connection broke, which is what follows from it.
-    let snapshot = outcome.map_err(|failure| failed.try_recv().unwrap_or(failure))?;
+    let snapshot: Snapshot = outcome.map_err(|failure| failed.try_recv().unwrap_or(failure))?;
     if global.json { output::json(&snapshot) } else { output::line(snapshot.name) }
 }
 
@@ -77,29 +79,4 @@ fn query(arguments: &Arguments) -> Vec<(&'static str, String)> {
     query.extend(arguments.no_owner.then(|| ("no_owner", "true".into())));
     query.extend(arguments.postgres.map(|major| ("postgres", major.to_string())));
     query
-}
-
-/// Shows the events of an import until its outcome.
-async fn follow(client: &Client, mut response: Response, report: &mut Report) -> Result<Snapshot, Failure> {
-    let mut parser = Parser::default();
-    let broken = |e: &serde_json::Error| Failure::caused("the server's answer is not understood", e);
-    while let Some(chunk) = response.chunk().await.map_err(|e| client.unanswered(e))? {
-        for event in parser.feed(&chunk) {
-            match event.name.as_str() {
-                "progress" => {
-                    // A phase that this version does not know is no reason to give up.
-                    if let Ok(event) = serde_json::from_str::<Event>(&event.data) {
-                        report.show(&event);
-                    }
-                }
-                "done" => return serde_json::from_str(&event.data).map_err(|e| broken(&e)),
-                "error" => {
-                    let problem: Problem = serde_json::from_str(&event.data).map_err(|e| broken(&e))?;
-                    return Err(problem.into());
-                }
-                _ => (),
-            }
-        }
-    }
-    Err(Failure::new("the server ended the import without saying how").with_exit(UNREACHABLE))
 }

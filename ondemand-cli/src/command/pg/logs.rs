@@ -25,9 +25,5 @@ pub(crate) async fn run(client: &Client, arguments: Arguments) -> Result<(), Fai
     let mut query = vec![("follow", arguments.follow.to_string())];
     query.extend(arguments.tail.map(|tail| ("tail", tail.to_string())));
     let request = client.request(Method::GET, &["servers", arguments.which.segment()?, "logs"]).query(&query);
-    let mut response = client.send(request).await?;
-    while let Some(chunk) = response.chunk().await.map_err(|e| client.unanswered(e))? {
-        output::bytes(&chunk)?;
-    }
-    Ok(())
+    output::copy(client, client.send(request).await?).await
 }
