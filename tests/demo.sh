@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What `make demo` runs: five private databases from a gigabyte of data, each in a moment, on this machine.
+# What `make demo` runs: five private databases from a gigabyte of data, each in a moment, and an environment built from two Git repositories, with a
+# database of its own, on this machine.
 #
 #   tests/demo.sh              shows it, and leaves nothing behind; KEEP=1 leaves it running, SIZE=5G makes more data
 #   tests/demo.sh stop DIR     ends what KEEP=1 left running
@@ -76,9 +77,16 @@ free_port() {
     fail "found no free port"
 }
 
+# Prints the port that people expect a proxy at, where nobody has it.
+free_proxy_port() {
+    if ! (exec 3<>/dev/tcp/127.0.0.1/8000) 2>/dev/null; then echo 8000; else free_port; fi
+}
+
 start_server() {
     local pid deadline=$((SECONDS + 60))
-    setsid -- "$bin/ondemand" serve --listen "127.0.0.1:$port" --no-proxy --data-dir "$dir/data" </dev/null >"$dir/server.log" 2>&1 &
+    setsid -- "$bin/ondemand" serve --listen "127.0.0.1:$port" --proxy-listen "127.0.0.1:$proxy_port" --data-dir "$dir/data" \
+        --templates "$dir/templates" --accounts none --github-url "file://$dir/repositories" \
+        </dev/null >"$dir/server.log" 2>&1 &
     pid=$!
     echo "$pid $(started "$pid")" >"$dir/server.pid"
     until [ "$(ask /readyz)" = 200 ]; do
@@ -115,6 +123,9 @@ clean_up() {
     if [ -z "${dir:-}" ] || [ ! -d "$dir" ]; then return 0; fi
     if pid=$(server); then
         # The databases do not end with the server: whoever works on one keeps it while the server is replaced.
+        for name in $("$bin/ondemand" env list --json 2>/dev/null | grep -o '^ *"name": *"[a-z0-9-]*",$' | grep -o '[a-z0-9-]*",$'); do
+            "$bin/ondemand" env delete "${name%'",'}" >/dev/null 2>&1 || true
+        done
         for name in $("$bin/ondemand" pg list --json 2>/dev/null | grep -o '"Id": *"[0-9a-f]*"' | grep -o '[0-9a-f]\{64\}'); do
             "$bin/ondemand" pg delete "$name" >/dev/null 2>&1 || true
         done
@@ -252,6 +263,53 @@ reset_one() {
     [ "$(sql "${databases[0]}" "$facts")" = "$(IFS='|' && echo "${original[*]}")" ] || fail "the reset database is not as it was"
 }
 
+# Makes a Git repository of a directory of examples, as somebody would who pushes it.
+make_repository() {
+    local bare=$dir/repositories/shop/$1.git
+    git init --quiet --bare --initial-branch main "$bare"
+    cp -r "examples/shop/$1" "$dir/$1"
+    commit "$1" "Sell what there is"
+    # The services run as another user, who reads it.
+    chmod -R a+rX "$dir/repositories"
+}
+
+# Commits what is in the work tree of $1 with the message $2, and pushes it.
+commit() {
+    local git=(git -C "$dir/$1" -c user.name=demo -c user.email=demo@example.com -c commit.gpgsign=false)
+    if [ ! -d "$dir/$1/.git" ]; then "${git[@]}" init --quiet --initial-branch main; fi
+    "${git[@]}" add --all
+    "${git[@]}" commit --quiet --message "$2"
+    "${git[@]}" push --quiet "$dir/repositories/shop/$1.git" main
+}
+
+create_environment() {
+    "$bin/ondemand" env create --name demo >"$dir/links" || fail "the environment was not made"
+    while IFS= read -r link; do say "  $link"; done <"$dir/links"
+}
+
+# Prints what the proxy answers for $2 of the host $1. Browsers find *.localhost on this machine by themselves; not every other program does.
+visit() { curl --silent --fail --show-error --max-time 10 --resolve "$1:$proxy_port:127.0.0.1" "http://$1:$proxy_port$2"; }
+
+look_at_environment() {
+    visit demo.localhost / >"$dir/page" || fail "the front end does not answer"
+    grep '<h1>\|Front end' "$dir/page" | sed 's/^/  front: /'
+    printf '  back:  '
+    visit demoapi.localhost /version || fail "the back end does not answer"
+    printf '  its own database has %s products\n' "$("$bin/ondemand" pg psql env-demo -- -XAtc 'SELECT count(*) FROM shop.products')"
+}
+
+change_and_redeploy() {
+    sed -i 's|<h1>Shop</h1>|<h1>Shop, only better</h1>|' "$dir/front/index.html"
+    commit front "Be better"
+    "$bin/ondemand" env redeploy demo >/dev/null || fail "the environment was not redeployed"
+    visit demo.localhost / | grep -q 'only better' || fail "the new page is not there"
+}
+
+delete_environment() {
+    "$bin/ondemand" env delete demo >/dev/null
+    if visit demo.localhost / >/dev/null 2>&1; then fail "the environment still answers"; fi
+}
+
 delete_all() {
     local name
     for name in "${databases[@]}"; do "$bin/ondemand" pg delete "$name" >/dev/null; done
@@ -274,6 +332,7 @@ It is still running. To try it:
   ondemand pg list
   psql "\$(ondemand pg create --dataset shop)"
   ondemand pool status
+  ondemand env show demo; ondemand env open demo
   curl -XPOST -d'{}' http://127.0.0.1:$port/servers
 
 To end it and remove all of it:
@@ -293,7 +352,10 @@ demo() {
     # Postgres runs as a user of its own, and must come through to its data.
     chmod 755 "$dir"
     port=$(free_port)
+    proxy_port=$(free_proxy_port)
     echo "$port" >"$dir/port"
+    mkdir "$dir/templates" "$dir/repositories"
+    cp examples/templates/demo.yml "$dir/templates/"
     export ONDEMAND_URL=http://127.0.0.1:$port
 
     title "Starting the server on http://127.0.0.1:$port, with its data in $dir"
@@ -325,6 +387,16 @@ demo() {
     say "  \$ ondemand pg reset ${databases[0]}"
     timed "reset ${databases[0]}, and see that it is as it was" reset_one
 
+    title "Making an environment: two Git repositories become URLs, on a database of their own"
+    make_repository back
+    make_repository front
+    say "  \$ ondemand env create --name demo"
+    timed "create the environment: clone, build, start, until it is reached" create_environment
+    timed "look at it" look_at_environment
+    title "Pushing a change, and redeploying"
+    say "  \$ ondemand env redeploy demo"
+    timed "redeploy it: same URL, same data" change_and_redeploy
+
     if [ "${KEEP:-}" = 1 ]; then
         report
         trap - EXIT
@@ -332,6 +404,7 @@ demo() {
         return
     fi
     title "Deleting all"
+    timed "delete the environment, with its database" delete_environment
     timed "delete all five" delete_all
     timed "stop the server and remove the rest" clean_up
     report
@@ -341,6 +414,7 @@ demo() {
 
 dir=
 port=
+proxy_port=
 size=${SIZE:-1G}
 original=()
 # Whatever a server of the user's own is configured with does not concern this one.

@@ -11,7 +11,7 @@ step "cargo fmt --check"
 cargo fmt --all --check
 
 step shellcheck
-shellcheck --external-sources tests/*.sh tests/setup/*.sh fuzz/run.sh .ci/run
+shellcheck --external-sources tests/*.sh tests/setup/*.sh fuzz/run.sh .ci/run examples/shop/*/build.sh
 shellcheck --shell=sh ondemand-core/runner/run.sh
 
 step "cargo clippy"

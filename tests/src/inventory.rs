@@ -19,6 +19,12 @@ impl Inventory {
     pub fn take(home: &Home, data: &Path) -> Result<Self> {
         let mut found = Self::files(home, data)?;
         found.extend(home.servers()?.into_iter().map(|(pid, data)| format!("process {pid} of {}", data.display())));
+        let works = data.join("environments");
+        let working = home
+            .processes()?
+            .into_iter()
+            .filter(|(pid, _)| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&works)));
+        found.extend(working.map(|(pid, command)| format!("process {pid} of an environment: {command}")));
         found.extend(home.containers()?.into_iter().map(|id| format!("container {id}")));
         Ok(Self(found))
     }
@@ -29,7 +35,13 @@ impl Inventory {
     /// If something cannot be listed.
     pub fn files(home: &Home, data: &Path) -> Result<BTreeSet<String>> {
         let mut found = BTreeSet::new();
-        let directories = ["stacks", "logs", "containers", "pool", "store"].map(|name| data.join(name));
+        let environments = data.join("environments");
+        let directories = ["stacks", "logs", "containers", "pool", "store", "routes"].map(|name| data.join(name));
+        if let Ok(entries) = std::fs::read_dir(&environments) {
+            for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+                list(&entry.path(), &mut found)?;
+            }
+        }
         for directory in directories.into_iter().chain(home.runtime_dirs()) {
             list(&directory, &mut found)?;
         }

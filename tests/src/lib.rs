@@ -13,6 +13,7 @@ pub mod inventory;
 pub mod ports;
 pub mod report;
 pub mod server;
+pub mod shop;
 
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ pub use home::Home;
 pub use inventory::Inventory;
 pub use ports::free_range;
 pub use server::{Database, ProxyOptions, Server, ServerOptions};
+pub use shop::Shop;
 
 /// Waits until something holds, looking every few milliseconds: for what tells nobody when it happens.
 ///
