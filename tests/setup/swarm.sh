@@ -18,6 +18,8 @@ here=$(dirname "$(realpath -- "$0")")
 
 readonly nodes='1 2 3'
 readonly image=ondemand/test:1
+# The same, with the script that clones, builds and starts a service as what it runs.
+readonly runner=ondemand/runner:1
 readonly moto='moto[server]==5.2.5'
 
 usage() {
@@ -116,10 +118,11 @@ install_moto() {
     echo "$moto" >"$cache/moto/version"
 }
 
-# Builds the tests' image in the cache, from programs of this machine and the libraries they need: a shell, git and curl.
+# Builds the tests' image in the cache, from programs of this machine and the libraries they need: a shell, git, curl, Perl and psql.
 build_image() {
-    local root program key
-    key=$(cat "$0" /bin/busybox /usr/bin/git /usr/bin/curl | sha256sum | cut -c 1-16)
+    local root program key psql script=$here/../../ondemand-core/runner/run.sh
+    psql=$(find /usr/lib/postgresql -path '*/bin/psql' | sort -V | tail -n 1)
+    key=$(cat "$0" "$script" /bin/busybox /usr/bin/git /usr/bin/curl /usr/bin/perl "$psql" | sha256sum | cut -c 1-16)
     archive=$cache/swarm-image-$key.tar
     if [ -e "$archive" ]; then return; fi
     root=$(mktemp -d "${TMPDIR:-/var/tmp}/ondemand-image.XXXXXX")
@@ -127,10 +130,13 @@ build_image() {
     mkdir -m 1777 "$root/tmp" "$root/var/tmp"
     cp /bin/busybox "$root/bin"
     for program in $(/bin/busybox --list); do ln -s busybox "$root/bin/$program" 2>/dev/null || true; done
-    cp /usr/bin/{git,curl} "$root/usr/bin"
+    cp /usr/bin/{git,curl,perl} "$psql" "$root/usr/bin"
+    cp "$script" "$root/usr/bin/run.sh"
+    mkdir -p "$root/usr/lib/$(uname -m)-linux-gnu"
+    cp -r "/usr/lib/$(uname -m)-linux-gnu/perl-base" "$root/usr/lib/$(uname -m)-linux-gnu"
     cp /usr/lib/git-core/git-remote-http "$root/usr/lib/git-core"
     ln -s git-remote-http "$root/usr/lib/git-core/git-remote-https"
-    ldd /usr/bin/{git,curl} /usr/lib/git-core/git-remote-http | grep -o '/[^ ]*lib[^ ]*\.so[^ ]*' | sort -u | while IFS= read -r program; do
+    ldd /usr/bin/{git,curl,perl} "$psql" /usr/lib/git-core/git-remote-http | grep -o '/[^ ]*lib[^ ]*\.so[^ ]*' | sort -u | while IFS= read -r program; do
         mkdir -p "$root$(dirname "$program")"
         cp --dereference "$program" "$root$program"
     done
@@ -195,6 +201,8 @@ start() {
     for node in 2 3; do on "$node" swarm join --advertise-addr "$subnet.1$node" --token "$token" "$subnet.11:2377" >/dev/null & done
     on 1 import --change 'ENV PATH=/usr/bin:/bin' --change 'CMD ["/bin/sh"]' "$archive" "$subnet.1:5000/$image" >/dev/null
     on 1 push --quiet "$subnet.1:5000/$image" >/dev/null
+    on 1 import --change 'ENV PATH=/usr/bin:/bin' --change 'ENTRYPOINT ["/bin/sh", "/usr/bin/run.sh"]' "$archive" "$subnet.1:5000/$runner" >/dev/null
+    on 1 push --quiet "$subnet.1:5000/$runner" >/dev/null
     if ! within 30 all_ready; then
         say "error: the nodes do not join"
         on 1 node ls >&2
@@ -212,6 +220,7 @@ environment() {
     echo "ONDEMAND_TEST_SWARM_DIR=$dir"
     echo "ONDEMAND_TEST_SWARM_BRIDGE=$subnet.1"
     echo "ONDEMAND_TEST_SWARM_IMAGE=$subnet.1:5000/$image"
+    echo "ONDEMAND_TEST_RUNNER_IMAGE=$subnet.1:5000/$runner"
     echo "ONDEMAND_TEST_REGISTRY=$subnet.1:5000"
 }
 

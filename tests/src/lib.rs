@@ -6,6 +6,7 @@
     reason = "this is for tests: what fails must fail here, and be seen"
 )]
 
+pub mod cluster;
 pub mod engine;
 pub mod forge;
 pub mod home;
@@ -17,6 +18,7 @@ pub mod shop;
 
 use std::time::{Duration, Instant};
 
+pub use cluster::Cluster;
 pub use forge::Forge;
 pub use home::Home;
 pub use inventory::Inventory;
