@@ -1,5 +1,7 @@
 //! What waits for what.
 
+use std::collections::HashSet;
+
 use super::field::Field;
 use super::problem::{Problem, Read};
 use super::tree::{Node, Value};
@@ -71,11 +73,13 @@ pub(super) fn dependencies(field: &Field<'_>, services: &[&str]) -> Read<Vec<Dep
 /// Puts services after those they depend on, and otherwise leaves them in their order.
 pub(super) fn sort(services: &mut Vec<ServiceSpec>, section: &Field<'_>) -> Read<()> {
     let mut left = std::mem::take(services);
+    let mut names: HashSet<ServiceName> = left.iter().map(|spec| spec.name.clone()).collect();
     while !left.is_empty() {
-        let free =
-            |spec: &ServiceSpec| !spec.depends_on.iter().any(|d| left.iter().any(|other| other.name == d.service));
+        let free = |spec: &ServiceSpec| !spec.depends_on.iter().any(|d| names.contains(&d.service));
         if let Some(next) = left.iter().position(free) {
-            services.push(left.remove(next));
+            let spec = left.remove(next);
+            names.remove(&spec.name);
+            services.push(spec);
         } else {
             return Err(cycle(&left, section));
         }

@@ -9,6 +9,8 @@ use crate::orchestrator::{NetworkAttachment, StackSpec};
 
 /// The network that services are in which name none.
 const DEFAULT_NETWORK: &str = "default";
+/// How many services a document may have: putting them in order takes the square of it.
+const MOST_SERVICES: usize = 500;
 
 /// Fills in all but the name, the attempt and the labels.
 pub(super) fn translate(document: &Document, mut stack: StackSpec) -> Read<StackSpec> {
@@ -36,6 +38,9 @@ pub(super) fn translate(document: &Document, mut stack: StackSpec) -> Read<Stack
     let entries = services.entries()?;
     if entries.is_empty() {
         problems.push(services.problem("it has no services"));
+    }
+    if entries.len() > MOST_SERVICES {
+        return Err(services.problem(format!("there are {} services, and {MOST_SERVICES} is the limit", entries.len())));
     }
     for entry in &entries {
         if let Some(spec) = service::translate(entry, document, &mut problems) {

@@ -247,6 +247,20 @@ fn what_grows_without_bound_is_refused() {
 }
 
 #[test]
+fn a_document_has_a_bounded_number_of_services() {
+    // Each waits for the next, so that their order is all to be turned around.
+    let chain = |count: usize| {
+        let link = |i: usize| format!("  s{i}: {{image: x, depends_on: [s{}]}}\n", i + 1);
+        let links: Vec<_> = (1..count).map(link).collect();
+        stack(&format!("services:\n{}  s{count}: {{image: x}}\n", links.concat()))
+    };
+    let longest = chain(500).expect("translated");
+    assert_eq!((longest.services.len(), longest.services[0].name.as_str()), (500, "s500"));
+    assert_eq!(longest.services[499].name.as_str(), "s1");
+    assert_eq!(refusal(chain(501)).1, "services: there are 501 services, and 500 is the limit");
+}
+
+#[test]
 fn errors_and_debug_output_hold_no_variable() {
     let variables = BTreeMap::from([("TOKEN".to_owned(), "s3cr3t".to_owned())]);
     let source = Source {
