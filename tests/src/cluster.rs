@@ -90,7 +90,7 @@ impl Cluster {
         let template = TEMPLATE.replace("@IMAGE@", &variable("ONDEMAND_TEST_RUNNER_IMAGE")?);
         std::fs::write(templates.join("shop.yml"), template)?;
         let config = format!(
-            "[databases]\ndefault-dataset = 'production'\n[environments]\ndomain = 'env.dev.internal'\nfollow-interval = '500ms'\n\
+            "[databases]\ndefault-dataset = 'production'\n[environments]\ndomain = 'env.dev.internal'\n\
              [github]\nurl = '{}'\napi = '{}'\n",
             forge.url(),
             forge.api()
@@ -150,6 +150,17 @@ impl Cluster {
         let workers = variable("ONDEMAND_TEST_SWARM_WORKERS")?;
         let all = std::iter::once(variable("ONDEMAND_TEST_SWARM_HOST")?);
         Ok(all.chain(workers.split(',').map(ToOwned::to_owned)).collect())
+    }
+
+    /// Ends a node at once, as a power cut does (`kill`), or starts it again (`revive`). Nothing else may use the laboratory meanwhile.
+    ///
+    /// # Errors
+    /// If the laboratory's script fails.
+    pub async fn node(what: &str, node: usize) -> Result<()> {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/setup/swarm.sh");
+        let mut command = std::process::Command::new(script);
+        command.args([what, &variable("ONDEMAND_TEST_SWARM_DIR")?, &node.to_string()]);
+        crate::run(&mut command).await.map(drop)
     }
 
     /// Returns the identity of the installation, which begins the names of all that it has in the swarm.

@@ -173,7 +173,7 @@ async fn the_token_is_nowhere_to_be_seen() -> Result<()> {
         for id in ids.lines() {
             containers += 1;
             seen += &run(&mut docker(&["inspect", id])).await?;
-            seen += &run(&mut docker(&["top", id, "-eo", "args"])).await?;
+            seen += &run(&mut docker(&["top", id, "-eo", "pid,args"])).await?;
             let clone = "cat /proc/1/environ; find / -xdev -name config -path '*.git/config' -exec cat {} +";
             seen += &run(&mut docker(&["exec", id, "sh", "-c", clone])).await?;
             let secret = run(&mut docker(&["exec", id, "sh", "-c", "cat /run/secrets/*"])).await?;
