@@ -185,7 +185,15 @@ pub(super) async fn restarted(
             return Ok(());
         }
         if begun.elapsed() > shared.patience {
-            let last = "its services were not started".into();
+            let late = services.iter().find(|service| !new(service));
+            let why = late.and_then(|service| {
+                newest(&whole.tasks_of(service)).into_iter().find_map(complaint).map(str::to_owned)
+            });
+            let last = match (late, why) {
+                (Some(service), Some(why)) => format!("service {service}: {why}"),
+                (Some(service), None) => format!("service {service} was not started"),
+                (None, _) => "its services were not started".into(),
+            };
             return Err(Error::NotReady { waited: begun.elapsed(), last, log: Vec::new() });
         }
         watch.rest().await;
