@@ -40,8 +40,16 @@ pub(super) fn doing(task: &Task) -> Doing {
         TaskState::FAILED => Doing::Ended(exit_status(task)),
         TaskState::REJECTED => Doing::Ended(None),
         TaskState::SHUTDOWN | TaskState::REMOVE | TaskState::ORPHANED => Doing::Stopped,
+        // No node has it, and none will get it.
+        TaskState::NEW | TaskState::ALLOCATED | TaskState::PENDING if !is_wanted(task) => Doing::Stopped,
         _ => Doing::Waiting,
     }
+}
+
+/// Tells whether the swarm wants a task to run, now or later.
+fn is_wanted(task: &Task) -> bool {
+    use TaskState::{COMPLETE, FAILED, ORPHANED, REJECTED, REMOVE, SHUTDOWN};
+    !matches!(task.desired_state, Some(COMPLETE | SHUTDOWN | FAILED | REJECTED | REMOVE | ORPHANED))
 }
 
 /// Returns what a container ended with; `None` if it never ran.
@@ -65,7 +73,8 @@ pub(super) fn since(task: &Task) -> OffsetDateTime {
     time_of(task.status.as_ref().and_then(|status| status.timestamp.as_ref()))
 }
 
-/// Returns the last task of each place that a service has: the others are its history.
+/// Returns the last task of each place that a service has: the others are its history. A swarm may make two for one place, and then wants the later one no
+/// more.
 pub(super) fn newest<'a>(tasks: &[&'a Task]) -> Vec<&'a Task> {
     let mut places: HashMap<(i64, &str), &Task> = HashMap::new();
     for &task in tasks {
@@ -73,7 +82,8 @@ pub(super) fn newest<'a>(tasks: &[&'a Task]) -> Vec<&'a Task> {
         // One on every node has no number.
         let node = if slot == 0 { task.node_id.as_deref().unwrap_or_default() } else { "" };
         let last = places.entry((slot, node)).or_insert(task);
-        if time_of(task.created_at.as_ref()) > time_of(last.created_at.as_ref()) {
+        let rank = |task: &Task| (is_wanted(task), time_of(task.created_at.as_ref()));
+        if rank(task) > rank(last) {
             *last = task;
         }
     }
@@ -163,4 +173,34 @@ fn endpoints(found: Option<&Found>, running: &[&Task], nodes: &Nodes) -> Vec<End
     endpoints.sort();
     endpoints.dedup();
     endpoints
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::TaskStatus;
+
+    use super::*;
+
+    fn task(id: &str, created: &str, desired: TaskState, state: TaskState) -> Task {
+        Task {
+            id: Some(id.into()),
+            created_at: Some(format!("2026-11-26T05:21:{created}Z")),
+            node_id: Some("node".into()),
+            desired_state: Some(desired),
+            status: Some(TaskStatus { state: Some(state), ..TaskStatus::default() }),
+            ..Task::default()
+        }
+    }
+
+    #[test]
+    fn the_last_task_of_a_place_is_the_one_that_is_wanted() {
+        let over = task("over", "01", TaskState::SHUTDOWN, TaskState::SHUTDOWN);
+        let runs = task("runs", "02.9", TaskState::RUNNING, TaskState::RUNNING);
+        let twin = task("twin", "02.91", TaskState::SHUTDOWN, TaskState::PENDING);
+        let last = |tasks: &[&Task]| newest(tasks).into_iter().filter_map(|task| task.id.clone()).collect::<Vec<_>>();
+        assert_eq!(last(&[&over, &runs, &twin]), ["runs"]);
+        assert_eq!(last(&[&over, &twin]), ["twin"]);
+        assert_eq!(doing(&twin), Doing::Stopped, "it never gets a node");
+        assert_eq!(doing(&task("new", "03", TaskState::RUNNING, TaskState::PENDING)), Doing::Waiting);
+    }
 }
