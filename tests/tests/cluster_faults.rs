@@ -53,7 +53,8 @@ async fn an_environment_comes_back_when_its_node_dies() -> Result<()> {
     let token = cluster.token("anna");
     create(&cluster, &token).await?;
     // Not on the manager, which has to go on: until it is elsewhere, it is moved.
-    run(&mut cluster.docker(&["node", "update", "--availability", "drain", "self"])?).await?;
+    let manager = run(&mut cluster.docker(&["node", "ls", "--quiet", "--filter", "role=manager"])?).await?;
+    run(&mut cluster.docker(&["node", "update", "--availability", "drain", manager.trim()])?).await?;
     let begun = Instant::now();
     let node = loop {
         let node = node_of(&answers(&cluster).await?)?;
@@ -77,7 +78,7 @@ async fn an_environment_comes_back_when_its_node_dies() -> Result<()> {
     };
     let came_back = comes_back.await;
     Cluster::node("revive", node).await?;
-    run(&mut cluster.docker(&["node", "update", "--availability", "active", "self"])?).await?;
+    run(&mut cluster.docker(&["node", "update", "--availability", "active", manager.trim()])?).await?;
     came_back?;
     delete(&cluster, &token).await?;
     cluster.nothing_is_left().await

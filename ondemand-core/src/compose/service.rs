@@ -70,7 +70,9 @@ pub(super) fn translate(entry: &Field<'_>, document: &Document, problems: &mut P
         problems.push(entry.problem(format!("two volumes have the target {:?}", target.to_string_lossy())));
     }
     if spec.placement.restart_policy.is_none() {
-        spec.placement.restart_policy = parts.restart;
+        // Where nothing is said, a Swarm starts again whatever ends, but for jobs.
+        let usual = || (!spec.placement.mode.is_job()).then(crate::orchestrator::RestartPolicy::default);
+        spec.placement.restart_policy = parts.restart.or_else(usual);
     }
     Some(spec)
 }

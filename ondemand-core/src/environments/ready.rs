@@ -14,6 +14,7 @@ use super::record::HostRoute;
 use super::routes::upstreams;
 use crate::error::{Error, Result};
 use crate::name::{Hostname, StackName};
+use crate::orchestrator::depends;
 use crate::orchestrator::{LogOptions, RestartCondition, Service, ServiceSpec, ServiceState, Stack, StackSpec};
 use crate::template::RouteSetting;
 
@@ -147,7 +148,7 @@ fn starting(stack: &Stack) -> Option<&Service> {
 async fn failure(inner: &Inner, spec: &StackSpec, stack: &Stack) -> Option<Error> {
     for service in &stack.services {
         let wanted = spec.services.iter().find(|wanted| wanted.name == service.name)?;
-        let Some(reason) = has_failed(wanted, service) else { continue };
+        let Some(reason) = has_failed(spec, wanted, service) else { continue };
         let reason = match &service.error {
             Some(error) if !reason.contains(error) => format!("{reason}: {error}"),
             _ => reason,
@@ -158,10 +159,10 @@ async fn failure(inner: &Inner, spec: &StackSpec, stack: &Stack) -> Option<Error
     None
 }
 
-fn has_failed(wanted: &ServiceSpec, service: &Service) -> Option<String> {
+fn has_failed(spec: &StackSpec, wanted: &ServiceSpec, service: &Service) -> Option<String> {
     let restarts = wanted.placement.restart_policy.as_ref().map(|policy| policy.condition);
     match service.state {
-        ServiceState::Exited { status: Some(0) } if wanted.placement.mode.is_job() => None,
+        ServiceState::Exited { status: Some(0) } if depends::runs_once(spec, wanted) => None,
         ServiceState::Exited { status: Some(0) } if restarts != Some(RestartCondition::Any) => None,
         // Whoever starts it again has not done so yet.
         ServiceState::Exited { .. }

@@ -267,7 +267,8 @@ fn restart_is_a_policy_where_deploy_has_none() {
         let policy = keys(text).placement.restart_policy.expect(text);
         assert_eq!((policy.condition, policy.max_attempts), (condition, attempts), "{text}");
     }
-    assert_eq!(keys("").placement.restart_policy, None);
+    assert_eq!(keys("").placement.restart_policy, Some(RestartPolicy::default()), "as a Swarm has it");
+    assert_eq!(keys("deploy: {mode: replicated-job}").placement.restart_policy, None);
 }
 
 #[test]
