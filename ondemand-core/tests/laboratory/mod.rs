@@ -7,8 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::query_parameters::{ListConfigsOptions, ListNetworksOptions, ListSecretsOptions, ListServicesOptions};
+use bollard::query_parameters::{
+    ListConfigsOptions, ListNetworksOptions, ListSecretsOptions, ListServicesOptions, ListTasksOptions,
+};
 use futures_util::TryStreamExt;
+use futures_util::future::BoxFuture;
 use ondemand_core::conformance::orchestrator::{Harness, Program};
 use ondemand_core::orchestrator::{LogOptions, ServiceSpec, StackSpec, Swarm, SwarmOptions};
 use ondemand_core::{AttemptId, Orchestrator, Selector, ServiceName, StackName};
@@ -88,6 +91,20 @@ impl Harness for Services {
             service.image = Some(format!("{}/no-such-image:1", variable("ONDEMAND_TEST_REGISTRY")));
         }
         service
+    }
+
+    fn inspect<'a>(&'a self, _stack: &'a StackName) -> BoxFuture<'a, String> {
+        Box::pin(async move {
+            let client = client().await;
+            let filters =
+                || Some(HashMap::from([("label".to_owned(), vec![format!("ondemand.instance={}", self.instance)])]));
+            let services = ListServicesOptions { filters: filters(), ..ListServicesOptions::default() };
+            let services = client.list_services(Some(services)).await.expect("services");
+            let secrets = client.list_secrets(Some(ListSecretsOptions { filters: filters() })).await.expect("secrets");
+            let configs = client.list_configs(Some(ListConfigsOptions { filters: filters() })).await.expect("configs");
+            let tasks = client.list_tasks(Some(ListTasksOptions { filters: filters() })).await.expect("tasks");
+            serde_json::to_string(&(services, secrets, configs, tasks)).expect("JSON")
+        })
     }
 }
 

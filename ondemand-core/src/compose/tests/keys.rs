@@ -1,6 +1,7 @@
 //! What each key means.
 
 use super::*;
+use crate::orchestrator::RestartPolicy;
 
 fn keys(text: &str) -> ServiceSpec {
     service(text).unwrap_or_else(|error| panic!("{text}: {error}"))

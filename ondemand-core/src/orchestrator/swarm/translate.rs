@@ -18,6 +18,7 @@ use bollard::models::{
 use super::mounts::mounts;
 use super::names::{IMAGE, Names};
 use crate::error::{Error, Result};
+use crate::orchestrator::discovery;
 use crate::orchestrator::docker::translate::{LOG_FILES, LOG_SIZE, SERVICE, image, signal};
 use crate::orchestrator::{
     Condition, DeployMode, EndpointMode, FailureAction, FileMount, Healthcheck, Order, Publish, PublishMode,
@@ -154,6 +155,8 @@ fn container(
         hard: Some(limit.hard),
     };
     let user = asked.user.map(|RunAs { uid, gid }| format!("{uid}:{gid}"));
+    let mut env = discovery::by_name(stack, asked);
+    env.extend(asked.env.clone());
     let secret = |file: &FileMount| {
         let (id, name) = known.secrets.get(&file.source)?;
         let [name_there, uid, gid] = file_names(file, &file.source);
@@ -175,7 +178,7 @@ fn container(
         command: (!asked.command.is_empty()).then(|| asked.command.clone()),
         args: (!asked.arguments.is_empty()).then(|| asked.arguments.clone()),
         hostname: options.hostname.clone(),
-        env: Some(asked.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+        env: Some(env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
         dir: asked.working_dir.as_ref().map(|dir| dir.display().to_string()),
         user: user.or_else(|| options.user.clone()),
         read_only: Some(options.read_only),
