@@ -56,6 +56,11 @@ pub trait Harness: Send + Sync {
         })
     }
 
+    /// Tells whether what a service wrote can still be read once its stack has been asleep.
+    fn keeps_logs_asleep(&self) -> bool {
+        true
+    }
+
     /// Returns what whoever may look into the engine, or reads what the orchestrator remembers, learns about a stack.
     fn inspect<'a>(&'a self, stack: &'a StackName) -> BoxFuture<'a, String>;
 }

@@ -93,6 +93,11 @@ impl Harness for Services {
         service
     }
 
+    // The engine forgets what a task wrote together with the task.
+    fn keeps_logs_asleep(&self) -> bool {
+        false
+    }
+
     fn inspect<'a>(&'a self, _stack: &'a StackName) -> BoxFuture<'a, String> {
         Box::pin(async move {
             let client = client().await;

@@ -260,17 +260,18 @@ pub async fn a_secret_is_read_and_not_told(harness: &dyn Harness) {
     let next = harness.open();
     next.set_running(&spec.name, false).await.expect("asleep");
     next.set_running(&spec.name, true).await.expect("awake");
-    let twice = async {
+    let times = if harness.keeps_logs_asleep() { 2 } else { 1 };
+    let written = async {
         loop {
             let lines = next.logs(&spec.name, LogOptions::default()).map_ok(|line| line.text);
             let lines: Vec<_> = lines.try_collect().await.expect("a log");
-            if lines.len() > 1 {
+            if lines.len() >= times {
                 return lines;
             }
             sleep(Duration::from_millis(20)).await;
         }
     };
-    assert_eq!(timeout(PATIENCE, twice).await.expect("in time"), [content.as_str(); 2]);
+    assert_eq!(timeout(PATIENCE, written).await.expect("in time"), vec![content.as_str(); times]);
     assert!(pids(&next.get(&spec.name).await.expect("a stack")).into_iter().all(|pid| harness.is_alive(pid)));
     remove(&*next, &stack.id).await;
 }

@@ -193,9 +193,12 @@ impl Shared {
             return Err(being_removed(name));
         }
         claim.change(client, |claim| claim.asleep = true).await?;
-        let names = claim.names.clone();
+        let (names, claim_services) = (claim.names.clone(), claim.services.clone());
         let whole = Whole::see(client, names.clone(), Some(claim)).await?;
-        try_join_all(whole.ids().map(|id| update(client, id, sleeping::lay))).await?;
+        // What has done its work has nothing to end, and is to stay done.
+        let undone = claim_services.iter().filter(|service| !whole.is_done(service));
+        let ids = undone.filter_map(|service| whole.found(service)?.id.as_deref());
+        try_join_all(ids.map(|id| update(client, id, sleeping::lay))).await?;
         let mut watch = Watch::new();
         loop {
             let whole = watch.see(self, &names).await?;
@@ -230,7 +233,9 @@ impl Shared {
             let Some(id) = whole.found(&service).and_then(|found| found.id.as_deref()) else { continue };
             let tasks = whole.tasks_of(&service);
             let last = super::tasks::newest(&tasks);
-            let over = !last.is_empty() && last.iter().all(|t| matches!(super::tasks::doing(t), Doing::Ended(_)));
+            let over = !whole.is_done(&service)
+                && !last.is_empty()
+                && last.iter().all(|t| matches!(super::tasks::doing(t), Doing::Ended(_)));
             old.extend(tasks.iter().filter_map(|task| task.id.clone()));
             if update(client, id, |spec| sleeping::rouse(spec, over)).await? {
                 woken.push(service);

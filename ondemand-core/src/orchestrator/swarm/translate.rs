@@ -25,6 +25,9 @@ use crate::orchestrator::{
     RestartCondition, RunAs, StackSpec, Transport, UpdateConfig,
 };
 
+/// The label of a service that is not started again once it has done its work: others wait for that.
+pub(super) const ONCE: &str = "ondemand.once";
+
 type Asked = crate::orchestrator::ServiceSpec;
 
 /// The network of services that name none.
@@ -76,6 +79,9 @@ pub(super) fn service(
     let mut labels = names.labels_and(stack.labels.iter().chain(own));
     labels.insert(SERVICE.to_owned(), asked.name.to_string());
     labels.insert(IMAGE.to_owned(), image(asked)?.to_owned());
+    if is_one_shot(stack, asked) {
+        labels.insert(ONCE.to_owned(), "true".to_owned());
+    }
     let placement = &asked.placement;
     let ports = ports(asked, ingress);
     let through_all = ports.iter().any(|port| port.publish_mode == Some(PortMode::INGRESS));

@@ -9,7 +9,8 @@ use time::format_description::well_known::Rfc3339;
 use super::claim::Claim;
 use super::engine::{self, Nodes};
 use super::names::{IMAGE, NAMESPACE, Names};
-use super::tasks::{Circumstances, Doing, doing, to_service};
+use super::tasks::{Circumstances, Doing, doing, newest, to_service};
+use super::translate::ONCE;
 use crate::error::Result;
 use crate::label::{Labels, keys};
 use crate::name::{ServiceName, StackName};
@@ -102,6 +103,14 @@ impl Whole {
     pub(super) fn tasks_of(&self, service: &ServiceName) -> Vec<&Task> {
         let of = |task: &&Task| container_labels(task).and_then(service_of).as_ref() == Some(service);
         self.tasks.iter().filter(of).collect()
+    }
+
+    /// Tells whether a service that does its work once has done it.
+    pub(super) fn is_done(&self, service: &ServiceName) -> bool {
+        let once = self.found(service).and_then(labels_of).is_some_and(|labels| labels.contains_key(ONCE));
+        let tasks = self.tasks_of(service);
+        let last = newest(&tasks);
+        once && !last.is_empty() && last.iter().all(|task| doing(task) == Doing::Ended(Some(0)))
     }
 
     /// Returns the ids of the engine's services.
