@@ -49,8 +49,8 @@ fn check_route(route: &Route) {
     let shown = wire::Route::new(route.clone(), None);
     let text = serde_json::to_vec(&shown).expect("JSON");
     assert_eq!(serde_json::from_slice::<wire::Route>(&text).expect("what was shown"), shown);
-    let wire::Route { host, upstreams, protocol, pending, .. } = shown;
-    let put = PutRoute { upstream: None, upstreams: Some(upstreams), protocol, pending };
+    let wire::Route { host, upstreams, protocol, pending, owner, .. } = shown;
+    let put = PutRoute { upstream: None, upstreams: Some(upstreams), protocol, pending, owner };
     let host = Hostname::parse_lenient(&host).expect("a host");
     assert_eq!(put.into_route(host).expect("a route"), *route);
 }

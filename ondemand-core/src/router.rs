@@ -74,12 +74,15 @@ pub struct Route {
     /// instead of being sent to the upstreams.
     #[serde(default)]
     pub pending: bool,
+    /// The mark of what looks after the route, and removes it in the end; a route that was set by hand has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 impl Route {
     /// Makes a route to upstreams that speak HTTP/1.1.
     pub fn new(host: Hostname, upstreams: impl IntoIterator<Item = Upstream>) -> Self {
-        Self { host, upstreams: upstreams.into_iter().collect(), protocol: Protocol::Http1, pending: false }
+        Self { host, upstreams: upstreams.into_iter().collect(), protocol: Protocol::Http1, pending: false, owner: None }
     }
 
     /// Makes a route whose requests are held until it is set again.
@@ -90,6 +93,11 @@ impl Route {
     /// Says what the upstreams speak.
     pub fn with_protocol(self, protocol: Protocol) -> Self {
         Self { protocol, ..self }
+    }
+
+    /// Says what looks after the route.
+    pub fn with_owner(self, owner: impl Into<String>) -> Self {
+        Self { owner: Some(owner.into()), ..self }
     }
 
     /// Checks that the route leads somewhere, or is pending.

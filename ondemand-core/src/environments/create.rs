@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::deploy::{Teller, announce, delete_database, deploy, undo_deploy, unless_cancelled};
@@ -10,10 +10,10 @@ use super::inner::Inner;
 use super::plan::{Draft, Outline};
 use super::record::database_mark;
 use super::under_way::Turn;
-use super::{CreateEnvironment, Environment, Phase, Status, StepReporter};
+use super::{CreateEnvironment, Environment, Phase, Status, StepReporter, delete};
 use crate::databases::{CreateOptions, Database};
 use crate::error::{Error, Result};
-use crate::name::{DatabaseName, EnvironmentName, Hostname};
+use crate::name::{AttemptId, DatabaseName, EnvironmentName, Hostname};
 use crate::secret::Secret;
 
 /// An environment that is being made, in a task of its own. Dropped, it is given up, and what was made is deleted in the background.
@@ -21,7 +21,7 @@ use crate::secret::Secret;
 pub struct Creating {
     name: EnvironmentName,
     urls: Vec<Hostname>,
-    making: JoinHandle<Result<Environment>>,
+    made: oneshot::Receiver<Result<Parcel>>,
     given_up: DropGuard,
 }
 
@@ -44,14 +44,45 @@ impl Creating {
     /// # Cancel safety
     /// Dropped, what was made so far is deleted in the background.
     pub async fn finish(self) -> Result<Environment> {
-        let made = self.making.await.map_err(|e| Error::backend("task", "creating an environment", e))?;
+        let made = self.made.await.map_err(|e| Error::backend("task", "creating an environment", e))?;
         self.given_up.disarm();
-        made
+        made?.accept()
     }
 
     /// Lets it be made without anybody waiting for it.
     pub fn detach(self) {
-        self.given_up.disarm();
+        tokio::spawn(self.finish());
+    }
+}
+
+/// An environment on its way to whoever waits for it. One that is dropped on the way is deleted: between the sending and the taking, too, a caller
+/// can go away.
+#[derive(Debug)]
+struct Parcel {
+    environment: Option<Environment>,
+    attempt: AttemptId,
+    inner: Arc<Inner>,
+}
+
+impl Parcel {
+    fn accept(mut self) -> Result<Environment> {
+        self.environment.take().ok_or(Error::Cancelled)
+    }
+}
+
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        let Some(environment) = self.environment.take() else { return };
+        let (inner, attempt) = (Arc::clone(&self.inner), self.attempt.clone());
+        // Without a runtime the process is ending, and the environment stays until it expires.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let name = environment.name;
+                if let Err(error) = delete::delete_made_by(&inner, &name, &attempt).await {
+                    tracing::warn!(%name, %error, "an environment that nobody waited for could not be deleted");
+                }
+            });
+        }
     }
 }
 
@@ -80,9 +111,16 @@ pub(super) async fn begin(
     let urls = draft.record.urls();
     turn.work.show(draft.record.clone());
     let inner = Arc::clone(inner);
-    let making =
-        tokio::spawn(async move { Creation { inner: &inner, token, teller, turn: &turn, cancel }.run(draft).await });
-    Ok(Creating { name, urls, making, given_up })
+    let (tell, made) = oneshot::channel();
+    tokio::spawn(async move {
+        let attempt = turn.work.attempt.clone();
+        let result = Creation { inner: &inner, token, teller, turn: &turn, cancel }.run(draft).await;
+        drop(turn);
+        let result = result.map(|environment| Parcel { environment: Some(environment), attempt, inner });
+        // Where nobody is there to take it, the parcel comes back, and is dropped.
+        let _ = tell.send(result);
+    });
+    Ok(Creating { name, urls, made, given_up })
 }
 
 struct Creation<'a> {
@@ -146,16 +184,23 @@ impl Creation<'_> {
         let (inner, record) = (self.inner, &draft.record);
         let name = &record.name;
         if let Err(error) = inner.forget_routes(record).await {
-            tracing::warn!(%name, %error, "the routes of an environment that failed stay");
+            tracing::warn!(%name, %error, "the routes of an environment that failed stay; the janitor will remove them");
         }
         if let Err(error) = undo_deploy(inner, record).await {
+            // Its labels may say that it is ready, where only the answer to that was lost.
+            inner.under_way.fail(&record.attempt);
             tracing::warn!(%name, %error, "the stack of an environment that failed stays; the janitor will remove it");
+            // What is there after a restart is whole.
+            return;
         }
-        let databases = inner.databases_of(record).await.unwrap_or_default();
-        for database in databases {
-            if let Err(error) = delete_database(&inner.databases, &database).await {
-                tracing::warn!(%name, %error, "the database of an environment that failed stays; the janitor will delete it");
+        let deleted = async {
+            for database in inner.databases_of(record).await? {
+                delete_database(&inner.databases, &database).await?;
             }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = deleted.await {
+            tracing::warn!(%name, %error, "the database of an environment that failed stays; the janitor will delete it");
         }
     }
 }

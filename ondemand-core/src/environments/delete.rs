@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 
 use super::Caller;
 use super::deploy::delete_database;
-use super::inner::{Deployed, Inner, in_the_way};
+use super::inner::{Deployed, Inner};
 use super::record::{Record, State};
 use super::under_way::{Doing, Turn, Work};
 use crate::error::{Error, Kind, Result};
@@ -16,24 +16,22 @@ use crate::name::{AttemptId, EnvironmentName};
 pub(super) async fn delete(inner: &Arc<Inner>, name: &EnvironmentName, caller: &Caller) -> Result<()> {
     let mut given_up = false;
     loop {
-        let deployed = inner.deployed_as(name).await?;
+        // First: what is begun after this look is seen by its stack, or by its turn below.
         if let Some(work) = inner.under_way.get(name) {
             caller.check(&work.owner)?;
             match work.doing {
-                // It is as good as gone.
-                Doing::Deleting => {
-                    work.over.cancelled().await;
-                    return Ok(());
-                }
                 Doing::Creating | Doing::Redeploying => {
                     work.cancel.cancel();
                     given_up = true;
                 }
-                Doing::Extending => {}
+                // Whether it succeeds shows when it is over.
+                Doing::Deleting => given_up = true,
+                Doing::Extending | Doing::Tending => {}
             }
             work.over.cancelled().await;
             continue;
         }
+        let deployed = inner.deployed_as(name).await?;
         let Some(newest) = deployed.last() else {
             return if given_up { Ok(()) } else { Err(Error::not_found(Kind::Environment, name)) };
         };
@@ -45,6 +43,15 @@ pub(super) async fn delete(inner: &Arc<Inner>, name: &EnvironmentName, caller: &
             // Somebody was faster.
             Err(_) => continue,
         }
+    }
+}
+
+/// Deletes an environment if it is still the one that an attempt has made.
+pub(super) async fn delete_made_by(inner: &Arc<Inner>, name: &EnvironmentName, attempt: &AttemptId) -> Result<()> {
+    match inner.ready(name).await {
+        Ok(ready) if ready.record.origin == *attempt => delete(inner, name, &Caller::admin()).await,
+        Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -78,14 +85,8 @@ pub(super) async fn end(inner: &Inner, deployed: Vec<Deployed>) -> Result<()> {
         }
         Ok(())
     };
-    let stacks = try_join_all(deployed.iter().map(|deployed| inner.orchestrator.remove(&deployed.stack.id)));
-    // Both to their ends, whichever fails.
+    let stacks = join_all(deployed.iter().map(|deployed| inner.orchestrator.remove(&deployed.stack.id)));
+    // All to their ends, whichever fails.
     let (databases, stacks) = tokio::join!(databases, stacks);
-    databases.and(stacks.map(drop))
-}
-
-/// Takes the turn to delete an environment for the janitor; `None` while something else is done to it.
-pub(super) fn turn(inner: &Inner, record: &Record) -> Result<Turn> {
-    let work = Work::new(Doing::Deleting, AttemptId::random()?, record.owner.clone(), Vec::new());
-    inner.under_way.begin(&record.name, work).map_err(|other| in_the_way(&record.name, other.doing))
+    stacks.into_iter().fold(databases, Result::and)
 }

@@ -129,7 +129,7 @@ pub(super) async fn announce(
     teller: &Teller,
 ) -> Result<Record> {
     teller.tell(Phase::Waiting, None, Some("for the proxy".into()));
-    inner.lead_to(&draft.record, stack).await?;
+    inner.take_names(&draft.record, stack).await?;
     let checks = ready::checks(&draft.record.routes, &draft.template.settings().routes);
     unless_cancelled(cancel, ready::answer_through_proxy(inner, &checks, draft.ready_timeout)).await?;
     let record = Record { state: State::Ready, ..draft.record.clone() };

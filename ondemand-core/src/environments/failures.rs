@@ -31,9 +31,11 @@ impl Failures {
         let message = causes.fold(error.to_string(), |message, cause| format!("{message}: {cause}"));
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, failure| failure.at.elapsed() < REMEMBERED);
-        if all.len() < MOST {
-            all.insert(record.name.clone(), Failure { record, message, at: Instant::now() });
+        if all.len() >= MOST && let Some(oldest) = all.iter().min_by_key(|(_, failure)| failure.at) {
+            let oldest = oldest.0.clone();
+            all.remove(&oldest);
         }
+        all.insert(record.name.clone(), Failure { record, message, at: Instant::now() });
     }
 
     /// Forgets what a name once stood for.

@@ -1,14 +1,16 @@
-//! Keeping routes leading to where services run.
+//! Keeping routes leading to where services run, and services running.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::inner::{Deployed, Inner, is_well};
 use super::record::State;
-use super::routes;
-use crate::error::Result;
-use crate::name::{Hostname, StackName};
-use crate::router::Route;
+use crate::error::{Error, Result};
+use crate::name::StackName;
 
 /// How long a service that has ended is left alone before it is started again, the first time; twice as long each time after that.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -18,79 +20,83 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const WELL_AFTER: Duration = Duration::from_secs(300);
 
 /// Looks now and then where services run, until the future is dropped.
-pub(super) async fn follow(inner: &Inner) {
+pub(super) async fn follow(inner: &Arc<Inner>) {
     let mut ticks = tokio::time::interval(inner.options.follow_interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut known = Known::default();
+    let mut fallen = BTreeMap::new();
     loop {
         ticks.tick().await;
-        if let Err(error) = known.look(inner).await {
+        if let Err(error) = look(inner, &mut fallen).await {
             tracing::debug!(%error, "it is not known where environments run; looking again");
         }
     }
 }
 
-/// What was seen the last time.
-#[derive(Debug, Default)]
-struct Known {
-    routes: BTreeMap<Hostname, Route>,
-    fallen: BTreeMap<StackName, Fallen>,
-}
-
 /// A stack of which something has ended by itself.
 #[derive(Debug)]
-struct Fallen {
+pub(super) struct Fallen {
     pause: Duration,
     again: Instant,
+    /// Starts it again: what waits for another to become healthy may take long, and keeps no other from being looked after.
+    starting: AbortOnDropHandle<()>,
 }
 
-impl Known {
-    async fn look(&mut self, inner: &Inner) -> Result<()> {
-        let (deployed, _) = inner.deployed().await?;
-        let ready = newest(deployed);
-        let mut routes = BTreeMap::new();
-        for Deployed { record, stack } in &ready {
-            // Whoever does something to it sets its routes.
-            if inner.under_way.get(&record.name).is_some() {
-                continue;
-            }
-            for host in &record.routes {
-                let route = routes::route(stack, host)?;
-                if self.routes.get(&host.host) != Some(&route) {
-                    inner.router.set(&route).await?;
-                }
-                routes.insert(host.host.clone(), route);
-            }
-        }
-        self.routes = routes;
-        if inner.options.revive {
-            self.revive(inner, &ready).await;
-        }
-        Ok(())
+/// Looks once.
+pub(super) async fn look(inner: &Arc<Inner>, fallen: &mut BTreeMap<StackName, Fallen>) -> Result<()> {
+    let (deployed, _) = inner.deployed().await?;
+    let ready = newest(deployed);
+    if inner.options.revive {
+        revive(inner, &ready, fallen);
     }
-
-    /// Starts again what has ended by itself, ever more rarely.
-    async fn revive(&mut self, inner: &Inner, ready: &[Deployed]) {
-        let now = Instant::now();
-        self.fallen.retain(|name, fallen| {
-            ready.iter().any(|deployed| deployed.stack.name == *name) && now < fallen.again + WELL_AFTER
-        });
-        for Deployed { record, stack } in ready {
-            if is_well(stack) || inner.under_way.get(&record.name).is_some() {
-                continue;
-            }
-            let fallen = self.fallen.entry(stack.name.clone());
-            let fallen = fallen.or_insert(Fallen { pause: FIRST_PAUSE, again: now });
-            if now < fallen.again {
-                continue;
-            }
-            fallen.again = now + fallen.pause;
-            fallen.pause = LONGEST_PAUSE.min(fallen.pause * 2);
-            tracing::info!(name = %record.name, "a service has ended by itself; starting it again");
-            if let Err(error) = inner.orchestrator.set_running(&stack.name, true).await {
-                tracing::warn!(name = %record.name, %error, "a service that has ended could not be started again");
-            }
+    let routes = inner.router.list().await?.into_iter().map(|route| (route.host.clone(), route)).collect();
+    for seen in &ready {
+        // Whoever does something to it sets its routes.
+        if inner.is_led_to(seen, &routes) || inner.under_way.get(&seen.record.name).is_some() {
+            continue;
         }
+        if let Err(error) = lead(inner, seen).await {
+            tracing::warn!(name = %seen.record.name, %error, "the routes of an environment could not be set; trying again");
+        }
+    }
+    Ok(())
+}
+
+/// Makes the names of an environment reach where its services run now.
+async fn lead(inner: &Inner, seen: &Deployed) -> Result<()> {
+    let name = &seen.record.name;
+    let Some(_turn) = inner.tend(name, &seen.record.owner)? else { return Ok(()) };
+    // What was seen may be old news: since then it may have been redeployed, or deleted.
+    match inner.ready(name).await {
+        Ok(now) => inner.lead_to(&now.record, &now.stack).await,
+        Err(Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Starts again what has ended by itself, ever more rarely.
+fn revive(inner: &Arc<Inner>, ready: &[Deployed], fallen: &mut BTreeMap<StackName, Fallen>) {
+    let now = Instant::now();
+    fallen.retain(|name, fallen| {
+        ready.iter().any(|deployed| deployed.stack.name == *name) && now < fallen.again + WELL_AFTER
+    });
+    for Deployed { record, stack } in ready {
+        if is_well(record, stack) || inner.under_way.get(&record.name).is_some() {
+            continue;
+        }
+        let before = fallen.get(&stack.name);
+        if before.is_some_and(|before| now < before.again || !before.starting.is_finished()) {
+            continue;
+        }
+        let pause = before.map_or(FIRST_PAUSE, |before| before.pause);
+        let (starter, name, of) = (Arc::clone(inner), stack.name.clone(), record.name.clone());
+        let starting = AbortOnDropHandle::new(tokio::spawn(async move {
+            tracing::info!(name = %of, "a service has ended by itself; starting it again");
+            if let Err(error) = starter.orchestrator.set_running(&name, true).await {
+                tracing::warn!(name = %of, %error, "a service that has ended could not be started again");
+            }
+        }));
+        let next = Fallen { pause: LONGEST_PAUSE.min(pause * 2), again: now + pause, starting };
+        fallen.insert(stack.name.clone(), next);
     }
 }
 

@@ -99,7 +99,7 @@ impl Inner {
     pub(super) async fn deployed(&self) -> Result<(Vec<Deployed>, Vec<(Stack, Error)>)> {
         let (mut deployed, mut unknown) = (Vec::new(), Vec::new());
         for stack in self.orchestrator.list(&self.selector()).await? {
-            match Record::read(&stack) {
+            match self.read(&stack) {
                 Ok(record) => deployed.push(Deployed { record, stack }),
                 Err(error) => unknown.push((stack, error)),
             }
@@ -107,13 +107,30 @@ impl Inner {
         Ok((deployed, unknown))
     }
 
+    /// Reads a stack's labels.
+    fn read(&self, stack: &Stack) -> Result<Record> {
+        let mut record = Record::read(stack)?;
+        // The answer to its last write was lost, and the write was not.
+        if record.state == State::Ready && self.under_way.has_failed(&record.attempt) {
+            record.state = State::Pending;
+        }
+        Ok(record)
+    }
+
     /// Returns the stacks of one environment, the newest last.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if the labels of one cannot be read: then nothing is known of the environment that can be relied on.
     pub(super) async fn deployed_as(&self, name: &EnvironmentName) -> Result<Vec<Deployed>> {
         let selector = self.selector().with(keys::NAME, name.as_str());
         let stacks = self.orchestrator.list(&selector).await?.into_iter();
         let mut deployed = Vec::new();
         for stack in stacks {
-            deployed.push(Deployed { record: Record::read(&stack)?, stack });
+            let record = self.read(&stack).map_err(|error| Error::Conflict {
+                message: format!("the labels of stack {} cannot be read: {error}", stack.name),
+                hint: "set them right, or remove the stack by hand".into(),
+            })?;
+            deployed.push(Deployed { record, stack });
         }
         deployed.sort_by_key(|deployed| deployed.record.generation);
         Ok(deployed)
@@ -130,11 +147,13 @@ impl Inner {
     }
 
     pub(super) async fn names(&self) -> Result<Vec<EnvironmentName>> {
+        // First: what is made meanwhile is among either.
+        let under_way = self.under_way.all().into_iter().filter(|(_, work)| work.doing != Doing::Tending);
+        let mut names: BTreeSet<_> = under_way.map(|(name, _)| name).collect();
         let (deployed, _) = self.deployed().await?;
         // What an attempt that is dead has left is none.
         let there = deployed.into_iter().filter(|deployed| deployed.record.state != State::Pending);
-        let mut names: BTreeSet<_> = there.map(|deployed| deployed.record.name).collect();
-        names.extend(self.under_way.all().into_iter().map(|(name, _)| name));
+        names.extend(there.map(|deployed| deployed.record.name));
         Ok(names.into_iter().collect())
     }
 
@@ -153,7 +172,7 @@ impl Inner {
                 Some(Doing::Redeploying) => Status::Redeploying,
                 Some(Doing::Deleting) => Status::Deleting,
                 _ if record.state == State::Deleting => Status::Deleting,
-                _ if is_well(&stack) => Status::Ready,
+                _ if is_well(&record, &stack) => Status::Ready,
                 _ => Status::Degraded,
             };
             return Ok(self.describe(record, stack.services, status));
@@ -197,7 +216,7 @@ impl Inner {
             }
             let labels = record.labels(&inner.instance.id)?;
             inner.orchestrator.set_labels(&stack.name, &labels).await?;
-            let status = if is_well(&stack) { Status::Ready } else { Status::Degraded };
+            let status = if is_well(&record, &stack) { Status::Ready } else { Status::Degraded };
             Ok(inner.describe(record, stack.services, status))
         })
         .await
@@ -216,8 +235,20 @@ impl Inner {
     ) -> Result<Turn> {
         let owner = self.ready(name).await?.record.owner;
         caller.check(&owner)?;
-        let work = Work::new(doing, AttemptId::random()?, owner, hosts);
-        self.under_way.begin(name, work).map_err(|other| in_the_way(name, other.doing))
+        loop {
+            self.under_way.untended(name).await;
+            let work = Work::new(doing, AttemptId::random()?, owner.clone(), hosts.clone());
+            match self.under_way.begin(name, work) {
+                Err(other) if other.doing == Doing::Tending => {}
+                begun => return begun.map_err(|other| in_the_way(name, other.doing)),
+            }
+        }
+    }
+
+    /// Takes the turn to look after an environment; `None` while something is done to it.
+    pub(super) fn tend(&self, name: &EnvironmentName, owner: &Identity) -> Result<Option<Turn>> {
+        let work = Work::new(Doing::Tending, AttemptId::random()?, owner.clone(), Vec::new());
+        Ok(self.under_way.begin(name, work).ok())
     }
 
     /// Returns how long so many days are.
@@ -270,6 +301,7 @@ pub(super) fn in_the_way(name: &EnvironmentName, doing: Doing) -> Error {
         Doing::Redeploying => "redeployed",
         Doing::Extending => "extended",
         Doing::Deleting => "deleted",
+        Doing::Tending => "looked after",
     };
     Error::Conflict {
         message: format!("environment {name} is being {what}"),
@@ -278,9 +310,13 @@ pub(super) fn in_the_way(name: &EnvironmentName, doing: Doing) -> Error {
 }
 
 /// Tells whether every service runs, or has done what it was to do.
-pub(super) fn is_well(stack: &Stack) -> bool {
-    let well = |state| matches!(state, ServiceState::Running | ServiceState::Exited { status: Some(0) });
-    stack.services.iter().all(|service| well(service.state))
+pub(super) fn is_well(record: &Record, stack: &Stack) -> bool {
+    stack.services.iter().all(|service| match service.state {
+        ServiceState::Running => true,
+        // What is to be reached is never done.
+        ServiceState::Exited { status: Some(0) } => record.routes.iter().all(|route| route.service != service.name),
+        _ => false,
+    })
 }
 
 impl Inner {

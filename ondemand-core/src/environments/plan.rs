@@ -180,6 +180,10 @@ impl Inner {
         outline: &Outline,
     ) -> Result<(Claim, Turn)> {
         let _claiming = self.claiming.lock().await;
+        if let Some(name) = &name {
+            // What is removed may be the last of one that had this name.
+            self.under_way.untended(name).await;
+        }
         let claim = self.unclaimed(name, owner, outline).await?;
         let work = Work::new(Doing::Creating, claim.attempt.clone(), claim.owner.clone(), claim.hosts());
         match self.under_way.begin(&claim.name, work) {
@@ -190,8 +194,9 @@ impl Inner {
 
     /// Finds out whether a name and its host names are free, or finds one that is.
     async fn unclaimed(&self, name: Option<EnvironmentName>, owner: Identity, outline: &Outline) -> Result<Claim> {
-        let (deployed, _) = self.deployed().await?;
+        // First: what is finished meanwhile is among the stacks.
         let under_way = self.under_way.all();
+        let (deployed, _) = self.deployed().await?;
         self.check_quotas(&owner, &deployed, &under_way)?;
         let settings = outline.template.settings();
         let domain = &self.options.domain;
@@ -205,25 +210,28 @@ impl Inner {
         });
         let coming = under_way.iter().flat_map(|(name, work)| work.hosts.iter().map(|host| (host, name.clone())));
         let hosts: BTreeMap<&Hostname, EnvironmentName> = theirs.chain(coming).collect();
-        let is_reserved =
-            |name: &EnvironmentName| self.options.reserved_names.iter().any(|taken| taken == name.as_str());
+        // Neither as a name, nor made of a shorter one and a suffix.
+        let is_reserved = |claim: &Claim| {
+            let label = |host: &Hostname| host.as_str().split('.').next().unwrap_or_default().to_owned();
+            let labels: BTreeSet<_> = claim.hosts().iter().map(label).collect();
+            self.options.reserved_names.iter().any(|taken| taken == claim.name.as_str() || labels.contains(taken))
+        };
         let name = match name {
             Some(name) => name,
             None => names::readable(|name| {
                 let claim = Claim::new(name.clone(), owner.clone(), domain, settings);
-                is_reserved(name)
-                    || names.contains(name)
-                    || claim.map_or(true, |claim| claim.hosts().iter().any(|host| hosts.contains_key(host)))
+                let is_taken = |claim: Claim| claim.hosts().iter().any(|host| hosts.contains_key(host));
+                names.contains(name) || claim.map_or(true, |claim| is_reserved(&claim) || is_taken(claim))
             })?,
         };
-        if is_reserved(&name) {
-            let reason = "it is reserved; choose another".to_owned();
-            return Err(Error::InvalidName { kind: Kind::Environment, name: name.to_string(), reason });
-        }
-        if names.contains(&name) {
-            return Err(Error::already_exists(Kind::Environment, &name));
-        }
         let claim = Claim::new(name, owner, domain, settings)?;
+        if is_reserved(&claim) {
+            let reason = "it is reserved, or with a suffix it is; choose another".to_owned();
+            return Err(Error::InvalidName { kind: Kind::Environment, name: claim.name.to_string(), reason });
+        }
+        if names.contains(&claim.name) {
+            return Err(Error::already_exists(Kind::Environment, &claim.name));
+        }
         for host in claim.hosts() {
             if let Some(other) = hosts.get(&host) {
                 return Err(Error::Conflict {
@@ -233,6 +241,8 @@ impl Inner {
             }
             match self.router.get(&host).await {
                 Err(Error::NotFound { .. }) => {}
+                // One that had this name has left it, and it goes with the next round if it is not set again.
+                Ok(route) if route.owner == Some(self.route_mark(&claim.name)) => {}
                 Ok(_) => return Err(Error::already_exists(Kind::Route, &host)),
                 Err(error) => return Err(error),
             }

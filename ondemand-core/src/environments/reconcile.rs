@@ -1,6 +1,6 @@
 //! Making what is there match what the labels say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use time::OffsetDateTime;
@@ -10,8 +10,9 @@ use super::deploy::delete_database;
 use super::inner::{Deployed, Inner};
 use super::record::{State, database_mark};
 use crate::error::Result;
+use crate::github::Identity;
 use crate::janitor::Report;
-use crate::name::EnvironmentName;
+use crate::name::{EnvironmentName, Hostname};
 
 /// Does one round. What is being made or changed is left alone; what fails is reported and tried again by the next round.
 pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result<()> {
@@ -30,7 +31,8 @@ pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result
             report.failed.push(format!("environment {name}: {error}"));
         }
     }
-    remove_strays(inner, report).await
+    remove_stray_databases(inner, report).await?;
+    remove_stray_routes(inner, report).await
 }
 
 /// What an environment needs.
@@ -41,7 +43,7 @@ enum Need {
     /// It is none, or its deletion was begun.
     Removing,
     /// Its older deployments, and newer ones that never became ready, go.
-    Tidying(Vec<Deployed>),
+    Tidying { current: Box<Deployed>, others: Vec<Deployed> },
 }
 
 impl Need {
@@ -59,7 +61,10 @@ impl Need {
         }
         let others = deployed.iter().filter(|other| other.record.generation != current.record.generation);
         let others: Vec<_> = others.cloned().collect();
-        if others.is_empty() { Self::Nothing } else { Self::Tidying(others) }
+        if others.is_empty() {
+            return Self::Nothing;
+        }
+        Self::Tidying { current: Box::new(current.clone()), others }
     }
 }
 
@@ -72,7 +77,7 @@ async fn settle(
 ) -> Result<()> {
     let (Some(first), false) = (deployed.first(), matches!(Need::of(&deployed), Need::Nothing)) else { return Ok(()) };
     // Whoever has the turn is giving it what it needs.
-    let Ok(_turn) = delete::turn(inner, &first.record) else { return Ok(()) };
+    let Some(_turn) = inner.tend(name, &first.record.owner)? else { return Ok(()) };
     // What was listed may be old news: what was done since, was done by whoever had the turn.
     let deployed = inner.deployed_as(name).await?;
     match Need::of(&deployed) {
@@ -85,7 +90,9 @@ async fn settle(
             delete::end(inner, deployed).await?;
             report.reaped.push(format!("environment {name}"));
         }
-        Need::Tidying(others) => {
+        Need::Tidying { current, others } => {
+            // Not after: the names may still reach one of the others.
+            inner.lead_to(&current.record, &current.stack).await?;
             for other in others {
                 inner.orchestrator.remove(&other.stack.id).await?;
                 report.removed.push(format!("stack {}", other.stack.name));
@@ -96,7 +103,7 @@ async fn settle(
 }
 
 /// Deletes databases that were made for an environment that is none.
-async fn remove_strays(inner: &Inner, report: &mut Report) -> Result<()> {
+async fn remove_stray_databases(inner: &Inner, report: &mut Report) -> Result<()> {
     // Before the stacks: an environment that is made meanwhile has its database first.
     let databases = inner.databases.list().await?;
     let under_way = inner.under_way.all();
@@ -108,7 +115,9 @@ async fn remove_strays(inner: &Inner, report: &mut Report) -> Result<()> {
         deployed.iter().map(|deployed| database_mark(&deployed.record.name, &deployed.record.origin)).collect();
     for database in databases {
         let Some(mark) = &database.environment else { continue };
-        let is_live = under_way.iter().any(|(name, work)| *mark == database_mark(name, &work.attempt));
+        // Whoever does something to the environment takes care of its database, be it made or redeployed.
+        let name = mark.rsplit_once('.').map_or("", |(name, _)| name);
+        let is_live = under_way.iter().any(|(busy, _)| busy.as_str() == name);
         if is_live || wanted.contains(mark) {
             continue;
         }
@@ -118,4 +127,52 @@ async fn remove_strays(inner: &Inner, report: &mut Report) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes routes that were set for an environment that is none, such as one whose stack somebody else has removed. Those that were set by hand have no
+/// mark, and stay.
+async fn remove_stray_routes(inner: &Inner, report: &mut Report) -> Result<()> {
+    let routes = match inner.router.list().await {
+        Ok(routes) => routes,
+        Err(error) => {
+            report.failed.push(format!("routes: {error}"));
+            return Ok(());
+        }
+    };
+    let mut marked: BTreeMap<EnvironmentName, Vec<Hostname>> = BTreeMap::new();
+    for route in routes {
+        if let Some(name) = inner.marked(&route) {
+            marked.entry(name).or_default().push(route.host);
+        }
+    }
+    let (deployed, unknown) = inner.deployed().await?;
+    if !unknown.is_empty() {
+        return Ok(());
+    }
+    for (name, hosts) in marked {
+        if hosts.iter().all(|host| has(&deployed, &name, host)) {
+            continue;
+        }
+        match remove_routes_of(inner, &name, hosts).await {
+            Ok(removed) => report.removed.extend(removed.into_iter().map(|host| format!("route {host}"))),
+            Err(error) => report.failed.push(format!("routes of environment {name}: {error}")),
+        }
+    }
+    Ok(())
+}
+
+async fn remove_routes_of(inner: &Inner, name: &EnvironmentName, hosts: Vec<Hostname>) -> Result<BTreeSet<Hostname>> {
+    let nobody = Identity { id: 0, login: String::new() };
+    // Whoever has the turn sets and removes them.
+    let Some(_turn) = inner.tend(name, &nobody)? else { return Ok(BTreeSet::new()) };
+    let deployed = inner.deployed_as(name).await?;
+    let strays: BTreeSet<_> = hosts.into_iter().filter(|host| !has(&deployed, name, host)).collect();
+    inner.remove_routes(name, strays.iter().cloned().collect()).await?;
+    Ok(strays)
+}
+
+/// Tells whether a host name is one of an environment that is there.
+fn has(deployed: &[Deployed], name: &EnvironmentName, host: &Hostname) -> bool {
+    let mut own = deployed.iter().filter(|deployed| deployed.record.name == *name);
+    own.any(|deployed| deployed.record.routes.iter().any(|route| route.host == *host))
 }

@@ -31,7 +31,10 @@ pub(super) async fn redeploy(
     let making = tokio::spawn(async move {
         let cancel = turn.work.cancel.clone();
         let old = inner.ready(&name).await?;
-        let draft = unless_cancelled(&cancel, draft(&inner, &old, &turn.work.attempt, token.as_ref())).await?;
+        // Above what an attempt that is dead may have left, too.
+        let generation = inner.deployed_as(&name).await?.last().map_or(1, |newest| newest.record.generation) + 1;
+        let draft = draft(&inner, &old, generation, &turn.work.attempt, token.as_ref());
+        let draft = unless_cancelled(&cancel, draft).await?;
         let made = replace(&inner, &old, &draft, token.as_ref(), &cancel, &teller).await;
         if let Err(error) = &made {
             tracing::info!(%name, %error, "an environment could not be redeployed; the old one stays");
@@ -48,6 +51,7 @@ pub(super) async fn redeploy(
 async fn draft(
     inner: &Inner,
     old: &Deployed,
+    generation: u32,
     attempt: &crate::name::AttemptId,
     token: Option<&Secret>,
 ) -> Result<Draft> {
@@ -60,7 +64,7 @@ async fn draft(
     let new = Record {
         back: back.as_ref().map(Source::of),
         front: front.as_ref().map(Source::of),
-        generation: record.generation + 1,
+        generation,
         state: State::Pending,
         attempt: attempt.clone(),
         ..record.clone()
@@ -105,14 +109,15 @@ async fn replace(
 /// Takes the names back to the old deployment, and removes the new one.
 async fn undo(inner: &Inner, old: &Deployed, draft: &Draft) {
     let name = &old.record.name;
-    let back = async {
+    let undone = async {
         let stack = inner.orchestrator.get(&old.stack.name).await?;
-        inner.lead_to(&old.record, &stack).await
+        inner.lead_to(&old.record, &stack).await?;
+        // Not before: until then the names may reach it.
+        undo_deploy(inner, &draft.record).await
     };
-    if let Err(error) = back.await {
-        tracing::warn!(%name, %error, "the routes of an environment could not be taken back");
-    }
-    if let Err(error) = undo_deploy(inner, &draft.record).await {
+    if let Err(error) = undone.await {
+        // Its labels may say that it is the environment, where only the answer to that was lost.
+        inner.under_way.fail(&draft.record.attempt);
         tracing::warn!(%name, %error, "a deployment that failed stays; the janitor will remove it");
     }
 }

@@ -1,8 +1,11 @@
 //! Making an environment's names reach its services.
 
-use super::inner::Inner;
+use std::collections::BTreeMap;
+
+use super::inner::{Deployed, Inner};
 use super::record::{HostRoute, Record};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use crate::name::{EnvironmentName, Hostname};
 use crate::orchestrator::{Service, Stack};
 use crate::router::{Route, Upstream};
 
@@ -11,39 +14,108 @@ pub(super) fn upstreams(stack: &Stack, route: &HostRoute) -> Result<Vec<Upstream
     let service = stack.services.iter().find(|service| service.name == route.service);
     let endpoints = service.map(|Service { endpoints, .. }| endpoints.as_slice()).unwrap_or_default();
     let reached = endpoints.iter().filter(|endpoint| endpoint.target == route.port);
-    reached.map(|endpoint| Upstream::new(endpoint.address.clone())).collect()
+    let mut upstreams = reached.map(|endpoint| Upstream::new(endpoint.address.clone())).collect::<Result<Vec<_>>>()?;
+    // The order in which an engine happens to list them is no news.
+    upstreams.sort_unstable();
+    Ok(upstreams)
 }
 
-/// Returns the route of a host name: pending, where its service runs nowhere.
-pub(super) fn route(stack: &Stack, route: &HostRoute) -> Result<Route> {
-    let upstreams = upstreams(stack, route)?;
-    Ok(match upstreams.is_empty() {
-        true => Route::pending(route.host.clone()),
-        false => Route::new(route.host.clone(), upstreams),
-    })
+/// What becomes of a host name that somebody else has set a route of.
+enum Others {
+    /// It is left as it is.
+    Left,
+    /// It is an error.
+    InTheWay,
 }
 
 impl Inner {
-    /// Makes the names of an environment reach the services of a stack.
+    /// Returns what the routes of an environment are marked with, so that they are told from others, also in a proxy that several instances share.
+    pub(super) fn route_mark(&self, name: &EnvironmentName) -> String {
+        format!("{}/{name}", self.instance.id)
+    }
+
+    /// Returns whose a route is by its mark, if it is one of an environment of this instance.
+    pub(super) fn marked(&self, route: &Route) -> Option<EnvironmentName> {
+        let name = route.owner.as_ref()?.strip_prefix(&self.instance.id)?.strip_prefix('/')?;
+        name.parse().ok()
+    }
+
+    /// Returns the route of a host name: pending, where its service runs nowhere.
+    fn route(&self, record: &Record, stack: &Stack, host: &HostRoute) -> Result<Route> {
+        let upstreams = upstreams(stack, host)?;
+        let route = match upstreams.is_empty() {
+            true => Route::pending(host.host.clone()),
+            false => Route::new(host.host.clone(), upstreams),
+        };
+        Ok(route.with_owner(self.route_mark(&record.name)))
+    }
+
+    /// Tells whether the names of an environment reach its services, as far as they are its own.
+    pub(super) fn is_led_to(&self, Deployed { record, stack }: &Deployed, routes: &BTreeMap<Hostname, Route>) -> bool {
+        record.routes.iter().all(|host| match (routes.get(&host.host), self.route(record, stack, host)) {
+            (Some(now), Ok(wanted)) => *now == wanted || now.owner != wanted.owner,
+            (None, Ok(_)) => false,
+            // Then it is nothing that setting it would mend.
+            (_, Err(_)) => true,
+        })
+    }
+
+    /// Makes the names of an environment that is being made reach the services of a stack.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] if somebody has set a route of one of them meanwhile.
+    pub(super) async fn take_names(&self, record: &Record, stack: &Stack) -> Result<()> {
+        for host in &record.routes {
+            self.set_route(self.route(record, stack, host)?, &Others::InTheWay).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the names of an environment that is there reach the services of a stack. A route that somebody has set instead is left alone.
     pub(super) async fn lead_to(&self, record: &Record, stack: &Stack) -> Result<()> {
         for host in &record.routes {
-            self.router.set(&route(stack, host)?).await?;
+            self.set_route(self.route(record, stack, host)?, &Others::Left).await?;
         }
         Ok(())
     }
 
     /// Has requests for an environment that is being made wait.
+    ///
+    /// # Errors
+    /// As [`Inner::take_names`].
     pub(super) async fn hold_requests(&self, record: &Record) -> Result<()> {
         for host in &record.routes {
-            self.router.set(&Route::pending(host.host.clone())).await?;
+            let route = Route::pending(host.host.clone()).with_owner(self.route_mark(&record.name));
+            self.set_route(route, &Others::InTheWay).await?;
         }
         Ok(())
     }
 
-    /// Makes the names of an environment unknown.
+    async fn set_route(&self, route: Route, others: &Others) -> Result<()> {
+        match (self.router.get(&route.host).await, others) {
+            (Err(Error::NotFound { .. }), _) => self.router.set(&route).await,
+            (Err(error), _) => Err(error),
+            (Ok(now), _) if now == route => Ok(()),
+            (Ok(now), _) if now.owner == route.owner => self.router.set(&route).await,
+            (Ok(_), Others::Left) => Ok(()),
+            (Ok(_), Others::InTheWay) => Err(Error::already_exists(Kind::Route, &route.host)),
+        }
+    }
+
+    /// Makes the names of an environment unknown, but for those that somebody else has set a route of.
     pub(super) async fn forget_routes(&self, record: &Record) -> Result<()> {
-        for host in &record.routes {
-            self.router.remove(&host.host).await?;
+        let hosts: Vec<_> = record.routes.iter().map(|route| route.host.clone()).collect();
+        self.remove_routes(&record.name, hosts).await
+    }
+
+    /// Removes routes of host names if they have the mark of an environment.
+    pub(super) async fn remove_routes(&self, name: &EnvironmentName, hosts: Vec<Hostname>) -> Result<()> {
+        for host in hosts {
+            match self.router.get(&host).await {
+                Ok(route) if self.marked(&route).as_ref() == Some(name) => self.router.remove(&host).await?,
+                Ok(_) | Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What is being done to environments in this process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,8 @@ pub(super) enum Doing {
     Redeploying,
     Extending,
     Deleting,
+    /// It is looked after: what it has too much goes, and its names are made to reach it. It takes a moment, so what wants to be done waits.
+    Tending,
 }
 
 /// Something that is being done to one environment; nothing else is meanwhile.
@@ -52,9 +54,13 @@ impl Work {
     }
 }
 
-/// All that is being done.
+/// All that is being done, and what was and could not be undone.
 #[derive(Debug, Default)]
-pub(super) struct UnderWay(Mutex<BTreeMap<EnvironmentName, Arc<Work>>>);
+pub(super) struct UnderWay {
+    works: Mutex<BTreeMap<EnvironmentName, Arc<Work>>>,
+    /// Attempts that have failed and left a stack. Whatever its labels say, nobody was told of it.
+    failed: Mutex<BTreeSet<AttemptId>>,
+}
 
 /// The right to do something to an environment, until it is dropped.
 #[derive(Debug)]
@@ -66,7 +72,7 @@ pub(super) struct Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        locked(&self.all.0).remove(&self.name);
+        locked(&self.all.works).remove(&self.name);
         self.work.over.cancel();
     }
 }
@@ -77,7 +83,7 @@ impl UnderWay {
     /// # Errors
     /// What is being done to the environment already.
     pub(super) fn begin(self: &Arc<Self>, name: &EnvironmentName, work: Work) -> Result<Turn, Arc<Work>> {
-        let mut all = locked(&self.0);
+        let mut all = locked(&self.works);
         if let Some(other) = all.get(name) {
             return Err(Arc::clone(other));
         }
@@ -88,12 +94,29 @@ impl UnderWay {
 
     /// Returns what is being done to an environment.
     pub(super) fn get(&self, name: &EnvironmentName) -> Option<Arc<Work>> {
-        locked(&self.0).get(name).cloned()
+        locked(&self.works).get(name).cloned()
+    }
+
+    /// Waits until nobody looks after an environment any more.
+    pub(super) async fn untended(&self, name: &EnvironmentName) {
+        while let Some(work) = self.get(name).filter(|work| work.doing == Doing::Tending) {
+            work.over.cancelled().await;
+        }
+    }
+
+    /// Remembers that an attempt has failed, and that its stack is still to be removed.
+    pub(super) fn fail(&self, attempt: &AttemptId) {
+        locked(&self.failed).insert(attempt.clone());
+    }
+
+    /// Tells whether a stack was left by an attempt that has failed.
+    pub(super) fn has_failed(&self, attempt: &AttemptId) -> bool {
+        locked(&self.failed).contains(attempt)
     }
 
     /// Returns all that is being done.
     pub(super) fn all(&self) -> Vec<(EnvironmentName, Arc<Work>)> {
-        locked(&self.0).iter().map(|(name, work)| (name.clone(), Arc::clone(work))).collect()
+        locked(&self.works).iter().map(|(name, work)| (name.clone(), Arc::clone(work))).collect()
     }
 }
 

@@ -33,6 +33,8 @@ struct Put<'a> {
     upstreams: &'a [Upstream],
     protocol: Protocol,
     pending: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<&'a str>,
 }
 
 /// A route as it is shown, without what goes through it.
@@ -45,6 +47,8 @@ struct Shown {
     protocol: Protocol,
     #[serde(default)]
     pending: bool,
+    #[serde(default)]
+    owner: Option<String>,
 }
 
 /// What went wrong there.
@@ -183,8 +187,8 @@ impl Problem {
 }
 
 impl From<Shown> for Route {
-    fn from(Shown { host, upstreams, protocol, pending }: Shown) -> Self {
-        Self { host, upstreams, protocol, pending }
+    fn from(Shown { host, upstreams, protocol, pending, owner }: Shown) -> Self {
+        Self { host, upstreams, protocol, pending, owner }
     }
 }
 
@@ -192,8 +196,8 @@ impl From<Shown> for Route {
 impl Router for Remote {
     async fn set(&self, route: &Route) -> Result<()> {
         route.validate()?;
-        let Route { host, upstreams, protocol, pending } = route;
-        let put = Put { upstreams, protocol: *protocol, pending: *pending };
+        let Route { host, upstreams, protocol, pending, owner } = route;
+        let put = Put { upstreams, protocol: *protocol, pending: *pending, owner: owner.as_deref() };
         let request = self.request(Method::PUT, Some(host)).json(&put);
         self.send(request, "setting a route", Some(host)).await.map(drop)
     }

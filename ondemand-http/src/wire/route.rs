@@ -23,6 +23,9 @@ pub struct Route {
     pub protocol: Protocol,
     /// Whether requests are held until the route is put again without this.
     pub pending: bool,
+    /// The mark of what looks after it, such as an environment; missing for one that was put by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// What goes through; missing where the server does not know.
     #[serde(flatten)]
     pub activity: Option<Activity>,
@@ -68,6 +71,7 @@ impl Route {
             upstreams: route.upstreams.into_iter().map(Into::into).collect(),
             protocol: route.protocol,
             pending: route.pending,
+            owner: route.owner,
             activity: activity.map(Into::into),
         }
     }
@@ -100,6 +104,9 @@ pub struct PutRoute {
     pub protocol: Protocol,
     /// Whether requests are to be held until the route is put again without this.
     pub pending: bool,
+    /// The mark of what looks after it; nothing does where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 impl PutRoute {
@@ -117,7 +124,7 @@ impl PutRoute {
             (None, upstreams) => upstreams.unwrap_or_default(),
         };
         let upstreams = upstreams.into_iter().map(Upstream::new).collect::<Result<Vec<_>>>()?;
-        let route = router::Route { pending: self.pending, ..router::Route::new(host, upstreams) };
+        let route = router::Route { pending: self.pending, owner: self.owner, ..router::Route::new(host, upstreams) };
         let route = route.with_protocol(self.protocol);
         route.validate()?;
         Ok(route)

@@ -34,6 +34,7 @@ pub(crate) async fn run(global: &Global, client: &Client, arguments: Arguments) 
         upstreams: Some(upstreams.into_iter().map(Into::into).collect()),
         protocol: if http2 { Protocol::Http2 } else { Protocol::Http1 },
         pending,
+        owner: None,
     };
     let route: Route = client.put(&["routes", host.as_str()], &wanted).await?;
     if global.json { output::json(&route) } else { output::line(route.host) }
