@@ -30,7 +30,7 @@ mod record;
 mod reset;
 mod server;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use inner::Inner;
 pub(crate) use inner::detached;

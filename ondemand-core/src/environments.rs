@@ -33,6 +33,8 @@ mod record;
 mod redeploy;
 mod routes;
 mod secrets;
+#[cfg(test)]
+mod tests;
 mod under_way;
 
 pub use access::Caller;

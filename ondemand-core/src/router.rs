@@ -82,7 +82,13 @@ pub struct Route {
 impl Route {
     /// Makes a route to upstreams that speak HTTP/1.1.
     pub fn new(host: Hostname, upstreams: impl IntoIterator<Item = Upstream>) -> Self {
-        Self { host, upstreams: upstreams.into_iter().collect(), protocol: Protocol::Http1, pending: false, owner: None }
+        Self {
+            host,
+            upstreams: upstreams.into_iter().collect(),
+            protocol: Protocol::Http1,
+            pending: false,
+            owner: None,
+        }
     }
 
     /// Makes a route whose requests are held until it is set again.

@@ -24,7 +24,7 @@ use crate::postgres::{Endpoint, Notify};
 
 /// Answers at once, unless it is told not to.
 #[derive(Debug, Default)]
-struct FakeEngine {
+pub(crate) struct FakeEngine {
     silent: std::sync::atomic::AtomicBool,
     passwords: AtomicUsize,
     held: Mutex<BTreeSet<u16>>,
@@ -55,15 +55,15 @@ impl Engine for FakeEngine {
 }
 
 /// A data directory whose store and orchestrator are in memory.
-struct World {
+pub(crate) struct World {
     _home: tempfile::TempDir,
-    instance: Instance,
-    store: FakeStore,
-    orchestrator: FakeOrchestrator,
+    pub(crate) instance: Instance,
+    pub(crate) store: FakeStore,
+    pub(crate) orchestrator: FakeOrchestrator,
     engine: Arc<FakeEngine>,
-    plan: FaultPlan,
+    pub(crate) plan: FaultPlan,
     options: DatabasesOptions,
-    databases: Databases,
+    pub(crate) databases: Databases,
 }
 
 impl Drop for World {
@@ -74,7 +74,7 @@ impl Drop for World {
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         let instance = Instance::open(home.path()).unwrap();
         let store = FakeStore::new();
@@ -134,7 +134,7 @@ impl World {
     }
 
     /// Ends the process, whatever it was doing, and starts the next one.
-    fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.plan = FaultPlan::new();
         self.databases =
             Self::open(&self.instance, &self.store, &self.orchestrator, &self.engine, &self.plan, &self.options);
@@ -162,7 +162,7 @@ impl World {
         self.store.write(&self.record(id).volume(), "mark", b"x").unwrap();
     }
 
-    async fn volumes(&self) -> usize {
+    pub(crate) async fn volumes(&self) -> usize {
         self.store.volumes(&Selector::all()).await.unwrap().len()
     }
 }

@@ -31,7 +31,9 @@ impl Failures {
         let message = causes.fold(error.to_string(), |message, cause| format!("{message}: {cause}"));
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, failure| failure.at.elapsed() < REMEMBERED);
-        if all.len() >= MOST && let Some(oldest) = all.iter().min_by_key(|(_, failure)| failure.at) {
+        if all.len() >= MOST
+            && let Some(oldest) = all.iter().min_by_key(|(_, failure)| failure.at)
+        {
             let oldest = oldest.0.clone();
             all.remove(&oldest);
         }

@@ -41,6 +41,14 @@ pub(super) struct Fallen {
     starting: AbortOnDropHandle<()>,
 }
 
+impl Fallen {
+    /// Tells whether it is being started again.
+    #[cfg(test)]
+    pub(super) fn is_starting(&self) -> bool {
+        !self.starting.is_finished()
+    }
+}
+
 /// Looks once.
 pub(super) async fn look(inner: &Arc<Inner>, fallen: &mut BTreeMap<StackName, Fallen>) -> Result<()> {
     let (deployed, _) = inner.deployed().await?;

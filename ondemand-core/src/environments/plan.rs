@@ -196,7 +196,7 @@ impl Inner {
     async fn unclaimed(&self, name: Option<EnvironmentName>, owner: Identity, outline: &Outline) -> Result<Claim> {
         // First: what is finished meanwhile is among the stacks.
         let under_way = self.under_way.all();
-        let (deployed, _) = self.deployed().await?;
+        let (deployed, unknown) = self.deployed().await?;
         self.check_quotas(&owner, &deployed, &under_way)?;
         let settings = outline.template.settings();
         let domain = &self.options.domain;
@@ -242,7 +242,7 @@ impl Inner {
             match self.router.get(&host).await {
                 Err(Error::NotFound { .. }) => {}
                 // One that had this name has left it, and it goes with the next round if it is not set again.
-                Ok(route) if route.owner == Some(self.route_mark(&claim.name)) => {}
+                Ok(route) if unknown.is_empty() && route.owner == Some(self.route_mark(&claim.name)) => {}
                 Ok(_) => return Err(Error::already_exists(Kind::Route, &host)),
                 Err(error) => return Err(error),
             }
@@ -415,6 +415,13 @@ fn host(name: &EnvironmentName, suffix: &str, domain: &Hostname) -> Result<Hostn
             kind: Kind::Environment,
             name: name.to_string(),
             reason: format!("with the suffix {suffix:?} it has {} characters, and 63 is the limit", label.len()),
+        });
+    }
+    if label.starts_with("xn--") {
+        return Err(Error::InvalidName {
+            kind: Kind::Environment,
+            name: name.to_string(),
+            reason: format!("a browser would take {label} for an encoded name of another script"),
         });
     }
     Hostname::new(format!("{label}.{domain}"))

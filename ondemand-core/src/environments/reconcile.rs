@@ -43,7 +43,10 @@ enum Need {
     /// It is none, or its deletion was begun.
     Removing,
     /// Its older deployments, and newer ones that never became ready, go.
-    Tidying { current: Box<Deployed>, others: Vec<Deployed> },
+    Tidying {
+        current: Box<Deployed>,
+        others: Vec<Deployed>,
+    },
 }
 
 impl Need {

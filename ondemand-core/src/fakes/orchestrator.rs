@@ -113,6 +113,20 @@ impl FakeOrchestrator {
         ended
     }
 
+    /// Gives the services of a stack other ports, as those have that an engine starts again elsewhere.
+    pub fn move_ports(&self, name: &StackName) {
+        let mut state = self.shared.state();
+        let specs = state.stacks.get(name).map(|stack| stack.spec.services.clone()).unwrap_or_default();
+        for (at, spec) in specs.iter().enumerate() {
+            let ports = state.choose_ports(spec);
+            if let Some(service) = state.stacks.get_mut(name).and_then(|stack| stack.services.get_mut(at)) {
+                service.ports = ports;
+            }
+        }
+        drop(state);
+        self.shared.changed.notify_waiters();
+    }
+
     /// Makes a service write a line. Tells whether there is such a service.
     pub fn print(&self, name: &StackName, service: &ServiceName, line: impl Into<String>) -> bool {
         let printed = {
