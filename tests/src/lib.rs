@@ -7,6 +7,7 @@
 )]
 
 pub mod cluster;
+pub mod embedded;
 pub mod engine;
 pub mod forge;
 pub mod home;
