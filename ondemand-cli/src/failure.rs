@@ -7,6 +7,8 @@ use crate::output;
 
 /// The exit status where no code has one.
 pub(crate) const OTHER: u8 = 1;
+/// The exit status where something is not there.
+pub(crate) const NOT_FOUND: u8 = 3;
 /// The exit status where no server answers.
 pub(crate) const UNREACHABLE: u8 = 17;
 
@@ -127,7 +129,7 @@ impl From<Problem> for Failure {
 /// Returns the exit status of a code. Scripts rely on them: none may change.
 fn exit(code: Code) -> u8 {
     match code {
-        Code::NotFound => 3,
+        Code::NotFound => NOT_FOUND,
         Code::AlreadyExists => 4,
         Code::Conflict => 5,
         Code::InvalidName => 6,

@@ -7,7 +7,7 @@ use ondemand_http::wire::{Environment, Source};
 
 use super::{Token, segment};
 use crate::arguments::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, NOT_FOUND};
 use crate::table::table;
 use crate::{output, when};
 
@@ -23,8 +23,12 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     let names: Vec<String> = client.get(&["envs"]).await?;
     let mut environments: Vec<Environment> = Vec::new();
     for name in &names {
-        // One may have been deleted since it was listed.
-        environments.extend(client.get(&["envs", segment(name)?]).await.ok());
+        match client.get(&["envs", segment(name)?]).await {
+            Ok(environment) => environments.push(environment),
+            // It may have been deleted since it was listed.
+            Err(failure) if failure.exit == NOT_FOUND => (),
+            Err(failure) => return Err(failure),
+        }
     }
     if global.json {
         return output::json(&environments);
