@@ -63,7 +63,7 @@ const LOGS_HELP: &str = "\
   --follow               wait for more
 ";
 
-/// What `create` takes, in the order it is sent.
+/// What `create` takes, in the order it is shown.
 const CREATE: &[Word] = &[
     Word::value("name"),
     Word::value("github-token"),
@@ -117,7 +117,7 @@ async fn create(mut body: Map<String, Value>) -> Result<(), Failure> {
     }
     let client = client(None)?;
     note_sending("POST", Some(&body), &["envs"]);
-    let done: EnvironmentDone = client.post(&["envs"], &in_order(CREATE, body)).await?;
+    let done: EnvironmentDone = client.post(&["envs"], &body).await?;
     output::json(&done)
 }
 
@@ -188,11 +188,6 @@ fn written(body: &Map<String, Value>) -> String {
         let _ = write!(text, "{}\"{}\"=>{value}", if at == 0 { "" } else { ", " }, option.name);
     }
     text + "}"
-}
-
-/// Puts a body in the order in which options are documented.
-fn in_order(options: &[Word], mut body: Map<String, Value>) -> Map<String, Value> {
-    options.iter().filter_map(|option| Some((option.name.to_owned(), body.remove(option.name)?))).collect()
 }
 
 #[cfg(test)]

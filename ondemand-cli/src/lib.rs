@@ -28,7 +28,10 @@ pub fn ondemand() -> ExitCode {
 
 /// Does what the command line of `env-on-demand` says.
 pub fn env_on_demand() -> ExitCode {
-    end(run(false, env_on_demand::run(std::env::args().skip(1).collect())))
+    // It is not repeated: it may be a token with a slip of the hand in it.
+    let no_text = |_| Failure::new("an argument is no text").with_exit(2);
+    let words = std::env::args_os().skip(1).map(|word| word.into_string().map_err(no_text)).collect::<Result<_, _>>();
+    end(words.and_then(|words| run(false, env_on_demand::run(words))))
 }
 
 fn end(result: Result<(), Failure>) -> ExitCode {
