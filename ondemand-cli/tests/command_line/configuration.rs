@@ -86,3 +86,11 @@ fn an_exposed_server_does_not_start() {
     assert!(stderr(&output).contains("--allow-anonymous"), "{}", outcome(&output));
     assert!(!directory.path().join("data").exists());
 }
+
+#[test]
+fn environments_live_no_longer_than_their_databases_may() {
+    let directory = empty_directory();
+    let output = run(ondemand(&directory).args(["config", "show", "--max-ttl", "3d", "--templates", "templates"]));
+    assert_eq!(output.status.code(), Some(7), "{}", outcome(&output));
+    assert!(stderr(&output).contains("raise databases.max-ttl"), "{}", outcome(&output));
+}

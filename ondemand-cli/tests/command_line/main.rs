@@ -3,6 +3,9 @@
 #![expect(clippy::expect_used, reason = "what a test cannot do without fails it")]
 
 mod configuration;
+mod env_on_demand;
+mod environments;
+mod envs;
 mod fake;
 mod import;
 mod servers;

@@ -28,6 +28,10 @@ fn help() {
         &["pg", "create", "-h"],
         &["pg", "psql", "-h"],
         &["reap", "-h"],
+        &["env", "-h"],
+        &["env", "create", "-h"],
+        &["env", "logs", "-h"],
+        &["template", "check", "-h"],
     ] {
         let output = run(ondemand(&directory).args(words));
         assert!(output.status.success() && output.stderr.is_empty(), "{}", outcome(&output));
