@@ -5,7 +5,7 @@
 #   ONDEMAND_REPOSITORY_URL  where the repository is: https://, http:// or file://, without a user or a token
 #   ONDEMAND_COMMIT          the full id of the commit
 #   ONDEMAND_BRANCH          the branch it was found on: fetched where the server serves no commit by its id
-#   ONDEMAND_TOKEN_FILE      a file that holds a token for the server
+#   ONDEMAND_TOKEN_FILE      a file that holds a token for the server; an empty one holds none
 #   ONDEMAND_SUBDIRECTORY    where in the repository to build and run
 #   ONDEMAND_BUILD           a shell command that builds
 #   ONDEMAND_RUN             a shell command that becomes the service; without it, this script's arguments are that command.
@@ -168,7 +168,8 @@ check_token() {
     export ONDEMAND_TOKEN_FILE
     od_token=$(cat "$ONDEMAND_TOKEN_FILE")
     case $od_token in
-        '') fail 90 "the token file is empty: $ONDEMAND_TOKEN_FILE" ;;
+        # Whoever wants this has no token, and what everybody may read is cloned without.
+        '') ;;
         *[!A-Za-z0-9_.~+/=-]*) fail 90 "the token file holds more than a token: $ONDEMAND_TOKEN_FILE" ;;
     esac
 }

@@ -33,8 +33,8 @@ pub(super) fn give(
     database: Option<&Database>,
 ) -> Result<()> {
     let contents = |name: &str| match name {
-        // Where code is cloned without one, the file is empty.
-        "token" => Some(token.cloned().unwrap_or_else(|| Secret::new(String::new()))),
+        // Where code is cloned without one, the file says so; a Swarm has no secret of nothing at all.
+        "token" => Some(token.cloned().unwrap_or_else(|| Secret::new("\n"))),
         "database_url" => database.map(|database| Secret::new(database.url())),
         _ => database.map(|database| database.password.clone()),
     };
