@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use ondemand_core::config::HttpConfig;
+use ondemand_core::config::{Accounts, HttpConfig};
 use ondemand_core::{Config, Error, Result, Secret};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -92,6 +92,8 @@ struct Credentials {
     digest: Option<[u8; 32]>,
     /// The names that requests may be for, beside those of this machine itself; any where there is none.
     hosts: Option<Vec<String>>,
+    /// Whether users have accounts elsewhere, with tokens of their own.
+    accounts: bool,
 }
 
 impl Credentials {
@@ -102,6 +104,7 @@ impl Credentials {
         Self {
             digest: token.as_ref().map(|token| Sha256::digest(token.expose()).into()),
             hosts: checked.then(|| hosts.iter().chain(&config.databases.host).cloned().collect()),
+            accounts: config.github.accounts != Accounts::None,
         }
     }
 
@@ -112,8 +115,12 @@ impl Credentials {
 
     /// Checks whom a request is for, where users are told apart by tokens of their own.
     fn check_page(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        // Without accounts nobody has a token of his own: it takes the server's, where it has one.
+        if !self.accounts {
+            return self.check(uri, headers);
+        }
         self.check_host(uri, headers)?;
-        // Without a token here, and with no accounts, nothing else tells a web page from elsewhere.
+        // Without a token here, a request that needs none of GitHub's may come from a web page.
         if self.digest.is_none() { Ok(check_origin(headers)?) } else { Ok(()) }
     }
 
