@@ -174,6 +174,17 @@ impl Forge {
         self.account(login).id
     }
 
+    /// Gives an account another name. Its number, and its tokens, stay.
+    pub fn rename(&self, login: &str, new: &str) {
+        let mut known = self.shared.lock();
+        if let Some(account) = known.accounts.remove(login) {
+            known.accounts.insert(new.to_owned(), account);
+        }
+        for token in known.tokens.values_mut().filter(|token| token.login == login) {
+            new.clone_into(&mut token.login);
+        }
+    }
+
     /// Lets everyone read a repository.
     pub fn publish(&self, repository: &str) {
         self.shared.lock().public.insert(repository.to_owned());

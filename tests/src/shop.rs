@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{Home, Server, ServerOptions, run};
+use crate::{Forge, Home, Server, ServerOptions, run};
 
 /// Where the examples are.
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
@@ -17,6 +17,9 @@ pub const DATASET: &str = "CREATE SCHEMA shop; CREATE TABLE shop.products (id in
 #[derive(Debug)]
 pub struct Shop {
     directory: PathBuf,
+    repositories: PathBuf,
+    url: String,
+    accounts: Vec<String>,
 }
 
 impl Shop {
@@ -25,9 +28,32 @@ impl Shop {
     /// # Errors
     /// If Git or the file system fails.
     pub async fn new(home: &Home) -> Result<Self> {
-        let shop = Self { directory: home.path().join("shop") };
+        let directory = home.path().join("shop");
+        let repositories = directory.join("repositories");
+        let url = format!("file://{}", repositories.display());
+        let accounts = ["--accounts", "none"].map(ToOwned::to_owned).into();
+        Self { directory, repositories, url, accounts }.open(|template| template).await
+    }
+
+    /// Makes the same at a forge, which also has the accounts: its repositories are private, and what clones them is given the user's token.
+    ///
+    /// # Errors
+    /// If Git or the file system fails.
+    pub async fn at(home: &Home, forge: &Forge) -> Result<Self> {
+        let accounts = ["--accounts", "github", "--github-api", &forge.api()].map(ToOwned::to_owned).into();
+        let (directory, repositories) = (home.path().join("shop"), forge.repositories());
+        let build = "      ONDEMAND_BUILD:";
+        let with_token = |template: String| {
+            template.replace(build, &format!("      ONDEMAND_TOKEN_FILE: {{{{ secrets.token }}}}\n{build}"))
+        };
+        Self { directory, repositories, url: forge.url(), accounts }.open(with_token).await
+    }
+
+    async fn open(self, change: impl FnOnce(String) -> String) -> Result<Self> {
+        let shop = self;
         std::fs::create_dir_all(shop.templates())?;
-        std::fs::copy(format!("{EXAMPLES}/templates/demo.yml"), shop.templates().join("demo.yml"))?;
+        let template = std::fs::read_to_string(format!("{EXAMPLES}/templates/demo.yml"))?;
+        std::fs::write(shop.templates().join("demo.yml"), change(template))?;
         for part in ["back", "front"] {
             let (bare, work) = (shop.bare(part), shop.work(part));
             run(Command::new("git").args(["init", "--quiet", "--bare", "--initial-branch", "main"]).arg(&bare)).await?;
@@ -45,12 +71,12 @@ impl Shop {
 
     /// Returns what the names of repositories are appended to.
     pub fn url(&self) -> String {
-        format!("file://{}", self.directory.join("repositories").display())
+        self.url.clone()
     }
 
     /// Returns the directory of the bare repositories.
     pub fn repositories(&self) -> PathBuf {
-        self.directory.join("repositories")
+        self.repositories.clone()
     }
 
     fn bare(&self, part: &str) -> PathBuf {
@@ -91,13 +117,14 @@ impl Shop {
         Ok(std::fs::write(self.work(part).join(file), contents)?)
     }
 
-    /// Returns the options of a server that makes environments of it, without accounts.
+    /// Returns the options of a server that makes environments of it.
     pub fn options(&self, options: ServerOptions) -> ServerOptions {
         let templates = self.templates().display().to_string();
         let url = self.url();
-        let words = ["--templates", &templates, "--accounts", "none", "--github-url", &url];
+        let words = ["--templates", &templates, "--github-url", &url];
         let mut options = options;
         options.arguments.extend(words.map(ToOwned::to_owned));
+        options.arguments.extend(self.accounts.iter().cloned());
         options
     }
 

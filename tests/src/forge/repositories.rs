@@ -36,6 +36,11 @@ fn git(directory: &std::path::Path, words: &[&str]) -> Command {
 }
 
 impl Forge {
+    /// Returns the directory of its bare repositories, `OWNER/NAME.git`.
+    pub fn repositories(&self) -> PathBuf {
+        self.shared.repositories()
+    }
+
     /// Commits files, with their content, to a branch, and pushes it: the repository is made if it is not there, the branch
     /// from what was pushed last. Files whose names end in `.sh` are executable. Returns the commit's id.
     ///

@@ -403,6 +403,28 @@ async fn the_token_is_nowhere_but_in_its_file() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_empty_token_file_is_as_good_as_none() -> Result<()> {
+    let (forge, commit, _) = forge().await?;
+    for shell in SHELLS {
+        for content in ["", "\n"] {
+            let mut place = Place::new(shell, &forge, &commit, Some(&Secret::new("")))?;
+            std::fs::write(place.path("token"), content)?;
+            place.set("ONDEMAND_RUN", "true");
+            let ended = place.run().await?;
+            ensure!(ended.code == Some(91) && ended.log.contains("cannot be read without a token"), "{ended:?}");
+        }
+    }
+    forge.publish(REPOSITORY);
+    for shell in SHELLS {
+        let mut place = Place::new(shell, &forge, &commit, Some(&Secret::new("")))?;
+        place.set("ONDEMAND_RUN", "git rev-parse HEAD");
+        let ended = place.run().await?;
+        ensure!(ended.code == Some(0) && ended.output.contains(&commit), "{ended:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn variables_are_read_from_files_for_build_and_service() -> Result<()> {
     let (forge, commit, token) = forge().await?;
     for shell in SHELLS {
