@@ -22,6 +22,7 @@ use crate::notation::Ttl;
 use crate::orchestrator::{LogLine, LogOptions, Orchestrator, ServiceState, Stack};
 use crate::router::Router;
 use crate::secret::Secret;
+use crate::template::Template;
 
 /// How long a route may take to answer a check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -202,8 +203,11 @@ impl Inner {
         caller: &Caller,
         keep_days: u32,
     ) -> Result<Environment> {
-        let keep = self.keep(keep_days, self.options.max_keep_days)?;
-        caller.check(&self.ready(name).await?.record.owner)?;
+        let record = self.ready(name).await?.record;
+        caller.check(&record.owner)?;
+        // A template that is gone, or is being edited, says nothing any more.
+        let most = self.template(Some(&record.template)).ok().map(|(_, template)| self.most_days(&template));
+        let keep = self.keep(keep_days, most.unwrap_or(self.options.max_keep_days))?;
         let turn = self.change(name, Doing::Extending, caller, Vec::new()).await?;
         let (inner, name) = (Arc::clone(self), name.clone());
         crate::databases::detached(async move {
@@ -249,6 +253,12 @@ impl Inner {
     pub(super) fn tend(&self, name: &EnvironmentName, owner: &Identity) -> Result<Option<Turn>> {
         let work = Work::new(Doing::Tending, AttemptId::random()?, owner.clone(), Vec::new());
         Ok(self.under_way.begin(name, work).ok())
+    }
+
+    /// Returns how many days an environment of a template may live.
+    pub(super) fn most_days(&self, template: &Template) -> u32 {
+        let most = self.options.max_keep_days;
+        template.settings().limits.max_keep_days.unwrap_or(most).min(most)
     }
 
     /// Returns how long so many days are.

@@ -70,7 +70,7 @@ impl Outline {
         let back = choose("back", &wanted.back, settings.back.as_ref())?;
         let front = choose("front", &wanted.front, settings.front.as_ref())?;
         let limits = &settings.limits;
-        let most = limits.max_keep_days.unwrap_or(inner.options.max_keep_days).min(inner.options.max_keep_days);
+        let most = inner.most_days(&template);
         let usual = limits.keep_days.unwrap_or(inner.options.default_keep_days).min(most);
         let keep_days = wanted.keep_days.unwrap_or(usual);
         inner.keep(keep_days, most)?;

@@ -94,7 +94,12 @@ async fn a_server_without_templates_says_what_to_do_for_environments() {
 
 #[tokio::test]
 async fn the_contract_of_environments() {
-    let (service, _shop) = open_with_data(|_| ()).await;
+    let (service, shop) = open_with_data(|_| ()).await;
+    // The template's own limit holds, from the beginning and for those who ask for more later.
+    let file = shop.templates().join("demo.yml");
+    let template = std::fs::read_to_string(&file).expect("a template");
+    std::fs::write(&file, template.replace("keep-days: 1,", "keep-days: 1, max-keep-days: 7,")).expect("a template");
+    assert!(service.plan(r#"{"keep-days":8}"#).await.problem(400, "invalid_input").contains("maximum of 7"));
     // As curl sends it, and as old clients write switches and numbers.
     let created = service.ask("POST", "/envs", r#"{"name":"demo","with-fixtures":"false","keep-days":"2"}"#).await;
     let done = "{\"status\":\"done\",\"urls\":[\"demo.localhost\",\"demoapi.localhost\"]}\n";
@@ -116,7 +121,7 @@ async fn the_contract_of_environments() {
         ("{}", "keep-days"),
         (r#"{"keep-days":null}"#, "keep-days"),
         (r#"{"keep-days":0}"#, "at least 1"),
-        (r#"{"keep-days":31}"#, "30"),
+        (r#"{"keep-days":8}"#, "maximum of 7"),
         (r#"{"keep-days":1,"name":"x"}"#, "`name`"),
     ] {
         let detail = service.ask("PATCH", "/envs/demo", body).await.problem(400, "invalid_input");
