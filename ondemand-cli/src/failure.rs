@@ -115,7 +115,7 @@ impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         let hint = match problem.code {
             // The hint of the server is for those who ask it without this program.
-            Code::Unauthenticated if problem.detail.contains("GitHub") => Some(
+            Code::Unauthenticated if wants_github(&problem) => Some(
                 "give a GitHub token with GITHUB_TOKEN or --github-token; https://github.com/settings/tokens makes one"
                     .into(),
             ),
@@ -124,6 +124,12 @@ impl From<Problem> for Failure {
         };
         Self { message: problem.detail, causes: problem.causes, log: problem.log, hint, exit: exit(problem.code) }
     }
+}
+
+/// Tells whether it is a token of GitHub's that is wanted: a Git server of any name may say so.
+fn wants_github(problem: &Problem) -> bool {
+    let hinted = problem.hint.as_ref().is_some_and(|hint| hint.contains("https://github.com/settings/tokens"));
+    hinted || problem.detail.contains("GitHub")
 }
 
 /// Returns the exit status of a code. Scripts rely on them: none may change.

@@ -202,6 +202,27 @@ fn refusals_are_exit_statuses_for_every_command() {
 }
 
 #[test]
+fn a_git_server_that_takes_no_token_is_none_that_wants_the_servers() {
+    let server = Envs::start();
+    let refusal = json!({
+        "type": "urn:ondemand:error:unauthenticated", "title": "Not authenticated", "status": 401, "code": "unauthenticated",
+        "detail": "https://git.internal does not take the token (any more)",
+        "hint": "make a new token that may read the repositories, at https://github.com/settings/tokens, and send that",
+    });
+    server.refuse(401, &refusal.to_string());
+    insta::assert_snapshot!(outcome(&ask(&server, &["create"])), @r"
+    status 10
+    --- stdout
+    --- stderr
+    error: https://git.internal does not take the token (any more)
+    hint: give a GitHub token with GITHUB_TOKEN or --github-token; https://github.com/settings/tokens makes one
+    ");
+    // The server's own is another one.
+    server.refuse(401, &problem("unauthenticated", 401, "this server wants a token"));
+    assert!(stderr(&ask(&server, &["list"])).contains("ONDEMAND_TOKEN or --token"));
+}
+
+#[test]
 fn environments_are_listed_for_people() {
     let server = Envs::start();
     // `gone` was deleted after it was listed.
