@@ -277,10 +277,10 @@ async fn others_may_look_and_only_the_owner_may_touch() -> Result<()> {
     // Who is called something else by now is the same; who has taken the name is not.
     place.forge.rename("anna", "anne");
     place.forge.rename("bert", "anna");
-    let anne = place.forge.token("anne", &SHOP);
+    let renamed = place.forge.token("anne", &SHOP);
     let thief = place.forge.token("anna", &SHOP);
     place.ask(Some(&thief), "GET", "/envs/demo/logs", "").await?.refused(403, "forbidden")?;
-    let logs = place.ask(Some(&anne), "GET", "/envs/demo/logs", "").await?;
+    let logs = place.ask(Some(&renamed), "GET", "/envs/demo/logs", "").await?;
     assert!(logs.status == 200 && logs.text.contains("[ondemand] cloning shop/back"), "{logs:?}");
 
     // Whoever runs the server may; his token clones nothing, so what he redeploys is what everybody may read.

@@ -96,7 +96,7 @@ pub(crate) fn problem(code: &str, status: u16, detail: &str) -> String {
 
 /// Writes a stream of events.
 pub(crate) fn events(events: &[(&str, Value)]) -> String {
-    events.iter().map(|(name, data)| format!("event: {name}\ndata: {data}\n\n")).collect()
+    events.iter().map(|(name, data)| format!("event: {name}\ndata: {data}\n\n")).collect::<Vec<_>>().concat()
 }
 
 fn environment() -> Value {
