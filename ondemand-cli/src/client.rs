@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ondemand_http::wire::Problem;
+use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,6 +42,12 @@ impl Client {
         }
         let http = builder.build().map_err(|e| Failure::caused("preparing to ask the server", &e))?;
         let token = global.token.clone().filter(|token| !token.is_empty());
+        // Found out here, or it would be taken for a connection that broke. It is not repeated.
+        if token.as_ref().is_some_and(|token| HeaderValue::from_bytes(token.as_bytes()).is_err()) {
+            return Err(Failure::new("the token holds a line break or another control character")
+                .with_hint("check what ONDEMAND_TOKEN, GITHUB_TOKEN or the option holds")
+                .with_exit(2));
+        }
         Ok(Self { http, base, token })
     }
 

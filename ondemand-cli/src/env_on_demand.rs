@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::arguments::Global;
 use crate::client::Client;
-use crate::command::env::segment;
+use crate::command::env::{segment, trimmed};
 use crate::failure::Failure;
 use crate::output;
 use options::{Word, parse};
@@ -154,7 +154,7 @@ async fn logs(mut options: Map<String, Value>) -> Result<(), Failure> {
 /// Takes the token: an option, or the variable that other tools know.
 fn token(options: &mut Map<String, Value>) -> Option<String> {
     let given = options.remove("github-token").and_then(|token| token.as_str().map(ToOwned::to_owned));
-    given.or_else(|| std::env::var("GITHUB_TOKEN").ok()).filter(|token| !token.is_empty())
+    given.or_else(|| std::env::var("GITHUB_TOKEN").ok()).as_deref().and_then(trimmed)
 }
 
 fn name(options: &Map<String, Value>) -> Result<String, Failure> {

@@ -65,9 +65,15 @@ pub(crate) struct Token {
 impl Token {
     /// Makes a client that sends the token; where there is none, that of the server, for whoever runs it.
     fn client(&self, global: &Global) -> Result<Client, Failure> {
-        let given = self.github_token.clone().filter(|token| !token.is_empty());
+        let given = self.github_token.as_deref().and_then(trimmed);
         Client::new(&Global { token: given.or_else(|| global.token.clone()), ..global.clone() })
     }
+}
+
+/// Returns a token without what was copied with it; none if nothing is left.
+pub(crate) fn trimmed(token: &str) -> Option<String> {
+    let token = token.trim();
+    (!token.is_empty()).then(|| token.to_owned())
 }
 
 /// Which environment.

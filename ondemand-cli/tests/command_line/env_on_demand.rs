@@ -198,6 +198,9 @@ fn variables_say_the_token_and_the_server() {
     assert!(output.status.success() && !outcome(&output).contains("ghp_"), "{}", outcome(&output));
     assert_eq!(server.last("POST /envs").body()["github-token"], "ghp_flag");
     assert!(other.asked().is_empty());
+    let output = run(command.args(["--github-token", "ghp_copied \n"]));
+    assert!(output.status.success(), "{}", outcome(&output));
+    assert_eq!(server.last("POST /envs").body()["github-token"], "ghp_copied");
     let output =
         run(command.env("ENV_ON_DEMAND_URL", "").env("GITHUB_TOKEN", "").args(["--name", "x", "--github-token", ""]));
     assert!(output.status.success(), "{}", outcome(&output));

@@ -361,6 +361,22 @@ fn a_github_token_goes_before_that_of_the_server_and_a_flag_before_a_variable() 
 }
 
 #[test]
+fn what_was_copied_with_a_token_does_no_harm_and_what_is_in_it_is_said() {
+    let server = Envs::start();
+    let output = ask_with(&server, &["list"], &[("GITHUB_TOKEN", " ghp_variable\r\n")]);
+    assert!(output.status.success(), "{}", outcome(&output));
+    assert_eq!(server.asked()[0].header("authorization"), Some("Bearer ghp_variable"));
+    let asked = server.asked().len();
+    for (name, token) in [("GITHUB_TOKEN", "ghp_two\nlines"), ("ONDEMAND_TOKEN", "ghp_\u{7f}")] {
+        let output = ask_with(&server, &["create"], &[(name, token)]);
+        assert_eq!((output.status.code(), stdout(&output)), (Some(2), String::new()), "{}", outcome(&output));
+        let told = stderr(&output);
+        assert!(told.starts_with("error: the token holds") && !told.contains("ghp_"), "{told}");
+    }
+    assert_eq!(server.asked().len(), asked);
+}
+
+#[test]
 fn help_shows_no_token() {
     let (server, directory) = (Envs::start(), empty_directory());
     for words in
