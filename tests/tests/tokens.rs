@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use ondemand_core::Secret;
 use ondemand_tests::forge::{Fault, Part};
 use ondemand_tests::shop::{DATASET, visit};
-use ondemand_tests::{Forge, Home, Inventory, Server, ServerOptions, Shop};
+use ondemand_tests::{Forge, Home, Inventory, Server, ServerOptions, Shop, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -25,6 +25,7 @@ struct Place {
     home: Home,
     shop: Shop,
     server: Server,
+    options: ServerOptions,
     before: Inventory,
     http: reqwest::Client,
 }
@@ -66,7 +67,7 @@ impl Place {
         server.import("shop", DATASET).await?;
         let before = Inventory::take(&home, &home.data())?;
         let http = reqwest::Client::builder().no_proxy().build()?;
-        Ok(Self { forge, home, shop, server, before, http })
+        Ok(Self { forge, home, shop, server, options, before, http })
     }
 
     /// Returns a token that may read the shop.
@@ -142,6 +143,37 @@ async fn private_repositories_are_cloned_with_the_users_token() -> Result<()> {
     assert!(detail(&refused).contains("shop/front") && !detail(&refused).contains("shop/back"), "{refused}");
     assert!(refused["hint"].to_string().contains("token"), "{refused}");
     place.nothing_is_left().await
+}
+
+#[tokio::test]
+async fn services_are_started_again_after_a_restart_with_what_they_were_given() -> Result<()> {
+    let mut place = Place::new().await?;
+    let anna = place.customer("anna");
+    place.created(&anna, json!({ "name": "demo" })).await?;
+    place.server.kill().await?;
+    place.server = Server::start(&place.home.data(), &place.options).await?;
+    // Its token is of no use any more, and is not needed: what was built is there.
+    place.forge.revoke(&anna);
+    let processes = place.home.processes()?;
+    let services: Vec<_> = processes.into_iter().filter(|(_, command)| command == "perl server.pl").collect();
+    assert_eq!(services.len(), 2, "{services:?}");
+    for (pid, _) in &services {
+        rustix::process::kill_process(*pid, rustix::process::Signal::KILL)?;
+    }
+    eventually(async || {
+        let statuses = [
+            visit(&place.server, "demoapi.localhost", "/health").await?.0,
+            visit(&place.server, "demo.localhost", "/").await?.0,
+        ];
+        let there = place.home.processes()?.iter().any(|(pid, _)| services.iter().any(|(old, _)| old == pid));
+        ensure!(statuses == [200, 200] && !there, "{statuses:?}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(files_with(&place.home.data(), anna.expose())?.len(), 1);
+    place.deleted(&place.customer("anna"), "demo").await?;
+    assert_eq!(files_with(&place.home.data(), anna.expose())?, Vec::<PathBuf>::new());
+    Ok(())
 }
 
 #[tokio::test]
@@ -450,6 +482,8 @@ async fn the_token_is_nowhere_but_in_the_file_of_the_running_services() -> Resul
     assert!(events.contains("event: error") && !events.contains(anna.expose()), "{events}");
     let failed = place.ask(Some(&anna), "GET", "/envs/broken", "").await?.json()?;
     assert_eq!(failed["status"], "failed", "{failed}");
+    place.shop.push("back", "main", "Break it for all").await?;
+    place.ask(Some(&anna), "POST", "/envs/demo/redeploy", "").await?.refused(422, "service_failed")?;
     only_the_secret([(&anna, 0), (&other, 1)])?;
 
     // Bad requests that hold it are not repeated either.
