@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::deploy::{Teller, announce, delete_database, deploy, undo_deploy, unless_cancelled};
-use super::inner::Inner;
+use super::inner::{Inner, keep};
 use super::plan::{Draft, Outline};
 use super::record::database_mark;
 use super::under_way::Turn;
@@ -99,7 +99,7 @@ pub(super) async fn begin(
     let outline = Outline::new(inner, &wanted)?;
     let (claim, turn) = inner.claim(wanted.name.clone(), owner, &outline).await?;
     inner.failures.forget(&claim.name);
-    turn.work.show(outline.record(inner, &claim, wanted.fixtures)?);
+    turn.work.show(outline.record(&claim, wanted.fixtures)?);
     let name = claim.name.clone();
     let cancel = turn.work.cancel.clone();
     let given_up = cancel.clone().drop_guard();
@@ -162,7 +162,7 @@ impl Creation<'_> {
         let (inner, record) = (self.inner, &mut draft.record);
         let mut options = CreateOptions {
             dataset: Some(dataset),
-            ttl: Some(inner.keep(draft.keep_days, draft.keep_days)?),
+            ttl: Some(keep(draft.keep_days, draft.keep_days)?),
             name: DatabaseName::new(format!("env-{}", record.name)).ok(),
             environment: Some(database_mark(&record.name, &record.origin)),
             ..CreateOptions::default()

@@ -38,10 +38,9 @@ pub(super) async fn delete(inner: &Arc<Inner>, name: &EnvironmentName, caller: &
         let owner = newest.record.owner.clone();
         caller.check(&owner)?;
         let work = Work::new(Doing::Deleting, AttemptId::random()?, owner, Vec::new());
-        match inner.under_way.begin(name, work) {
-            Ok(turn) => return detached(inner, turn, name).await,
-            // Somebody was faster.
-            Err(_) => continue,
+        // Or somebody was faster.
+        if let Ok(turn) = inner.under_way.begin(name, work) {
+            return detached(inner, turn, name).await;
         }
     }
 }

@@ -95,14 +95,12 @@ pub(super) async fn deploy(
     // A service that is waited for may never come.
     let deploying = async {
         let deployed = tokio::time::timeout(draft.ready_timeout, inner.orchestrator.deploy(spec)).await;
-        match deployed {
-            Ok(deployed) => deployed,
-            Err(_) => {
-                let last = "its services do not start, or wait for one that does not do its work".to_owned();
-                let log = inner.log_tail(&spec.name, None).await;
-                Err(Error::NotReady { waited: draft.ready_timeout, last, log })
-            }
+        if let Ok(deployed) = deployed {
+            return deployed;
         }
+        let last = "its services do not start, or wait for one that does not do its work".to_owned();
+        let log = inner.log_tail(&spec.name, None).await;
+        Err(Error::NotReady { waited: draft.ready_timeout, last, log })
     };
     unless_cancelled(cancel, deploying).await?;
     if hold {

@@ -207,7 +207,7 @@ impl Inner {
         caller.check(&record.owner)?;
         // A template that is gone, or is being edited, says nothing any more.
         let most = self.template(Some(&record.template)).ok().map(|(_, template)| self.most_days(&template));
-        let keep = self.keep(keep_days, most.unwrap_or(self.options.max_keep_days))?;
+        let keep = keep(keep_days, most.unwrap_or(self.options.max_keep_days))?;
         let turn = self.change(name, Doing::Extending, caller, Vec::new()).await?;
         let (inner, name) = (Arc::clone(self), name.clone());
         crate::databases::detached(async move {
@@ -261,17 +261,6 @@ impl Inner {
         template.settings().limits.max_keep_days.unwrap_or(most).min(most)
     }
 
-    /// Returns how long so many days are.
-    pub(super) fn keep(&self, days: u32, most: u32) -> Result<Ttl> {
-        if days == 0 {
-            return Err(Error::invalid("keep-days", "it must be at least 1"));
-        }
-        if days > most {
-            return Err(Error::invalid("keep-days", format!("{days} is above the maximum of {most}")));
-        }
-        Ttl::new(Duration::from_secs(u64::from(days) * 86_400))
-    }
-
     /// Returns the databases of an environment.
     pub(super) async fn databases_of(&self, record: &Record) -> Result<Vec<Database>> {
         let mark = database_mark(&record.name, &record.origin);
@@ -299,6 +288,17 @@ impl Inner {
             tail.into_iter().flat_map(|(name, lines)| lines.into_iter().map(move |line| format!("{name}: {line}")));
         named.collect()
     }
+}
+
+/// Returns how long so many days are.
+pub(super) fn keep(days: u32, most: u32) -> Result<Ttl> {
+    if days == 0 {
+        return Err(Error::invalid("keep-days", "it must be at least 1"));
+    }
+    if days > most {
+        return Err(Error::invalid("keep-days", format!("{days} is above the maximum of {most}")));
+    }
+    Ttl::new(Duration::from_secs(u64::from(days) * 86_400))
 }
 
 /// How many lines of a log explain a failure.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::inner::{Deployed, Inner};
+use super::inner::{Deployed, Inner, keep};
 use super::record::{HostRoute, Record, State};
 use super::under_way::{Doing, Turn, Work};
 use super::{Choice, CreateEnvironment, Source, names, secrets};
@@ -73,19 +73,19 @@ impl Outline {
         let most = inner.most_days(&template);
         let usual = limits.keep_days.unwrap_or(inner.options.default_keep_days).min(most);
         let keep_days = wanted.keep_days.unwrap_or(usual);
-        inner.keep(keep_days, most)?;
+        keep(keep_days, most)?;
         Ok(Self { template_name, template, back, front, keep_days })
     }
 
     /// Returns what is known of an environment before its branches are resolved.
-    pub(super) fn record(&self, inner: &Inner, claim: &Claim, fixtures: bool) -> Result<Record> {
+    pub(super) fn record(&self, claim: &Claim, fixtures: bool) -> Result<Record> {
         let now = OffsetDateTime::now_utc();
         Ok(Record {
             name: claim.name.clone(),
             owner: claim.owner.clone(),
             template: self.template_name.clone(),
             created: now,
-            expires: now + inner.keep(self.keep_days, self.keep_days)?.duration(),
+            expires: now + keep(self.keep_days, self.keep_days)?.duration(),
             routes: claim.routes.clone(),
             back: None,
             front: None,
@@ -116,7 +116,7 @@ impl Outline {
             routes,
             back: back.as_ref().map(Source::of),
             front: front.as_ref().map(Source::of),
-            ..self.record(inner, claim, fixtures)?
+            ..self.record(claim, fixtures)?
         };
         let dataset = dataset(settings, fixtures);
         if fixtures && dataset.is_none() && settings.database.is_some() {

@@ -180,10 +180,13 @@ fn again_and_again(restarts: u32) -> String {
     format!("it ended by itself {restarts} times")
 }
 
+/// A service, and what it wrote.
+type Line = (String, String);
+
 /// The last line that any service wrote.
 struct LastLine {
-    seen: watch::Receiver<Option<(String, String)>>,
-    told: std::sync::Mutex<Option<(Phase, Option<(String, String)>)>>,
+    seen: watch::Receiver<Option<Line>>,
+    told: std::sync::Mutex<Option<(Phase, Option<Line>)>>,
     _reading: AbortOnDropHandle<()>,
 }
 

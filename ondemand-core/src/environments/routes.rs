@@ -43,9 +43,10 @@ impl Inner {
     /// Returns the route of a host name: pending, where its service runs nowhere.
     fn route(&self, record: &Record, stack: &Stack, host: &HostRoute) -> Result<Route> {
         let upstreams = upstreams(stack, host)?;
-        let route = match upstreams.is_empty() {
-            true => Route::pending(host.host.clone()),
-            false => Route::new(host.host.clone(), upstreams),
+        let route = if upstreams.is_empty() {
+            Route::pending(host.host.clone())
+        } else {
+            Route::new(host.host.clone(), upstreams)
         };
         Ok(route.with_owner(self.route_mark(&record.name)))
     }
