@@ -331,6 +331,30 @@ async fn others_may_look_and_only_the_owner_may_touch() -> Result<()> {
     place.nothing_is_left().await
 }
 
+#[tokio::test]
+async fn what_is_being_made_is_its_owners_already() -> Result<()> {
+    let place = Place::new().await?;
+    let (anna, bert) = (place.customer("anna"), place.customer("bert"));
+    place.shop.write("back", "build.sh", "sleep 600\n")?;
+    place.shop.push("back", "main", "Take one's time").await?;
+    let request = place.http.post(format!("{}/envs", place.server.url())).bearer_auth(anna.expose());
+    let begun = request.header("prefer", "respond-async").body(r#"{"name":"demo"}"#).send().await?;
+    assert_eq!(begun.status(), 202);
+    place.ask(Some(&bert), "DELETE", "/envs/demo", "").await?.refused(403, "forbidden")?;
+    // The name is taken, and what there is of it is nobody else's to read.
+    place.create(&bert, json!({ "name": "demo" })).await?.refused(409, "already_exists")?;
+    eventually(async || {
+        let own = place.ask(Some(&anna), "GET", "/envs/demo/logs", "").await?;
+        ensure!(own.status == 200 && own.text.contains("[ondemand]"), "{own:?}");
+        Ok(())
+    })
+    .await?;
+    place.ask(Some(&bert), "GET", "/envs/demo/logs", "").await?.refused(403, "forbidden")?;
+    let seen = place.ask(Some(&bert), "GET", "/envs/demo", "").await?.json()?;
+    assert_eq!((&seen["status"], &seen["owner"]["login"]), (&json!("creating"), &json!("anna")));
+    place.deleted(&anna, "demo").await
+}
+
 /// Between the resolving of a branch and the cloning of its commit anything may happen; here a service that the others wait for sees to it that it does.
 #[tokio::test]
 async fn a_branch_that_is_deleted_before_it_is_cloned_is_said() -> Result<()> {
