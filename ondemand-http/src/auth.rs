@@ -69,7 +69,7 @@ impl Access {
     fn bearer(&self, headers: &HeaderMap) -> Bearer {
         let Some(token) = bearer(headers) else { return Bearer::Nobody };
         match &self.0.digest {
-            Some(expected) if self.0.is(token, expected) => Bearer::Admin,
+            Some(expected) if is(token, expected) => Bearer::Admin,
             _ => Bearer::Token(Secret::new(String::from_utf8_lossy(token))),
         }
     }
@@ -108,11 +108,6 @@ impl Credentials {
         }
     }
 
-    fn is(&self, token: &[u8], expected: &[u8; 32]) -> bool {
-        let given: [u8; 32] = Sha256::digest(token).into();
-        bool::from(given.ct_eq(expected))
-    }
-
     /// Checks whom a request is for, where users are told apart by tokens of their own.
     fn check_page(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         // Without accounts nobody has a token of his own: it takes the server's, where it has one.
@@ -133,7 +128,7 @@ impl Credentials {
         let Some(token) = bearer(headers) else {
             return Err(Error::unauthenticated("this server wants a token").into());
         };
-        if self.is(token, expected) {
+        if is(token, expected) {
             return Ok(());
         }
         Err(Error::unauthenticated("the token is not the one this server wants").into())
@@ -177,6 +172,12 @@ pub(crate) async fn guard_page(State(access): State<Access>, request: Request, n
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
+}
+
+/// Tells whether a token is the one with this digest.
+fn is(token: &[u8], expected: &[u8; 32]) -> bool {
+    let given: [u8; 32] = Sha256::digest(token).into();
+    bool::from(given.ct_eq(expected))
 }
 
 /// Returns the token that a request carries.

@@ -14,7 +14,7 @@ use crate::{Home, Server, ServerOptions, ports};
 pub const REPOSITORIES: [&str; 2] = ["shop/back-web", "shop/front-web"];
 
 /// What a template for the laboratory says; the image is the laboratory's.
-const TEMPLATE: &str = r#"
+const TEMPLATE: &str = r"
 x-ondemand:
   routes:
     - { suffix: api, service: back, port: 3000, path: /health, status: 200 }
@@ -49,7 +49,7 @@ services:
       ONDEMAND_BUILD: sh build.sh
       ONDEMAND_RUN: exec perl server.pl
       API_URL: {{ urls.api }}
-"#;
+";
 
 /// Returns what the laboratory is found by.
 ///
@@ -167,7 +167,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If it cannot be told.
-    pub async fn instance(&self) -> Result<String> {
+    pub fn instance(&self) -> Result<String> {
         let runtime = std::fs::read_link(self.home.data().join("run"))?;
         let name = runtime.file_name().context("a name")?.to_string_lossy().into_owned();
         Ok(name.rsplit('-').next().unwrap_or_default().to_owned())
@@ -178,7 +178,7 @@ impl Cluster {
     /// # Errors
     /// If the manager does not answer.
     pub async fn in_swarm(&self) -> Result<Vec<String>> {
-        let filter = format!("label=ondemand.instance={}", self.instance().await?);
+        let filter = format!("label=ondemand.instance={}", self.instance()?);
         let mut found = Vec::new();
         for kind in ["service", "secret", "config", "network"] {
             let mut command = self.docker(&[kind, "ls", "--filter", &filter, "--format", "{{.Name}}"])?;

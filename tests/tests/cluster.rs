@@ -149,7 +149,7 @@ async fn the_token_is_nowhere_to_be_seen() -> Result<()> {
         let request = cluster.server.request(reqwest::Method::GET, path).bearer_auth(token.expose());
         seen += &request.send().await?.error_for_status()?.text().await?;
     }
-    let instance = cluster.instance().await?;
+    let instance = cluster.instance()?;
     for kind in ["service", "secret", "config", "network"] {
         let filter = format!("label=ondemand.instance={instance}");
         let ids = run(&mut cluster.docker(&[kind, "ls", "--quiet", "--filter", &filter])?).await?;
@@ -193,7 +193,7 @@ async fn dockers_own_commands_work_on_environments() -> Result<()> {
     let cluster = Cluster::start().await?;
     let token = cluster.token("anna");
     cluster.server.succeed("POST", "/envs", body("demo", &token, json!({}))).await?;
-    let stack = format!("{}_env-demo", cluster.instance().await?);
+    let stack = format!("{}_env-demo", cluster.instance()?);
     let listed = run(&mut cluster.docker(&["stack", "ls", "--format", "{{.Name}} {{.Services}}"])?).await?;
     ensure!(listed.lines().any(|line| line == format!("{stack} 2")), "{listed}");
     let services = run(&mut cluster.docker(&["stack", "services", "--format", "{{.Name}}", &stack])?).await?;

@@ -90,7 +90,7 @@ async fn a_route_follows_a_task_within_seconds() -> Result<()> {
     let token = cluster.token("anna");
     create(&cluster, &token).await?;
     let before = answers(&cluster).await?;
-    let service = format!("{}_env-demo_back", cluster.instance().await?);
+    let service = format!("{}_env-demo_back", cluster.instance()?);
     run(&mut cluster.docker(&["service", "update", "--detach", "--force", &service])?).await?;
     // From the moment that the new task runs, as the manager says it, until the route leads there.
     let begun = Instant::now();

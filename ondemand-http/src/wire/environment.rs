@@ -21,7 +21,7 @@ pub struct PostEnvironment {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub github_token: Option<String>,
     /// Whether it gets fixtures instead of the dump.
-    #[serde(skip_serializing_if = "is_false", deserialize_with = "switch")]
+    #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "switch")]
     pub with_fixtures: bool,
     /// How many days it lives; a number, or text.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "days")]
@@ -258,10 +258,6 @@ impl From<environments::Plan> for EnvironmentPlan {
 fn status_schema() -> Object {
     let all = ["creating", "ready", "degraded", "redeploying", "deleting", "failed"];
     super::text("What it does.").enum_values(Some(all)).build()
-}
-
-fn is_false(on: &bool) -> bool {
-    !on
 }
 
 /// Reads a switch, which old clients send as text, or with nothing in it.

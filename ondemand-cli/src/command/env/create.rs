@@ -15,6 +15,7 @@ use crate::output;
 
 /// What to create.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 pub(crate) struct Arguments {
     /// Its name [default: a readable one]
     #[arg(long, value_name = "NAME")]

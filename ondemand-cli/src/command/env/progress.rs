@@ -55,15 +55,13 @@ impl Progress {
 
 /// Describes a step in a line. What a service wrote may hold anything: only what can be seen is shown.
 fn describe(step: &Step) -> String {
-    let mut text = format!("{}, {}", step.phase, when::span(Duration::from_millis(step.elapsed_ms)));
-    if let Some(detail) = &step.detail {
-        let detail: String = detail.chars().filter(|c| !c.is_control()).take(200).collect();
-        text += &match &step.service {
-            Some(service) => format!(": {service}: {detail}"),
-            None => format!(": {detail}"),
-        };
+    let text = format!("{}, {}", step.phase, when::span(Duration::from_millis(step.elapsed_ms)));
+    let Some(detail) = &step.detail else { return text };
+    let detail: String = detail.chars().filter(|c| !c.is_control()).take(200).collect();
+    match &step.service {
+        Some(service) => format!("{text}: {service}: {detail}"),
+        None => format!("{text}: {detail}"),
     }
-    text
 }
 
 #[cfg(test)]

@@ -170,7 +170,10 @@ async fn follow_outcome(world: &World, model: &mut Model, step: Step, outcome: O
         (Step::Delete(_), Some(Err(_))) if there.is_none() => drop(model.remove(name)),
         // What failed has changed nothing.
         (_, Some(Err(_))) => {}
-        _ => drop(there.map(|there| model.insert(name, there)).unwrap_or_else(|| model.remove(name))),
+        _ => match there {
+            Some(there) => drop(model.insert(name, there)),
+            None => drop(model.remove(name)),
+        },
     }
 }
 
