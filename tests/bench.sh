@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# What `make bench` runs: installs what is missing, builds, and measures the proxy against others, and databases as ratios to a bare program
-# that does the same. ONLY=proxy or ONLY=databases is one of them.
+# What `make bench` runs: installs what is missing, builds, and measures the proxy against others, databases as ratios to a bare program that does
+# the same, and environments against `docker stack deploy`. ONLY=proxy, ONLY=databases or ONLY=environments is one of them.
 #
 # The proxy: ROUNDS is how often each thing is measured, MEASURE what (cpu, browser, routes, changes, latency, bodies, sockets; or noise and
 # load, which are not unless they are asked for), PEERS which proxies besides nginx are shown (haproxy, caddy).
 #
 # Databases: as root, since it makes BTRFS pools and runs a Docker Engine; what it builds is built as the user who called. SIZE is that of the
 # large dataset, ROUNDS how often each thing is measured, LIVE how many databases live at once.
+#
+# Environments: as root; ROUNDS is how often each thing is measured, LIVE how many environments live at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup/privilege.sh
@@ -38,14 +40,23 @@ databases() {
         "$target/release/bench" --size "${SIZE:-5G}" --rounds "${ROUNDS:-20}" --live "${LIVE:-200}"
 }
 
+environments() {
+    tests/setup/packages.sh build run test
+    cargo build --locked --release --package ondemand-cli --package ondemand-tests --bin ondemand --bin bench-environments
+    as_root env "PATH=$PATH" ${TMPDIR:+"TMPDIR=$TMPDIR"} "ONDEMAND_TEST_BINARY=$target/release/ondemand" \
+        tests/setup/with-engine.sh "$target/test-cache" \
+        "$target/release/bench-environments" --rounds "${ROUNDS:-7}" --live "${LIVE:-50}"
+}
+
 case "${ONLY:-}" in
     '')
         proxy
         databases
+        environments
         ;;
-    proxy | databases) "$ONLY" ;;
+    proxy | databases | environments) "$ONLY" ;;
     *)
-        echo "error: ONLY is proxy or databases, not $ONLY" >&2
+        echo "error: ONLY is proxy, databases or environments, not $ONLY" >&2
         exit 2
         ;;
 esac

@@ -7,6 +7,11 @@ use std::time::Duration;
 pub struct Samples(Vec<Duration>);
 
 impl Samples {
+    /// Makes none yet.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
     /// Adds a sample, if it is to be kept.
     pub fn add(&mut self, kept: bool, sample: Duration) {
         if kept {
