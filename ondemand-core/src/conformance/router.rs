@@ -27,6 +27,7 @@ macro_rules! router_conformance {
             one_route_is_asked_for_by_its_host
             a_pending_route_needs_no_upstream
             what_upstreams_speak_is_kept
+            who_looks_after_a_route_is_kept
         }
     };
     (@tests $module:ident, $router:expr, $($behaviour:ident)*) => {
@@ -191,4 +192,15 @@ pub async fn what_upstreams_speak_is_kept(router: Arc<dyn Router>) {
     let first = second.with_protocol(Protocol::Http1);
     router.set(&first).await.unwrap();
     assert_eq!(router.list().await.unwrap(), [first]);
+}
+
+/// A route says what looks after it, and setting it again may change that.
+pub async fn who_looks_after_a_route_is_kept(router: Arc<dyn Router>) {
+    let own = route("a.example", &["10.0.0.1:80"]).with_owner("0123abcd/demo");
+    router.set(&own).await.unwrap();
+    assert_eq!(router.list().await.unwrap(), std::slice::from_ref(&own));
+    assert_eq!(router.get(&own.host).await.unwrap(), own);
+    let manual = Route { owner: None, ..own };
+    router.set(&manual).await.unwrap();
+    assert_eq!(router.list().await.unwrap(), [manual]);
 }

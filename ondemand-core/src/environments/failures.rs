@@ -52,3 +52,22 @@ impl Failures {
         Some((failure.record.clone(), failure.message.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environments::record::tests::record;
+
+    #[test]
+    fn of_too_many_the_oldest_is_forgotten() {
+        let failures = Failures::default();
+        let name = |n: usize| format!("demo{n}").parse::<EnvironmentName>().unwrap();
+        for n in 0..=MOST {
+            failures.remember(Record { name: name(n), ..record() }, &Error::Cancelled);
+        }
+        assert!(failures.get(&name(0)).is_none());
+        for n in [1, MOST] {
+            assert_eq!(failures.get(&name(n)).unwrap().1, Error::Cancelled.to_string());
+        }
+    }
+}

@@ -110,8 +110,7 @@ impl Outline {
             tokio::try_join!(resolve(inner, self.back.as_ref(), token), resolve(inner, self.front.as_ref(), token))?;
         let settings = self.template.settings();
         let without = absent(settings, back.is_some(), front.is_some());
-        let mut routes = claim.routes.clone();
-        routes.retain(|route| !without.contains(&route.service.to_string()));
+        let routes = without_services(claim.routes.clone(), &without);
         let record = Record {
             routes,
             back: back.as_ref().map(Source::of),
@@ -390,6 +389,28 @@ fn choose(part: &str, wanted: &Choice, setting: Option<&Part>) -> Result<Option<
 async fn resolve(inner: &Inner, choice: Option<&Choice>, token: Option<&Secret>) -> Result<Option<Resolved>> {
     let Some(Choice { repository: Some(repository), branch }) = choice else { return Ok(None) };
     inner.git.resolve(repository, branch.as_ref(), token).await.map(Some)
+}
+
+/// Returns the routes of an environment that is there as its template has them now.
+///
+/// # Errors
+/// [`Error::Conflict`] if they are other host names than those it has.
+pub(super) fn routes_now(record: &Record, domain: &Hostname, settings: &Settings) -> Result<Vec<HostRoute>> {
+    let absent = absent(settings, record.back.is_some(), record.front.is_some());
+    let now = without_services(routes(&record.name, domain, settings)?, &absent);
+    let hosts = |routes: &[HostRoute]| routes.iter().map(|route| route.host.clone()).collect::<BTreeSet<_>>();
+    if hosts(&now) == hosts(&record.routes) {
+        return Ok(now);
+    }
+    Err(Error::Conflict {
+        message: format!("template {} has other routes now than environment {} has", record.template, record.name),
+        hint: "delete the environment, and create it again".into(),
+    })
+}
+
+fn without_services(mut routes: Vec<HostRoute>, services: &[String]) -> Vec<HostRoute> {
+    routes.retain(|route| services.iter().all(|service| *service != route.service.as_str()));
+    routes
 }
 
 /// Returns the host names of an environment, each with where it leads: those of the suffixes, and the plain name.

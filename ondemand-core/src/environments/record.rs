@@ -185,7 +185,7 @@ fn moment(labels: &Labels, key: &str) -> Result<OffsetDateTime> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use time::macros::datetime;
 
     use super::*;

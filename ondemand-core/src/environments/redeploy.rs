@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::deploy::{Teller, announce, deploy, undo_deploy, unless_cancelled};
 use super::inner::{Deployed, Inner};
-use super::plan::{Draft, dataset};
+use super::plan::{Draft, dataset, routes_now};
 use super::record::{Record, State};
 use super::under_way::Doing;
 use super::{Caller, Environment, Phase, Source, Status, StepReporter};
@@ -57,6 +57,8 @@ async fn draft(
 ) -> Result<Draft> {
     let record = &old.record;
     let (_, template) = inner.template(Some(&record.template))?;
+    // Their services may listen elsewhere than when it was made.
+    let routes = routes_now(record, &inner.options.domain, template.settings())?;
     let (back, front) =
         tokio::try_join!(again(inner, record.back.as_ref(), token), again(inner, record.front.as_ref(), token))?;
     let ready_timeout = template.settings().limits.ready_timeout.unwrap_or(inner.options.ready_timeout);
@@ -64,6 +66,7 @@ async fn draft(
     let new = Record {
         back: back.as_ref().map(Source::of),
         front: front.as_ref().map(Source::of),
+        routes,
         generation,
         state: State::Pending,
         attempt: attempt.clone(),

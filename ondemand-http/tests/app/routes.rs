@@ -192,7 +192,9 @@ async fn a_server_without_a_proxy_says_so() {
 fn what_goes_through_is_described() {
     let document = serde_json::to_value(proxy_openapi()).expect("JSON");
     let text = document["components"]["schemas"].to_string();
-    for field in ["host", "upstreams", "protocol", "pending", "in-flight", "upgrades", "requests", "last-active"] {
+    for field in
+        ["host", "upstreams", "protocol", "pending", "owner", "in-flight", "upgrades", "requests", "last-active"]
+    {
         assert!(text.contains(&format!("\"{field}\"")), "{field}: {text}");
     }
     let put = &document["components"]["schemas"]["PutRoute"]["properties"];

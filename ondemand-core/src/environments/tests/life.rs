@@ -310,6 +310,23 @@ async fn a_deletion_that_waits_for_one_that_fails_is_no_success() {
 }
 
 #[tokio::test]
+async fn a_redeployment_reaches_services_where_the_template_has_them_now() {
+    let world = World::new().await;
+    world.create("demo").await.unwrap();
+    let file = world.options.templates.join("shop.yml");
+    let template = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, template.replace("port: 3000", "port: 4000")).unwrap();
+    world.redeploy("demo").await.unwrap();
+    let ports: Vec<_> = deployed(&world, "demo").await.record.routes.iter().map(|route| route.port).collect();
+    assert_eq!(ports, [8080, 4000]);
+    world.check(&["demo"]).await;
+    // A new host name might be another environment's.
+    std::fs::write(&file, template.replace("suffix: api", "suffix: other")).unwrap();
+    assert_eq!(world.redeploy("demo").await.unwrap_err().code(), Code::Conflict);
+    world.check(&["demo"]).await;
+}
+
+#[tokio::test]
 async fn a_database_whose_stack_goes_while_it_is_redeployed_stays() {
     let world = World::new().await;
     world.create("demo").await.unwrap();

@@ -170,10 +170,11 @@ async fn follow_outcome(world: &World, model: &mut Model, step: Step, outcome: O
         (Step::Delete(_), Some(Err(_))) if there.is_none() => drop(model.remove(name)),
         // What failed has changed nothing.
         (_, Some(Err(_))) => {}
-        _ => match there {
-            Some(there) => drop(model.insert(name, there)),
-            None => drop(model.remove(name)),
-        },
+        // It was cut off: what is there counts.
+        _ => {
+            model.remove(name);
+            model.extend(there.map(|generation| (name, generation)));
+        }
     }
 }
 
