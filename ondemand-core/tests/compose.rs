@@ -129,7 +129,8 @@ fn a_web_shop() {
     assert_eq!(postgres.volumes, [volume("data", "/var/lib/postgresql/data")]);
     assert_eq!((postgres.shm_size, postgres.stop_signal), (Some(256 << 20), StopSignal::Int));
     assert_eq!(postgres.placement.constraints, ["node.labels.disk == ssd"]);
-    assert_eq!(postgres.placement.restart_policy, None, "its own `deploy` takes the place of the merged one");
+    let restart = postgres.placement.restart_policy.as_ref().map(|policy| policy.condition);
+    assert_eq!(restart, Some(RestartCondition::Any), "its own `deploy` takes the place of the merged one");
     assert_eq!(postgres.healthcheck.as_ref().expect("a check").test, ["CMD-SHELL", "pg_isready -U postgres"]);
 
     let redis = service(&stack, "redis");

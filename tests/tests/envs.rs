@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use futures_util::StreamExt;
 use ondemand_tests::shop::{DATASET, visit};
 use ondemand_tests::{Home, Inventory, Server, ServerOptions, Shop, eventually, query};
 use reqwest::Method;
@@ -311,11 +310,14 @@ async fn who_goes_away_leaves_nothing() -> Result<()> {
     place.shop.push("back", "slow", "Take one's time").await?;
     let body = r#"{"name":"demo","github-back-branch":"slow"}"#;
     let request = place.server.request(Method::POST, "/envs").header("accept", "text/event-stream");
-    let mut events = request.body(body).send().await?.bytes_stream();
-    let mut text = String::new();
-    while !text.contains("building for a while") {
-        text += &String::from_utf8_lossy(&events.next().await.context("an event")??);
-    }
+    let events = request.body(body).send().await?;
+    eventually(async || {
+        let request = place.server.request(Method::GET, "/envs/demo/logs");
+        let log = request.send().await?.text().await?;
+        ensure!(log.contains("building for a while"), "{log}");
+        Ok(())
+    })
+    .await?;
     drop(events);
     place.before.returns(&place.home, &place.home.data()).await?;
     place.nothing_is_left().await?;

@@ -84,7 +84,12 @@ async fn main() -> Result<()> {
         first.add(live < 5, took);
         last.add(live + 5 >= arguments.live, took);
     }
-    report.ratio(&format!("the last of {} environments / the first", arguments.live), last.median(), first.median(), 1.2);
+    report.ratio(
+        &format!("the last of {} environments / the first", arguments.live),
+        last.median(),
+        first.median(),
+        1.2,
+    );
     for live in 0..arguments.live {
         delete(&cluster, &format!("live-{live}"), &token).await?;
     }
