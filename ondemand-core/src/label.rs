@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::error::{Error, Kind, Result, shorten};
 
@@ -125,6 +129,28 @@ impl fmt::Display for Selector {
             write!(f, "{}{key}={value}", if i == 0 { "" } else { "," })?;
         }
         Ok(())
+    }
+}
+
+/// Writes a moment as a label has it.
+pub(crate) fn rfc3339(moment: OffsetDateTime) -> Result<String> {
+    moment.format(&Rfc3339).map_err(|e| Error::invalid("time", e))
+}
+
+impl Labels {
+    /// Returns a label's value, which must be there.
+    pub(crate) fn text(&self, key: &str) -> Result<&str> {
+        self.get(key).ok_or_else(|| Error::invalid("labels", format!("{key} is missing")))
+    }
+
+    /// Reads a label's value, which must be there.
+    pub(crate) fn parse<T: FromStr<Err: fmt::Display>>(&self, key: &str) -> Result<T> {
+        self.text(key)?.parse().map_err(|e| Error::invalid(key, e))
+    }
+
+    /// Reads a label's value as a moment, which must be there.
+    pub(crate) fn moment(&self, key: &str) -> Result<OffsetDateTime> {
+        OffsetDateTime::parse(self.text(key)?, &Rfc3339).map_err(|e| Error::invalid(key, e))
     }
 }
 

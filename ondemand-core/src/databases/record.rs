@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::error::{Error, Result};
-use crate::label::{Labels, keys};
+use crate::label::{Labels, keys, rfc3339};
 use crate::name::{AttemptId, DatabaseId, DatabaseName, DatasetName, SnapshotName, StackName, Version, VolumeName};
 use crate::orchestrator::Stack;
 use crate::snapshot::Volume;
@@ -138,22 +137,22 @@ impl Record {
     pub(super) fn read(volume: &Volume) -> Result<Self> {
         let labels = &volume.labels;
         let record = Self {
-            id: parse(labels, keys::ID)?,
-            name: parse(labels, keys::NAME)?,
-            dataset: parse(labels, keys::DATASET)?,
-            version: parse(labels, keys::VERSION)?,
-            postgres: parse(labels, keys::POSTGRES)?,
-            dbname: text(labels, keys::DBNAME)?.to_owned(),
-            port: parse(labels, keys::PORT)?,
-            created: moment(labels, keys::CREATED)?,
-            expires: moment(labels, keys::EXPIRES)?,
-            durable: parse(labels, keys::DURABLE)?,
-            settings: serde_json::from_str(text(labels, keys::SETTINGS)?)
+            id: labels.parse(keys::ID)?,
+            name: labels.parse(keys::NAME)?,
+            dataset: labels.parse(keys::DATASET)?,
+            version: labels.parse(keys::VERSION)?,
+            postgres: labels.parse(keys::POSTGRES)?,
+            dbname: labels.text(keys::DBNAME)?.to_owned(),
+            port: labels.parse(keys::PORT)?,
+            created: labels.moment(keys::CREATED)?,
+            expires: labels.moment(keys::EXPIRES)?,
+            durable: labels.parse(keys::DURABLE)?,
+            settings: serde_json::from_str(labels.text(keys::SETTINGS)?)
                 .map_err(|e| Error::invalid(keys::SETTINGS, e))?,
-            generation: parse(labels, keys::GENERATION)?,
-            state: parse(labels, keys::STATE)?,
+            generation: labels.parse(keys::GENERATION)?,
+            state: labels.parse(keys::STATE)?,
             environment: labels.get(keys::ENVIRONMENT).map(str::to_owned),
-            attempt: parse(labels, keys::ATTEMPT)?,
+            attempt: labels.parse(keys::ATTEMPT)?,
         };
         if record.volume() != volume.name {
             return Err(Error::invalid("labels", format!("they describe {}, not {}", record.volume(), volume.name)));
@@ -166,22 +165,6 @@ impl Record {
 pub(super) fn stack_of(id: &DatabaseId) -> StackName {
     #[expect(clippy::expect_used, reason = "hexadecimal digits are a name's characters")]
     StackName::new(format!("pg-{}", id.short())).expect("a name")
-}
-
-fn rfc3339(moment: OffsetDateTime) -> Result<String> {
-    moment.format(&Rfc3339).map_err(|e| Error::invalid("time", e))
-}
-
-fn text<'a>(labels: &'a Labels, key: &str) -> Result<&'a str> {
-    labels.get(key).ok_or_else(|| Error::invalid("labels", format!("{key} is missing")))
-}
-
-fn parse<T: FromStr<Err: std::fmt::Display>>(labels: &Labels, key: &str) -> Result<T> {
-    text(labels, key)?.parse().map_err(|e| Error::invalid(key, e))
-}
-
-fn moment(labels: &Labels, key: &str) -> Result<OffsetDateTime> {
-    OffsetDateTime::parse(text(labels, key)?, &Rfc3339).map_err(|e| Error::invalid(key, e))
 }
 
 #[cfg(test)]

@@ -337,7 +337,7 @@ impl Draft {
             owner: template::OwnerVariables { login: record.owner.login.clone(), id: record.owner.id },
             fixtures: record.fixtures,
             keep_days: self.keep_days,
-            expires: super::record::rfc3339(record.expires)?,
+            expires: crate::label::rfc3339(record.expires)?,
             secrets: secrets::files(inner, record)?,
             attempt: record.attempt.to_string(),
             interpolation: BTreeMap::new(),

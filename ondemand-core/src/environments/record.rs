@@ -4,12 +4,11 @@ use std::str::FromStr;
 
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::Source;
 use crate::error::{Error, Result};
 use crate::github::Identity;
-use crate::label::{Labels, keys};
+use crate::label::{Labels, keys, rfc3339};
 use crate::name::{AttemptId, DatabaseId, EnvironmentName, Hostname, ServiceName, StackName};
 use crate::orchestrator::Stack;
 
@@ -134,23 +133,23 @@ impl Record {
     /// Reads a stack's labels.
     pub(super) fn read(stack: &Stack) -> Result<Self> {
         let labels = &stack.labels;
-        let (name, origin) = text(labels, keys::ENVIRONMENT)?
+        let (name, origin) = labels.text(keys::ENVIRONMENT)?
             .rsplit_once('.')
             .ok_or_else(|| Error::invalid(keys::ENVIRONMENT, "it has no attempt"))?;
         let record = Self {
-            name: parse(labels, keys::NAME)?,
-            owner: Identity { id: parse(labels, keys::OWNER_ID)?, login: text(labels, keys::OWNER)?.to_owned() },
-            template: text(labels, keys::TEMPLATE)?.to_owned(),
-            created: moment(labels, keys::CREATED)?,
-            expires: moment(labels, keys::EXPIRES)?,
-            routes: from_json(keys::ROUTES, text(labels, keys::ROUTES)?)?,
+            name: labels.parse(keys::NAME)?,
+            owner: Identity { id: labels.parse(keys::OWNER_ID)?, login: labels.text(keys::OWNER)?.to_owned() },
+            template: labels.text(keys::TEMPLATE)?.to_owned(),
+            created: labels.moment(keys::CREATED)?,
+            expires: labels.moment(keys::EXPIRES)?,
+            routes: from_json(keys::ROUTES, labels.text(keys::ROUTES)?)?,
             back: labels.get(keys::BACK).map(|part| from_json(keys::BACK, part)).transpose()?,
             front: labels.get(keys::FRONT).map(|part| from_json(keys::FRONT, part)).transpose()?,
-            fixtures: parse(labels, keys::FIXTURES)?,
+            fixtures: labels.parse(keys::FIXTURES)?,
             database: labels.get(keys::DATABASE).map(str::parse).transpose()?,
-            generation: parse(labels, keys::GENERATION)?,
-            state: parse(labels, keys::STATE)?,
-            attempt: parse(labels, keys::ATTEMPT)?,
+            generation: labels.parse(keys::GENERATION)?,
+            state: labels.parse(keys::STATE)?,
+            attempt: labels.parse(keys::ATTEMPT)?,
             origin: origin.parse()?,
         };
         if record.stack()? != stack.name || record.name.as_str() != name {
@@ -160,28 +159,12 @@ impl Record {
     }
 }
 
-pub(super) fn rfc3339(moment: OffsetDateTime) -> Result<String> {
-    moment.format(&Rfc3339).map_err(|e| Error::invalid("time", e))
-}
-
 fn json(key: &str, value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::invalid(key, e))
 }
 
 fn from_json<T: DeserializeOwned>(key: &str, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|e| Error::invalid(key, e))
-}
-
-fn text<'a>(labels: &'a Labels, key: &str) -> Result<&'a str> {
-    labels.get(key).ok_or_else(|| Error::invalid("labels", format!("{key} is missing")))
-}
-
-fn parse<T: FromStr<Err: std::fmt::Display>>(labels: &Labels, key: &str) -> Result<T> {
-    text(labels, key)?.parse().map_err(|e| Error::invalid(key, e))
-}
-
-fn moment(labels: &Labels, key: &str) -> Result<OffsetDateTime> {
-    OffsetDateTime::parse(text(labels, key)?, &Rfc3339).map_err(|e| Error::invalid(key, e))
 }
 
 #[cfg(test)]
