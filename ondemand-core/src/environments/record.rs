@@ -133,7 +133,8 @@ impl Record {
     /// Reads a stack's labels.
     pub(super) fn read(stack: &Stack) -> Result<Self> {
         let labels = &stack.labels;
-        let (name, origin) = labels.text(keys::ENVIRONMENT)?
+        let (name, origin) = labels
+            .text(keys::ENVIRONMENT)?
             .rsplit_once('.')
             .ok_or_else(|| Error::invalid(keys::ENVIRONMENT, "it has no attempt"))?;
         let record = Self {

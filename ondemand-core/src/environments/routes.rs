@@ -6,7 +6,7 @@ use super::inner::{Deployed, Inner};
 use super::record::{HostRoute, Record};
 use crate::error::{Error, Kind, Result};
 use crate::name::{EnvironmentName, Hostname};
-use crate::orchestrator::{Service, Stack};
+use crate::orchestrator::{Service, ServiceState, Stack};
 use crate::router::{Route, Upstream};
 
 /// Returns where the service of a route is reached now.
@@ -18,6 +18,13 @@ pub(super) fn upstreams(stack: &Stack, route: &HostRoute) -> Result<Vec<Upstream
     // The order in which an engine happens to list them is no news.
     upstreams.sort_unstable();
     Ok(upstreams)
+}
+
+/// Tells whether it is known where the service of a route is reached, or that it is reached nowhere. A Swarm whose manager was restarted does not say
+/// it any more of tasks that have been running all the while: their routes are right as they are.
+fn is_told(stack: &Stack, route: &HostRoute) -> bool {
+    let service = stack.services.iter().find(|service| service.name == route.service);
+    service.is_none_or(|service| service.state != ServiceState::Running || !service.endpoints.is_empty())
 }
 
 /// What becomes of a host name that somebody else has set a route of.
@@ -54,7 +61,7 @@ impl Inner {
     /// Tells whether the names of an environment reach its services, as far as they are its own.
     pub(super) fn is_led_to(&self, Deployed { record, stack }: &Deployed, routes: &BTreeMap<Hostname, Route>) -> bool {
         record.routes.iter().all(|host| match (routes.get(&host.host), self.route(record, stack, host)) {
-            (Some(now), Ok(wanted)) => *now == wanted || now.owner != wanted.owner,
+            (Some(now), Ok(wanted)) => *now == wanted || now.owner != wanted.owner || !is_told(stack, host),
             (None, Ok(_)) => false,
             // Then it is nothing that setting it would mend.
             (_, Err(_)) => true,
@@ -75,6 +82,9 @@ impl Inner {
     /// Makes the names of an environment that is there reach the services of a stack. A route that somebody has set instead is left alone.
     pub(super) async fn lead_to(&self, record: &Record, stack: &Stack) -> Result<()> {
         for host in &record.routes {
+            if !is_told(stack, host) && self.router.get(&host.host).await.is_ok() {
+                continue;
+            }
             self.set_route(self.route(record, stack, host)?, &Others::Left).await?;
         }
         Ok(())
@@ -119,5 +129,35 @@ impl Inner {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::label::Labels;
+    use crate::name::{AttemptId, StackName};
+    use crate::orchestrator::{Endpoint, StackId};
+
+    #[test]
+    fn only_what_runs_at_no_known_address_is_left_as_it_is() {
+        let stack = |state, endpoints: Vec<Endpoint>| {
+            let (name, attempt) = (StackName::new("env-a").unwrap(), AttemptId::new("0".repeat(16)).unwrap());
+            let service = Service { endpoints, ..Service::new("back".parse().unwrap(), state) };
+            let (id, created) = (StackId::of(&name, &attempt), time::OffsetDateTime::UNIX_EPOCH);
+            Stack { id, name, attempt, labels: Labels::new(), created, services: vec![service] }
+        };
+        let route = |service: &str| HostRoute {
+            host: "a.localhost".parse().unwrap(),
+            service: service.parse().unwrap(),
+            port: 80,
+            told: true,
+        };
+        let there = || vec![Endpoint { target: 80, address: "10.0.0.1:30000".into() }];
+        assert!(!is_told(&stack(ServiceState::Running, Vec::new()), &route("back")));
+        assert!(is_told(&stack(ServiceState::Running, there()), &route("back")));
+        assert!(is_told(&stack(ServiceState::Starting, Vec::new()), &route("back")));
+        assert!(is_told(&stack(ServiceState::Exited { status: Some(1) }, Vec::new()), &route("back")));
+        assert!(is_told(&stack(ServiceState::Running, Vec::new()), &route("other")));
     }
 }
