@@ -90,7 +90,7 @@ impl Cluster {
         let template = TEMPLATE.replace("@IMAGE@", &variable("ONDEMAND_TEST_RUNNER_IMAGE")?);
         std::fs::write(templates.join("shop.yml"), template)?;
         let config = format!(
-            "[databases]\ndefault-dataset = 'production'\n[environments]\ndomain = 'env.dev.internal'\n\
+            "[databases]\ndefault-dataset = 'production'\n[environments]\ndomain = 'env.dev.internal'\nmax = 100\nmax-per-user = 100\n\
              [github]\nurl = '{}'\napi = '{}'\n",
             forge.url(),
             forge.api()
