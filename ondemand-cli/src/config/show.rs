@@ -313,7 +313,7 @@ mod tests {
             organisations = ["shop"]
             [swarm]
             host = "tcp://10.0.0.1:2375"
-            registry-auth = "/root/.docker/config.json"
+            registry-auth = "/etc/ondemand/registries.json"
             ingress = true
             [postgres]
             bin-dir = "/opt/pg/bin"

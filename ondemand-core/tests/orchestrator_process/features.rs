@@ -38,7 +38,7 @@ async fn a_directory_of_its_own_is_private_and_goes_with_the_stack() {
     let spec = stack("a", vec![main.clone()]);
     let deployed = process.deploy(&spec).await.expect("deployed");
     process.wait_stopped(&spec.name).await.expect("it ends");
-    let own = dir.path().join("stacks-files/a/work/main");
+    let own = dir.path().join("stacks-files/a/work").join("main");
     let lines = log(&process, &spec.name).await;
     assert_eq!(lines, [own.join("code/api").to_str().expect("UTF-8"), "700 65534 65533"]);
     assert_eq!(std::fs::metadata(&own).map(|m| m.permissions().mode() & 0o777).expect("a directory"), 0o700);
@@ -265,7 +265,7 @@ async fn a_health_check_is_the_services_own_and_ends_with_it() {
     front.depends_on = vec![Dependency { service: main.name.clone(), condition: Condition::Healthy }];
     let spec = stack("a", vec![front, main.clone()]);
     let deployed = process.deploy(&spec).await.expect("deployed");
-    assert!(dir.path().join("stacks-files/a/work/main/ready").exists());
+    assert!(dir.path().join("stacks-files/a/work").join("main/ready").exists());
     until("only the services run", || marked(&instance(dir.path())).len() == 2).await;
     process.remove(&deployed.id).await.expect("removed");
 

@@ -259,12 +259,7 @@ async fn a_caller_that_goes_away_leaves_nothing() {
 async fn an_environment_that_was_sent_and_not_taken_is_deleted() {
     let world = World::new().await;
     let creating = world.environments.begin(None, wanted("demo"), silent()).await.unwrap();
-    let made = async {
-        while !world.environments.inner.under_way.all().is_empty() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), made).await.expect("it was not made");
+    world.rests().await;
     world.get("demo").await.expect("it was made");
     drop(creating);
     let gone = async {
@@ -332,20 +327,18 @@ async fn a_deletion_meanwhile_ends_a_redeployment_at_any_call() {
         world.create("demo").await.unwrap();
         let at = world.data.plan.count(ANY) + number;
         world.data.plan.on(ANY, at, SLOW);
-        let reached = std::cell::Cell::new(false);
-        let delete = async {
-            tokio::select! {
-                _ = world.data.plan.reached(ANY, at) => {}
-                () = tokio::time::sleep(Duration::from_secs(2)) => return,
-            }
-            reached.set(true);
-            world.delete("demo").await.unwrap();
+        let mut redeployment = Box::pin(world.redeploy("demo"));
+        let finished = tokio::select! {
+            biased;
+            _ = world.data.plan.reached(ANY, at) => false,
+            redeployed = &mut redeployment => { redeployed.unwrap(); true }
         };
-        let (_, ()) = tokio::join!(world.redeploy("demo"), delete);
-        if !reached.get() {
+        if finished {
             assert!(number > 10, "a redeployment makes more calls than {number}");
             return;
         }
+        let (_, deleted) = tokio::join!(redeployment, world.delete("demo"));
+        deleted.unwrap();
         world.check(&[]).await;
     }
 }

@@ -173,8 +173,8 @@ impl World {
     /// Waits until nothing is done to any environment, and no database is being made or deleted.
     pub(super) async fn rests(&self) {
         let rest = async {
-            while !self.inner().under_way.all().is_empty() {
-                tokio::time::sleep(Duration::from_millis(2)).await;
+            while let Some((_, work)) = self.inner().under_way.all().pop() {
+                work.over.cancelled().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(10), rest).await.expect("something goes on and on");
