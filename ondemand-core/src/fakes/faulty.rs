@@ -295,11 +295,11 @@ impl<T: Orchestrator + ?Sized> Orchestrator for Faulty<T> {
         self.plan.run("wait_stopped", name, self.inner.wait_stopped(name)).await
     }
 
-    /// A stream that fails after, or is cut off, gives its lines first.
     fn secrets_dir(&self, stack: &StackName) -> PathBuf {
         self.inner.secrets_dir(stack)
     }
 
+    /// A stream that fails after, or is cut off, gives its lines first.
     fn logs(&self, name: &StackName, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {
         let (index, fault) = self.plan.enter("logs", name);
         let lines = || {

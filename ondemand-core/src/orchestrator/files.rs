@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::RunAs;
+use super::{FileMount, RunAs};
 use crate::error::{Error, Result};
 
 /// Returns where the files of stacks are whose records are in `state_dir`: beside it.
@@ -29,6 +29,24 @@ pub(super) fn own_user() -> RunAs {
 /// Returns the user unless it is this process's own.
 pub(super) fn other_user(user: RunAs) -> Option<RunAs> {
     (user != own_user()).then_some(user)
+}
+
+/// Returns whom a file of a service is to belong to: whom it says, else whom such files usually belong to.
+pub(super) fn owner(mount: &FileMount, usual: RunAs) -> Result<RunAs> {
+    let number = |given: &Option<String>, usual: u32| {
+        given.as_ref().map_or(Ok(usual), |text| {
+            let wrong = |_| Error::invalid(format!("owner of {:?}", mount.source), "it is not a number");
+            text.parse().map_err(wrong)
+        })
+    };
+    let owner = RunAs { uid: number(&mount.uid, usual.uid)?, gid: number(&mount.gid, usual.gid)? };
+    if other_user(owner).is_some() && !rustix::process::geteuid().is_root() {
+        return Err(Error::Unsupported {
+            message: format!("{:?} is to belong to another user, and only root may do that", mount.source),
+            hint: "run as root, or leave its owner out".into(),
+        });
+    }
+    Ok(owner)
 }
 
 /// Writes a new file that has this owner and mode from the moment it has content.

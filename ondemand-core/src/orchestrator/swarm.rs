@@ -112,7 +112,6 @@ impl Orchestrator for Swarm {
     async fn deploy(&self, stack: &StackSpec) -> Result<Stack> {
         stack.check()?;
         translate::check(stack)?;
-        start::check_order(stack)?;
         let (shared, undoing, stack) = (Arc::clone(&self.shared), Arc::clone(&self.shared), stack.clone());
         let cancelled = CancellationToken::new();
         // If this future is dropped, what is waited for is not waited for any longer.

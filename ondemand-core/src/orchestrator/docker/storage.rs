@@ -11,9 +11,9 @@ use super::engine::{failed, has_status};
 use super::translate::Names;
 use crate::error::{Error, Kind, Result};
 use crate::name::StackName;
-use crate::orchestrator::files::{self, other_user, own_user};
+use crate::orchestrator::files::{self, own_user};
 use crate::orchestrator::record::make_private_dir;
-use crate::orchestrator::{ConfigSpec, FileMount, RunAs, SecretSpec, ServiceSpec, StackSpec, VolumeSpec};
+use crate::orchestrator::{ConfigSpec, FileMount, SecretSpec, ServiceSpec, StackSpec, VolumeSpec};
 
 /// The mode of a file that is given none, as in a Swarm: whoever is in the container may read it, and nobody else comes near it.
 const MODE: u32 = 0o444;
@@ -67,7 +67,7 @@ impl Files {
             for ((mount, content), shown) in secrets.chain(configs).zip(self.shown(&stack.name, service)) {
                 make_private_dir(&self.root.join(stack.name.as_str()), BACKEND)?;
                 let mode = mount.mode.unwrap_or(MODE) & 0o777;
-                files::write(&shown.source, content, owner(mount)?, mode)
+                files::write(&shown.source, content, files::owner(mount, own_user())?, mode)
                     .map_err(|e| Error::io(BACKEND, format!("writing {}", shown.source.display()), e))?;
             }
         }
@@ -79,24 +79,6 @@ impl Files {
         let dir = self.root.join(stack.as_str());
         files::remove_tree(&dir).map_err(|e| Error::io(BACKEND, format!("deleting {}", dir.display()), e))
     }
-}
-
-fn owner(mount: &FileMount) -> Result<RunAs> {
-    let number = |given: &Option<String>, usual: u32| {
-        given.as_ref().map_or(Ok(usual), |text| {
-            let wrong = |_| Error::invalid(format!("owner of {:?}", mount.source), "it is not a number");
-            text.parse().map_err(wrong)
-        })
-    };
-    let user = own_user();
-    let owner = RunAs { uid: number(&mount.uid, user.uid)?, gid: number(&mount.gid, user.gid)? };
-    if other_user(owner).is_some() && !rustix::process::geteuid().is_root() {
-        return Err(Error::Unsupported {
-            message: format!("{:?} is to belong to another user, and only root may do that", mount.source),
-            hint: "run as root, or leave its owner out".into(),
-        });
-    }
-    Ok(owner)
 }
 
 /// Makes the volumes that services of a stack use and that are not there yet.

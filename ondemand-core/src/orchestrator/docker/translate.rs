@@ -17,7 +17,7 @@ use crate::label::keys;
 use crate::name::{AttemptId, ServiceName, StackName};
 use crate::orchestrator::{
     Endpoint, Publish, RestartCondition, RunAs, ServiceSpec, StackId, StackSpec, StopSignal, Tmpfs, Transport,
-    VolumeMount, discovery,
+    VolumeMount, depends, discovery,
 };
 
 /// The label that says which stack a thing belongs to.
@@ -158,7 +158,7 @@ fn host_config(
     Ok(HostConfig {
         // Reaps stray children and passes signals on.
         init: Some(options.init.unwrap_or(true)),
-        restart_policy: Some(restart_policy(service)),
+        restart_policy: Some(restart_policy(stack, service)),
         mounts: Some(mounts(stack, service, names, files)?),
         port_bindings: Some(port_bindings(service)),
         shm_size: shm_size.map_err(|_| Error::invalid("shm_size", "it is too large"))?,
@@ -178,7 +178,7 @@ fn host_config(
     })
 }
 
-fn restart_policy(service: &ServiceSpec) -> RestartPolicy {
+fn restart_policy(stack: &StackSpec, service: &ServiceSpec) -> RestartPolicy {
     let policy = service.placement.restart_policy.as_ref();
     let (name, maximum_retry_count) = match policy.map(|policy| policy.condition) {
         None | Some(RestartCondition::None) => (RestartPolicyNameEnum::NO, None),
@@ -186,6 +186,8 @@ fn restart_policy(service: &ServiceSpec) -> RestartPolicy {
             let attempts = policy.and_then(|policy| policy.max_attempts).and_then(|n| i64::try_from(n).ok());
             (RestartPolicyNameEnum::ON_FAILURE, attempts)
         }
+        // The engine would start again what has done its work, and what others wait for in vain.
+        Some(RestartCondition::Any) if depends::runs_once(stack, service) => (RestartPolicyNameEnum::NO, None),
         // Not `always`, which wakes what sleeps when the engine is restarted.
         Some(RestartCondition::Any) => (RestartPolicyNameEnum::UNLESS_STOPPED, None),
     };

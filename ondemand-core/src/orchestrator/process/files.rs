@@ -127,9 +127,11 @@ impl Files {
                 ConfigSpec::Content(text) => Some((mount, self.configs(&stack.name), "config", text.as_str())),
                 ConfigSpec::External(_) => None,
             });
+            let usual = run_as(service)?.unwrap_or_else(own_user);
             for (mount, dir, kind, content) in secrets.chain(configs) {
                 let path = target(service, mount, &dir, kind)?;
-                let file = File { content, owner: owner(service, mount)?, mode: mount.mode.unwrap_or(MODE) & 0o777 };
+                let file =
+                    File { content, owner: files::owner(mount, usual)?, mode: mount.mode.unwrap_or(MODE) & 0o777 };
                 match files.get(&path) {
                     Some(there) if *there != file => {
                         return Err(Error::Unsupported {
@@ -194,25 +196,6 @@ fn target(service: &ServiceSpec, mount: &FileMount, dir: &Path, kind: &str) -> R
         return Err(Error::invalid(format!("target of the {kind} {:?}", mount.source), reason));
     }
     Ok(dir.join(path))
-}
-
-/// Returns whom a file of a service is to belong to.
-fn owner(service: &ServiceSpec, mount: &FileMount) -> Result<RunAs> {
-    let number = |given: &Option<String>, usual: u32| {
-        given.as_ref().map_or(Ok(usual), |text| {
-            let wrong = |_| Error::invalid(format!("owner of {:?}", mount.source), "it is not a number");
-            text.parse().map_err(wrong)
-        })
-    };
-    let user = run_as(service)?.unwrap_or_else(own_user);
-    let owner = RunAs { uid: number(&mount.uid, user.uid)?, gid: number(&mount.gid, user.gid)? };
-    if other_user(owner).is_some() && !rustix::process::geteuid().is_root() {
-        return Err(Error::Unsupported {
-            message: format!("{:?} is to belong to another user, and only root may do that", mount.source),
-            hint: "run as root, or leave its owner out".into(),
-        });
-    }
-    Ok(owner)
 }
 
 /// Makes an empty directory that only its owner may enter.

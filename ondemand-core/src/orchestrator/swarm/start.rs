@@ -67,30 +67,6 @@ impl Watch {
     }
 }
 
-/// Checks that what services wait for is in the stack, and does not wait for them.
-pub(super) fn check_order(stack: &StackSpec) -> Result<()> {
-    let invalid =
-        |service: &ServiceSpec, reason: String| Err(Error::invalid(format!("service {}", service.name), reason));
-    let mut known: BTreeSet<&ServiceName> = BTreeSet::new();
-    for service in &stack.services {
-        let there = |name: &ServiceName| stack.services.iter().any(|other| other.name == *name);
-        if let Some(missing) = service.depends_on.iter().find(|dependency| !there(&dependency.service)) {
-            return invalid(service, format!("it depends on {}, which is not in the stack", missing.service));
-        }
-    }
-    while known.len() < stack.services.len() {
-        let waits = |service: &&ServiceSpec| !known.contains(&service.name);
-        let free = |service: &&ServiceSpec| service.depends_on.iter().all(|on| known.contains(&on.service));
-        let next: Vec<_> = stack.services.iter().filter(waits).filter(free).map(|service| &service.name).collect();
-        if next.is_empty() {
-            let Some(waiting) = stack.services.iter().find(waits) else { break };
-            return invalid(waiting, "it depends on itself, through others or not".into());
-        }
-        known.extend(next);
-    }
-    Ok(())
-}
-
 /// How far a service has come.
 #[derive(Debug)]
 enum Progress {
@@ -303,7 +279,9 @@ fn happened(stack: &StackSpec, whole: &Whole, on: &crate::orchestrator::Dependen
 /// Returns the error if what a service waits for will never happen.
 fn cannot_happen(whole: &Whole, on: &crate::orchestrator::Dependency) -> Option<Error> {
     let tasks = whole.tasks_of(&on.service);
-    let over = newest(&tasks).into_iter().find(|task| match (on.condition, doing(task)) {
+    // What the manager has not dealt with yet, it may start again.
+    let settled = |task: &&Task| !matches!(task.desired_state, Some(TaskState::RUNNING | TaskState::COMPLETE));
+    let over = newest(&tasks).into_iter().filter(settled).find(|task| match (on.condition, doing(task)) {
         (Condition::Healthy, Doing::Ended(_)) => true,
         (Condition::CompletedSuccessfully, Doing::Ended(status)) => status != Some(0),
         _ => false,

@@ -48,8 +48,9 @@ pub(super) fn doing(task: &Task) -> Doing {
 
 /// Tells whether the swarm wants a task to run, now or later.
 fn is_wanted(task: &Task) -> bool {
-    use TaskState::{COMPLETE, FAILED, ORPHANED, REJECTED, REMOVE, SHUTDOWN};
-    !matches!(task.desired_state, Some(COMPLETE | SHUTDOWN | FAILED | REJECTED | REMOVE | ORPHANED))
+    // `COMPLETE` is what is wanted of a job.
+    use TaskState::{FAILED, ORPHANED, REJECTED, REMOVE, SHUTDOWN};
+    !matches!(task.desired_state, Some(SHUTDOWN | FAILED | REJECTED | REMOVE | ORPHANED))
 }
 
 /// Returns what a container ended with; `None` if it never ran.
@@ -202,5 +203,6 @@ mod tests {
         assert_eq!(last(&[&over, &twin]), ["twin"]);
         assert_eq!(doing(&twin), Doing::Stopped, "it never gets a node");
         assert_eq!(doing(&task("new", "03", TaskState::RUNNING, TaskState::PENDING)), Doing::Waiting);
+        assert_eq!(doing(&task("job", "03", TaskState::COMPLETE, TaskState::PENDING)), Doing::Waiting);
     }
 }

@@ -18,12 +18,12 @@ use bollard::models::{
 use super::mounts::mounts;
 use super::names::{IMAGE, Names};
 use crate::error::{Error, Result};
-use crate::orchestrator::discovery;
 use crate::orchestrator::docker::translate::{LOG_FILES, LOG_SIZE, SERVICE, image, signal};
 use crate::orchestrator::{
-    Condition, DeployMode, EndpointMode, FailureAction, FileMount, Healthcheck, Order, Publish, PublishMode,
-    RestartCondition, RunAs, StackSpec, Transport, UpdateConfig,
+    DeployMode, EndpointMode, FailureAction, FileMount, Healthcheck, Order, Publish, PublishMode, RestartCondition,
+    RunAs, StackSpec, Transport, UpdateConfig,
 };
+use crate::orchestrator::{depends, discovery};
 
 /// The label of a service that is not started again once it has done its work: others wait for that.
 pub(super) const ONCE: &str = "ondemand.once";
@@ -79,7 +79,7 @@ pub(super) fn service(
     let mut labels = names.labels_and(stack.labels.iter().chain(own));
     labels.insert(SERVICE.to_owned(), asked.name.to_string());
     labels.insert(IMAGE.to_owned(), image(asked)?.to_owned());
-    if is_one_shot(stack, asked) {
+    if depends::runs_once(stack, asked) {
         labels.insert(ONCE.to_owned(), "true".to_owned());
     }
     let placement = &asked.placement;
@@ -267,20 +267,12 @@ fn healthcheck(check: &Healthcheck) -> HealthConfig {
     }
 }
 
-/// Tells whether others wait for a service's end.
-pub(super) fn is_one_shot(stack: &StackSpec, asked: &Asked) -> bool {
-    let waits = |dependency: &crate::orchestrator::Dependency| {
-        dependency.service == asked.name && dependency.condition == Condition::CompletedSuccessfully
-    };
-    stack.services.iter().flat_map(|service| &service.depends_on).any(waits)
-}
-
 /// What nothing is said about is never started again by the engine; nor is what others wait for the end of, once that has come.
 fn restart_policy(stack: &StackSpec, asked: &Asked) -> Result<TaskSpecRestartPolicy> {
     let never = TaskSpecRestartPolicy { condition: Some(RestartWhen::NONE), ..TaskSpecRestartPolicy::default() };
     let Some(policy) = &asked.placement.restart_policy else { return Ok(never) };
     let condition = match policy.condition {
-        RestartCondition::Any if is_one_shot(stack, asked) => return Ok(never),
+        RestartCondition::Any if depends::runs_once(stack, asked) => return Ok(never),
         RestartCondition::None => RestartWhen::NONE,
         RestartCondition::OnFailure => RestartWhen::ON_FAILURE,
         RestartCondition::Any => RestartWhen::ANY,
@@ -363,7 +355,7 @@ mod tests {
     use super::*;
     use crate::error::Code::{InvalidInput, Unsupported};
     use crate::name::{AttemptId, ServiceName, StackName};
-    use crate::orchestrator::{Dependency, NetworkAttachment, PublishedPort, RestartPolicy, SecretSpec};
+    use crate::orchestrator::{Condition, Dependency, NetworkAttachment, PublishedPort, RestartPolicy, SecretSpec};
     use crate::secret::Secret;
 
     fn asked(name: &str) -> Asked {
