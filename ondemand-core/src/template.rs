@@ -67,38 +67,35 @@ impl Template {
         Ok(template)
     }
 
-    /// Reads all templates of a directory: its files `NAME.yml` and `NAME.yaml`, by their names.
+    /// Returns the templates of a directory: its files `NAME.yml` and `NAME.yaml`, by their names. None is read.
     ///
     /// Files whose names begin with `_` or `.` are not templates, but may be included by those that are.
     ///
     /// # Errors
-    /// As [`Template::load`]; [`Conflict`](Error::Conflict) if two files have the same name but for their endings.
-    pub fn load_dir(dir: impl AsRef<Path>) -> Result<BTreeMap<String, Self>> {
+    /// [`NotFound`](Error::NotFound) for the directory; [`Conflict`](Error::Conflict) if two files have the same name but for their endings.
+    pub fn files(dir: impl AsRef<Path>) -> Result<BTreeMap<String, PathBuf>> {
         let dir = dir.as_ref();
         let failed = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::NotFound => Error::not_found(Kind::File, dir.display()),
             _ => Error::io("templates", format!("reading {}", dir.display()), e),
         };
-        let mut paths = Vec::new();
+        let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
         for entry in std::fs::read_dir(dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with(['_', '.']));
-            if !hidden && path.extension().is_some_and(|ending| ending == "yml" || ending == "yaml") && path.is_file() {
-                paths.push(path);
+            let Some(name) = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()) else { continue };
+            let is_template = path.extension().is_some_and(|ending| ending == "yml" || ending == "yaml");
+            if name.starts_with(['_', '.']) || !is_template || !path.is_file() {
+                continue;
             }
-        }
-        paths.sort();
-        let mut templates = BTreeMap::new();
-        for path in paths {
-            let template = Self::load(&path)?;
-            if let Some(other) = templates.insert(template.name.clone(), template) {
+            if let Some(other) = files.insert(name, path.clone()) {
+                let (one, two) = if other < path { (&other, &path) } else { (&path, &other) };
                 return Err(Error::Conflict {
-                    message: format!("{} and {} are templates of the same name", other.path.display(), path.display()),
+                    message: format!("{} and {} are templates of the same name", one.display(), two.display()),
                     hint: "rename one of them, or move it away".into(),
                 });
             }
         }
-        Ok(templates)
+        Ok(files)
     }
 
     /// Returns its name.

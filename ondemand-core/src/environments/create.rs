@@ -8,6 +8,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::deploy::{Teller, announce, delete_database, deploy, undo_deploy, unless_cancelled};
 use super::inner::{Inner, keep};
 use super::plan::{Draft, Outline};
+use super::ready::Patience;
 use super::record::database_mark;
 use super::under_way::Turn;
 use super::{CreateEnvironment, Environment, Phase, Status, StepReporter, delete};
@@ -147,8 +148,9 @@ impl Creation<'_> {
         let database = self.clone_data(draft).await?;
         self.turn.work.show(draft.record.clone());
         let spec = draft.spec(inner, self.token.as_ref(), database.as_ref())?;
-        let stack = deploy(inner, draft, &spec, true, &self.cancel, &self.teller).await?;
-        let record = announce(inner, draft, &stack, &self.cancel, &self.teller).await?;
+        let patience = Patience::new(draft.ready_timeout);
+        let stack = deploy(inner, draft, &spec, true, &patience, &self.cancel, &self.teller).await?;
+        let record = announce(inner, draft, &stack, &patience, &self.cancel, &self.teller).await?;
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::inner::Inner;
 use super::plan::Draft;
+use super::ready::Patience;
 use super::record::{Record, State};
 use super::{Phase, Step, StepReporter, ready, secrets};
 use crate::databases::{Database, Databases};
@@ -49,17 +50,8 @@ impl Draft {
         let document = self.render(inner, database)?;
         let labels = record.labels(&inner.instance.id)?;
         let mut spec = document.to_stack(record.stack()?, record.attempt.clone(), labels)?;
-        let limits = &self.template.settings().limits;
-        if let Some(most) = limits.max_services.filter(|most| spec.services.len() > *most) {
-            return Err(Error::InvalidTemplate {
-                file: record.template.clone(),
-                line: 0,
-                reason: format!("it has {} services, and limits.max-services is {most}", spec.services.len()),
-            });
-        }
         secrets::give(inner, record, &mut spec, token, database)?;
         for service in &mut spec.services {
-            service.own_directory = true;
             if service.container.user.is_none() {
                 service.user = service.user.or(inner.options.run_as);
             }
@@ -88,19 +80,20 @@ pub(super) async fn deploy(
     draft: &Draft,
     spec: &StackSpec,
     hold: bool,
+    patience: &Patience,
     cancel: &CancellationToken,
     teller: &Teller,
 ) -> Result<Stack> {
     teller.tell(Phase::Deploying, None, Some(count(spec.services.len())));
     // A service that is waited for may never come.
     let deploying = async {
-        let deployed = tokio::time::timeout(draft.ready_timeout, inner.orchestrator.deploy(spec)).await;
+        let deployed = tokio::time::timeout(patience.left(), inner.orchestrator.deploy(spec)).await;
         if let Ok(deployed) = deployed {
             return deployed;
         }
         let last = "its services do not start, or wait for one that does not do its work".to_owned();
         let log = inner.log_tail(&spec.name, None).await;
-        Err(Error::NotReady { waited: draft.ready_timeout, last, log })
+        Err(Error::NotReady { waited: patience.waited(), last, log })
     };
     unless_cancelled(cancel, deploying).await?;
     if hold {
@@ -108,8 +101,8 @@ pub(super) async fn deploy(
         inner.hold_requests(&draft.record).await?;
     }
     teller.tell(Phase::Building, None, None);
-    let checks = ready::checks(&draft.record.routes, &draft.template.settings().routes);
-    let answering = ready::answer_themselves(inner, spec, &checks, draft.ready_timeout, teller);
+    let checks = ready::checks(&draft.record, draft.template.settings());
+    let answering = ready::answer_themselves(inner, spec, &checks, patience, teller);
     unless_cancelled(cancel, answering).await?;
     inner.orchestrator.get(&spec.name).await
 }
@@ -123,13 +116,16 @@ pub(super) async fn announce(
     inner: &Inner,
     draft: &Draft,
     stack: &Stack,
+    patience: &Patience,
     cancel: &CancellationToken,
     teller: &Teller,
 ) -> Result<Record> {
     teller.tell(Phase::Waiting, None, Some("for the proxy".into()));
-    inner.take_names(&draft.record, stack).await?;
-    let checks = ready::checks(&draft.record.routes, &draft.template.settings().routes);
-    unless_cancelled(cancel, ready::answer_through_proxy(inner, &checks, draft.ready_timeout)).await?;
+    let taken = inner.take_names(&draft.record, stack).await?;
+    // What somebody has set a route of leads wherever that does.
+    let mut checks = ready::checks(&draft.record, draft.template.settings());
+    checks.retain(|check| taken.contains(&check.route.host));
+    unless_cancelled(cancel, ready::answer_through_proxy(inner, &checks, patience)).await?;
     let record = Record { state: State::Ready, ..draft.record.clone() };
     inner.orchestrator.set_labels(&stack.name, &record.labels(&inner.instance.id)?).await?;
     teller.tell(Phase::Ready, None, None);

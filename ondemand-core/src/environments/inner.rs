@@ -213,13 +213,25 @@ impl Inner {
         crate::databases::detached(async move {
             let _turn = turn;
             let Deployed { mut record, stack } = inner.ready(&name).await?;
-            record.expires = OffsetDateTime::now_utc() + keep.duration();
-            // The database first: an environment without one is of no use.
-            for database in inner.databases_of(&record).await? {
-                inner.databases.extend(&database.id, keep).await?;
-            }
+            let expires = OffsetDateTime::now_utc() + keep.duration();
+            let is_longer = expires > record.expires;
+            record.expires = expires;
+            let databases = async {
+                for database in inner.databases_of(&record).await? {
+                    inner.databases.extend(&database.id, keep).await?;
+                }
+                Ok::<_, Error>(())
+            };
             let labels = record.labels(&inner.instance.id)?;
-            inner.orchestrator.set_labels(&stack.name, &labels).await?;
+            let labels = inner.orchestrator.set_labels(&stack.name, &labels);
+            // Whichever fails, the database lives as long as the environment does: without one that is of no use.
+            if is_longer {
+                databases.await?;
+                labels.await?;
+            } else {
+                labels.await?;
+                databases.await?;
+            }
             let status = if is_well(&record, &stack) { Status::Ready } else { Status::Degraded };
             Ok(inner.describe(record, stack.services, status))
         })

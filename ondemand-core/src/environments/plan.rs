@@ -118,8 +118,9 @@ impl Outline {
             ..self.record(claim, fixtures)?
         };
         let dataset = dataset(settings, fixtures);
-        if fixtures && dataset.is_none() && settings.database.is_some() {
-            return Err(Error::invalid("with-fixtures", format!("template {} has no fixtures", record.template)));
+        if dataset.is_none() && settings.database.is_some() {
+            let has = if fixtures { "no fixtures" } else { "fixtures only: ask for them" };
+            return Err(Error::invalid("with-fixtures", format!("template {} has {has}", record.template)));
         }
         let ready_timeout = settings.limits.ready_timeout.unwrap_or(inner.options.ready_timeout);
         let keep_days = self.keep_days;
@@ -157,18 +158,19 @@ impl Claim {
 impl Inner {
     /// Returns a template by name, or the one that is rendered unless it is said.
     pub(super) fn template(&self, name: Option<&str>) -> Result<(String, Template)> {
-        let mut templates = Template::load_dir(&self.options.templates)?;
+        let mut files = Template::files(&self.options.templates)?;
         let name = match name.or(self.options.template.as_deref()) {
             Some(name) => name.to_owned(),
-            None if templates.len() == 1 => templates.keys().next().cloned().unwrap_or_default(),
-            None if templates.is_empty() => return Err(Error::not_found(Kind::Template, "")),
+            None if files.len() == 1 => files.keys().next().cloned().unwrap_or_default(),
+            None if files.is_empty() => return Err(Error::not_found(Kind::Template, "")),
             None => {
-                let names = templates.into_keys().collect::<Vec<_>>().join(", ");
+                let names = files.into_keys().collect::<Vec<_>>().join(", ");
                 return Err(Error::invalid("template", format!("there are several, so one has to be named: {names}")));
             }
         };
-        let template = templates.remove(&name).ok_or_else(|| Error::not_found(Kind::Template, &name))?;
-        Ok((name, template))
+        // Only this one: another that is being edited is no concern of this environment's.
+        let file = files.remove(&name).ok_or_else(|| Error::not_found(Kind::Template, &name))?;
+        Ok((name, Template::load(file)?))
     }
 
     /// Takes a name and its host names for an environment that is about to be made.
@@ -184,17 +186,22 @@ impl Inner {
             self.under_way.untended(name).await;
         }
         let claim = self.unclaimed(name, owner, outline).await?;
-        let work = Work::new(Doing::Creating, claim.attempt.clone(), claim.owner.clone(), claim.hosts());
-        match self.under_way.begin(&claim.name, work) {
-            Ok(turn) => Ok((claim, turn)),
-            Err(_) => Err(Error::already_exists(Kind::Environment, &claim.name)),
+        loop {
+            let work = Work::new(Doing::Creating, claim.attempt.clone(), claim.owner.clone(), claim.hosts());
+            match self.under_way.begin(&claim.name, work) {
+                Ok(turn) => return Ok((claim, turn)),
+                Err(other) if other.doing == Doing::Tending => self.under_way.untended(&claim.name).await,
+                Err(_) => return Err(Error::already_exists(Kind::Environment, &claim.name)),
+            }
         }
     }
 
     /// Finds out whether a name and its host names are free, or finds one that is.
     async fn unclaimed(&self, name: Option<EnvironmentName>, owner: Identity, outline: &Outline) -> Result<Claim> {
         // First: what is finished meanwhile is among the stacks.
-        let under_way = self.under_way.all();
+        let mut under_way = self.under_way.all();
+        // What is only looked after is among the stacks, or is none.
+        under_way.retain(|(_, work)| work.doing != Doing::Tending);
         let (deployed, unknown) = self.deployed().await?;
         self.check_quotas(&owner, &deployed, &under_way)?;
         let settings = outline.template.settings();

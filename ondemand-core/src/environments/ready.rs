@@ -1,6 +1,6 @@
 //! Waiting until an environment answers.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -10,24 +10,65 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Phase;
 use super::deploy::Teller;
 use super::inner::Inner;
-use super::record::HostRoute;
+use super::record::{HostRoute, Record};
 use super::routes::upstreams;
 use crate::error::{Error, Result};
 use crate::name::{Hostname, StackName};
 use crate::orchestrator::depends;
 use crate::orchestrator::{LogOptions, RestartCondition, Service, ServiceSpec, ServiceState, Stack, StackSpec};
-use crate::template::RouteSetting;
+use crate::template::{RouteSetting, Settings};
 
 /// How long it waits between two looks.
 const PAUSE: Duration = Duration::from_millis(150);
 /// How often a service may end by itself before it is taken to do nothing else.
 const MOST_RESTARTS: u32 = 3;
 
+/// How long an environment may take until all its routes answer, from the beginning of its deployment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    begun: Instant,
+    within: Duration,
+}
+
+impl Patience {
+    pub(super) fn new(within: Duration) -> Self {
+        Self { begun: Instant::now(), within }
+    }
+
+    pub(super) fn waited(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    fn is_over(&self) -> bool {
+        self.waited() >= self.within
+    }
+
+    pub(super) fn left(&self) -> Duration {
+        self.within.saturating_sub(self.waited())
+    }
+}
+
 /// A host name, and what it is to answer.
 #[derive(Debug, Clone)]
 pub(super) struct Check {
     pub(super) route: HostRoute,
     pub(super) setting: RouteSetting,
+}
+
+/// What came instead of the answer that is waited for.
+#[derive(Debug)]
+enum Said {
+    /// No answer, and why.
+    Nothing(String),
+    /// Another one.
+    Wrong(String),
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Nothing(text) | Self::Wrong(text)) = self;
+        f.write_str(text)
+    }
 }
 
 /// Waits until every check has its answer from the services themselves.
@@ -38,12 +79,11 @@ pub(super) async fn answer_themselves(
     inner: &Inner,
     spec: &StackSpec,
     checks: &[Check],
-    within: Duration,
+    patience: &Patience,
     teller: &Teller,
 ) -> Result<()> {
-    let begun = Instant::now();
-    let mut waiting: Vec<(&Check, String)> =
-        checks.iter().map(|check| (check, "it was not asked yet".into())).collect();
+    let unasked = || Said::Nothing("it was not asked yet".into());
+    let mut waiting: Vec<(&Check, Said)> = checks.iter().map(|check| (check, unasked())).collect();
     let last_line = LastLine::follow(inner, &spec.name);
     loop {
         // An engine that does not answer for a moment has not lost what it runs.
@@ -63,13 +103,13 @@ pub(super) async fn answer_themselves(
                 if waiting.is_empty() && starting(&stack).is_none() {
                     return Ok(());
                 }
-                let answering = waiting.iter().all(|(_, said)| said.starts_with("GET"));
+                let answering = !waiting.is_empty() && waiting.iter().all(|(_, said)| matches!(said, Said::Wrong(_)));
                 last_line.tell(teller, if answering { Phase::Waiting } else { Phase::Building });
             }
             Err(error) if error.is_transient() => tracing::debug!(%error, "the engine does not answer; asking again"),
             Err(error) => return Err(error),
         }
-        if begun.elapsed() >= within {
+        if patience.is_over() {
             let last = match waiting.first() {
                 Some((check, said)) => {
                     format!("{}, which is service {}: {said}", check.route.host, check.route.service)
@@ -78,7 +118,7 @@ pub(super) async fn answer_themselves(
             };
             let service = waiting.first().map(|(check, _)| &check.route.service);
             let log = inner.log_tail(&spec.name, service).await;
-            return Err(Error::NotReady { waited: begun.elapsed(), last, log });
+            return Err(Error::NotReady { waited: patience.waited(), last, log });
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -88,15 +128,14 @@ pub(super) async fn answer_themselves(
 ///
 /// # Errors
 /// [`Error::NotReady`].
-pub(super) async fn answer_through_proxy(inner: &Inner, checks: &[Check], within: Duration) -> Result<()> {
-    let begun = Instant::now();
+pub(super) async fn answer_through_proxy(inner: &Inner, checks: &[Check], patience: &Patience) -> Result<()> {
     for check in checks {
         loop {
             let asked = ask(inner, inner.options.proxy.trim_end_matches('/'), check).await;
             let Err(said) = asked else { break };
-            if begun.elapsed() >= within {
+            if patience.is_over() {
                 let last = format!("{} through the proxy: {said}", check.route.host);
-                return Err(Error::NotReady { waited: begun.elapsed(), last, log: Vec::new() });
+                return Err(Error::NotReady { waited: patience.waited(), last, log: Vec::new() });
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -105,16 +144,16 @@ pub(super) async fn answer_through_proxy(inner: &Inner, checks: &[Check], within
 }
 
 /// Asks one of the service's own addresses.
-async fn ask_service(inner: &Inner, stack: &Stack, check: &Check) -> Result<(), String> {
-    let upstreams = upstreams(stack, &check.route).map_err(|e| e.to_string())?;
+async fn ask_service(inner: &Inner, stack: &Stack, check: &Check) -> Result<(), Said> {
+    let upstreams = upstreams(stack, &check.route).map_err(|e| Said::Nothing(e.to_string()))?;
     let Some(upstream) = upstreams.first() else {
-        return Err(format!("service {} has no address yet", check.route.service));
+        return Err(Said::Nothing(format!("service {} has no address yet", check.route.service)));
     };
     ask(inner, &format!("http://{upstream}"), check).await
 }
 
 /// Asks for what the template says, and returns what came instead.
-async fn ask(inner: &Inner, base: &str, check: &Check) -> Result<(), String> {
+async fn ask(inner: &Inner, base: &str, check: &Check) -> Result<(), Said> {
     let (host, path) = (&check.route.host, &check.setting.path);
     let request = inner.http.get(format!("{base}{path}")).header(reqwest::header::HOST, host.as_str());
     let response = request.send().await.map_err(|error| {
@@ -122,13 +161,13 @@ async fn ask(inner: &Inner, base: &str, check: &Check) -> Result<(), String> {
         while let Some(source) = cause.source() {
             cause = source;
         }
-        format!("it does not answer: {cause}")
+        Said::Nothing(format!("it does not answer: {cause}"))
     })?;
     let status = response.status();
     if check.setting.status.accepts(status.as_u16()) || leads_to_https(&response, host) {
         return Ok(());
     }
-    Err(format!("GET {path} is answered with {status}"))
+    Err(Said::Wrong(format!("GET {path} is answered with {status}")))
 }
 
 /// Tells whether a proxy sends all requests on to HTTPS, for the same name.
@@ -147,7 +186,7 @@ fn starting(stack: &Stack) -> Option<&Service> {
 /// Tells why an environment will never be ready.
 async fn failure(inner: &Inner, spec: &StackSpec, stack: &Stack) -> Option<Error> {
     for service in &stack.services {
-        let wanted = spec.services.iter().find(|wanted| wanted.name == service.name)?;
+        let Some(wanted) = spec.services.iter().find(|wanted| wanted.name == service.name) else { continue };
         let Some(reason) = has_failed(spec, wanted, service) else { continue };
         let reason = match &service.error {
             Some(error) if !reason.contains(error) => format!("{reason}: {error}"),
@@ -219,13 +258,39 @@ impl LastLine {
     }
 }
 
-/// Returns the checks of the routes that an environment has.
-pub(super) fn checks(routes: &[HostRoute], settings: &[RouteSetting]) -> Vec<Check> {
-    let by_target: BTreeMap<_, _> =
-        settings.iter().map(|setting| ((setting.service.clone(), setting.port), setting)).collect();
+/// Returns the checks of the routes that an environment has: each is asked for what the template says of its suffix, and the plain name for what it
+/// says of the main route.
+pub(super) fn checks(record: &Record, settings: &Settings) -> Vec<Check> {
+    let by_suffix = |suffix: &str| settings.routes.iter().find(|setting| setting.suffix == suffix);
     let with = |route: &HostRoute| {
-        let setting = by_target.get(&(route.service.clone(), route.port))?;
-        Some(Check { route: route.clone(), setting: (*setting).clone() })
+        let label = route.host.as_str().split('.').next()?;
+        let own = label.strip_prefix(record.name.as_str()).and_then(by_suffix);
+        let setting = own.or_else(|| by_suffix(&settings.main))?.clone();
+        Some(Check { route: route.clone(), setting })
     };
-    routes.iter().filter_map(with).collect()
+    record.routes.iter().filter_map(with).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::Template;
+
+    #[test]
+    fn each_route_is_asked_for_its_own_path() {
+        let text = "x-ondemand:\n  routes:\n    - {suffix: a, service: web, port: 80, path: /one}\n    \
+                    - {suffix: b, service: web, port: 80, path: /two}\n  main: b\nservices:\n  web: {image: x}\n";
+        let template = Template::parse("t", "t.yml", text).unwrap();
+        let mut record = super::super::record::tests::record();
+        let route = |label: &str| HostRoute {
+            host: format!("{label}.env.dev.internal").parse().unwrap(),
+            service: "web".parse().unwrap(),
+            port: 80,
+            told: true,
+        };
+        record.routes = ["demoa", "demob", "demo"].map(route).to_vec();
+        let checks = checks(&record, template.settings());
+        let paths: Vec<_> = checks.iter().map(|check| check.setting.path.as_str()).collect();
+        assert_eq!(paths, ["/one", "/two", "/two"]);
+    }
 }

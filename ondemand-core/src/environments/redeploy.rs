@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::deploy::{Teller, announce, deploy, undo_deploy, unless_cancelled};
 use super::inner::{Deployed, Inner};
 use super::plan::{Draft, dataset, routes_now};
+use super::ready::Patience;
 use super::record::{Record, State};
 use super::under_way::Doing;
 use super::{Caller, Environment, Phase, Source, Status, StepReporter};
@@ -100,8 +101,9 @@ async fn replace(
         });
     }
     let spec = draft.spec(inner, token, database.as_ref())?;
-    let stack = deploy(inner, draft, &spec, false, cancel, teller).await?;
-    let record = announce(inner, draft, &stack, cancel, teller).await?;
+    let patience = Patience::new(draft.ready_timeout);
+    let stack = deploy(inner, draft, &spec, false, &patience, cancel, teller).await?;
+    let record = announce(inner, draft, &stack, &patience, cancel, teller).await?;
     // The new one is the environment from here on, whatever happens to the old one.
     if let Err(error) = inner.orchestrator.remove(&old.stack.id).await {
         tracing::warn!(name = %record.name, %error, "a replaced deployment stays; the janitor will remove it");

@@ -1,6 +1,6 @@
 //! Making an environment's names reach its services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::inner::{Deployed, Inner};
 use super::record::{HostRoute, Record};
@@ -68,15 +68,20 @@ impl Inner {
         })
     }
 
-    /// Makes the names of an environment that is being made reach the services of a stack.
+    /// Makes the names of an environment reach the services of a stack that is to become it, and returns those that do. A route that somebody has
+    /// set of an environment that was there already is left alone.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] if somebody has set a route of one of them meanwhile.
-    pub(super) async fn take_names(&self, record: &Record, stack: &Stack) -> Result<()> {
+    /// [`Error::AlreadyExists`] if somebody has set a route of a new one meanwhile.
+    pub(super) async fn take_names(&self, record: &Record, stack: &Stack) -> Result<BTreeSet<Hostname>> {
+        let others = if record.generation > 1 { Others::Left } else { Others::InTheWay };
+        let mut taken = BTreeSet::new();
         for host in &record.routes {
-            self.set_route(self.route(record, stack, host)?, &Others::InTheWay).await?;
+            if self.set_route(self.route(record, stack, host)?, &others).await? {
+                taken.insert(host.host.clone());
+            }
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// Makes the names of an environment that is there reach the services of a stack. A route that somebody has set instead is left alone.
@@ -102,13 +107,14 @@ impl Inner {
         Ok(())
     }
 
-    async fn set_route(&self, route: Route, others: &Others) -> Result<()> {
+    /// Sets a route, and tells whether it is there now.
+    async fn set_route(&self, route: Route, others: &Others) -> Result<bool> {
         match (self.router.get(&route.host).await, others) {
-            (Err(Error::NotFound { .. }), _) => self.router.set(&route).await,
+            (Err(Error::NotFound { .. }), _) => self.router.set(&route).await.map(|()| true),
             (Err(error), _) => Err(error),
-            (Ok(now), _) if now == route => Ok(()),
-            (Ok(now), _) if now.owner == route.owner => self.router.set(&route).await,
-            (Ok(_), Others::Left) => Ok(()),
+            (Ok(now), _) if now == route => Ok(true),
+            (Ok(now), _) if now.owner == route.owner => self.router.set(&route).await.map(|()| true),
+            (Ok(_), Others::Left) => Ok(false),
             (Ok(_), Others::InTheWay) => Err(Error::already_exists(Kind::Route, &route.host)),
         }
     }

@@ -57,8 +57,9 @@ fn check(
         }
     }
     let most = settings.limits.max_services;
-    if let Some(most) = most.filter(|most| services.len() > *most) {
-        problems.push(section.problem(format!("there are {} services, and max-services is {most}", services.len())));
+    let count = services.iter().filter(|service| !left_out.iter().any(|left| left.as_str() == **service)).count();
+    if let Some(most) = most.filter(|most| count > *most) {
+        problems.push(section.problem(format!("there are {count} services, and max-services is {most}")));
     }
     problems.finish()
 }

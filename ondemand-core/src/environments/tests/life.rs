@@ -136,6 +136,10 @@ async fn a_route_that_somebody_set_instead_is_left_alone() {
     world.table.set(&manual).await.unwrap();
     look(&world).await;
     assert_eq!(world.table.get(&manual.host).await.unwrap(), manual);
+    // Nor is it asked whether it leads to the new services.
+    world.push("Sell more");
+    world.redeploy("demo").await.expect("redeployed");
+    assert_eq!(world.table.get(&manual.host).await.unwrap(), manual);
     world.delete("demo").await.unwrap();
     assert_eq!(world.table.get(&manual.host).await.unwrap(), manual);
     world.reconcile().await;

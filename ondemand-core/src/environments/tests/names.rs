@@ -157,3 +157,29 @@ async fn as_many_days_as_are_allowed() {
     assert_eq!((extended.expires - extended.created).whole_days(), 7);
     world.check(&["demo"]).await;
 }
+
+#[tokio::test]
+async fn a_template_that_is_wrong_is_in_the_way_of_its_own_environments_only() {
+    let world = World::new().await;
+    std::fs::write(world.options.templates.join("draft.yml"), "services: [").unwrap();
+    world.create("demo").await.expect("it is not of that template");
+    let draft = CreateEnvironment { template: Some("draft".into()), ..wanted("draft") };
+    let error = world.environments.create(None, draft, silent()).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidTemplate, "{error}");
+    world.check(&["demo"]).await;
+}
+
+#[tokio::test]
+async fn a_template_of_fixtures_only_says_that_they_are_to_be_asked_for() {
+    let world = World::new().await;
+    let shop = std::fs::read_to_string(world.options.templates.join("shop.yml")).unwrap();
+    let fixtures = shop.replace("{ dump: production }", "{ fixtures: production }");
+    assert_ne!(fixtures, shop);
+    std::fs::write(world.options.templates.join("fixtures.yml"), fixtures).unwrap();
+    let wanted = CreateEnvironment { template: Some("fixtures".into()), ..wanted("demo") };
+    let error = world.environments.create(None, wanted.clone(), silent()).await.unwrap_err();
+    assert!(error.to_string().contains("fixtures only: ask for them"), "{error}");
+    let wanted = CreateEnvironment { fixtures: true, ..wanted };
+    world.environments.create(None, wanted, silent()).await.expect("they were asked for");
+    world.check(&["demo"]).await;
+}

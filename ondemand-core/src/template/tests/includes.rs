@@ -17,21 +17,21 @@ fn a_directory_holds_templates_by_name() {
     write(directory.path(), "Blog_2.yaml", &format!("{SECTION}{SERVICES}"));
     write(directory.path(), "_parts.yml", "not: a template");
     write(directory.path(), "README.md", "nor this");
-    let templates = Template::load_dir(directory.path()).expect("read");
-    assert_eq!(templates.keys().collect::<Vec<_>>(), ["Blog_2", "shop"]);
-    assert!(templates["shop"].render(&variables()).is_ok());
+    let files = Template::files(directory.path()).expect("read");
+    assert_eq!(files.keys().collect::<Vec<_>>(), ["Blog_2", "shop"]);
+    assert!(Template::load(&files["shop"]).expect("read").render(&variables()).is_ok());
 
     write(directory.path(), "shop.yaml", &format!("{SECTION}{SERVICES}"));
-    assert!(matches!(Template::load_dir(directory.path()), Err(Error::Conflict { .. })));
+    assert!(matches!(Template::files(directory.path()), Err(Error::Conflict { .. })));
 }
 
 #[test]
 fn what_is_no_template_is_told_with_its_file() {
     let directory = tempfile::tempdir().expect("a directory");
     assert!(matches!(Template::load(directory.path().join("none.yml")), Err(Error::NotFound { .. })));
-    assert!(matches!(Template::load_dir(directory.path().join("none")), Err(Error::NotFound { .. })));
+    assert!(matches!(Template::files(directory.path().join("none")), Err(Error::NotFound { .. })));
     let path = write(directory.path(), "a.yml", SERVICES);
-    let (file, _, reason) = refusal(Template::load_dir(directory.path()));
+    let (file, _, reason) = refusal(Template::load(&path));
     assert_eq!(file, path.display().to_string());
     assert!(reason.contains("no section `x-ondemand:`"), "{reason}");
     std::fs::write(&path, [0xff]).expect("written");

@@ -103,6 +103,15 @@ fn services_that_a_section_names_must_be_there() {
     assert!(reason.contains("there are 3 services, and max-services is 2"), "{reason}");
     let (_, _, reason) = refusal(template.check());
     assert!(reason.contains("with the front end, without fixtures"), "{reason}");
+
+    // A part's services that are there and not asked for will not run, and do not count.
+    let always = "x-ondemand:\n  routes: [ {suffix: api, service: back, port: 1} ]\n  front: {services: [front]}\n  \
+                  limits: {max-services: 1}\nservices:\n  back: {image: x}\n  front: {image: x}\n";
+    let template = Template::parse("shop", "shop.yml", always).expect("a template");
+    assert!(template.render(&variables()).is_ok());
+    let front = PartVariables { enabled: true, ..PartVariables::default() };
+    let (_, _, reason) = refusal(template.render(&Variables { front, ..variables() }));
+    assert!(reason.contains("there are 2 services, and max-services is 1"), "{reason}");
 }
 
 #[test]
