@@ -11,20 +11,23 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use time::OffsetDateTime;
 
-use crate::datasets::Datasets;
+use crate::datasets::{DatasetSnapshot, Datasets};
 use crate::error::{Error, Kind, Result};
 use crate::instance::Instance;
-use crate::name::{DatabaseId, DatabaseName, DatasetName, DatasetRef, Version};
+use crate::name::{DatabaseId, DatabaseName, DatasetName, DatasetRef, LeaseId, Version};
 use crate::notation::Ttl;
 use crate::orchestrator::{LogLine, LogOptions, Orchestrator, RunAs};
 use crate::postgres::Engine;
+use crate::progress::Reporter;
 use crate::secret::Secret;
 use crate::snapshot::SnapshotStore;
 
 mod create;
 mod inner;
+mod leases;
 mod password;
 mod ports;
+mod publish;
 mod reconcile;
 mod record;
 mod reset;
@@ -34,6 +37,7 @@ pub(crate) mod tests;
 
 use inner::Inner;
 pub(crate) use inner::detached;
+pub use leases::Lease;
 
 /// Creates, resets, extends and deletes databases.
 ///
@@ -111,6 +115,8 @@ pub struct CreateOptions {
     pub settings: BTreeMap<String, String>,
     /// What it is made for: an environment's name, a dot, and the attempt that makes that. It goes with the environment.
     pub environment: Option<String>,
+    /// The lease that it lives on, which must be held: when that ends, it goes. Where there is none, it lives for all of its time.
+    pub lease: Option<LeaseId>,
 }
 
 impl CreateOptions {
@@ -135,6 +141,12 @@ impl CreateOptions {
     /// Chooses whether commits survive a power cut.
     pub fn with_durable(mut self, durable: bool) -> Self {
         self.durable = durable;
+        self
+    }
+
+    /// Chooses the lease that it lives on.
+    pub fn with_lease(mut self, lease: LeaseId) -> Self {
+        self.lease = Some(lease);
         self
     }
 
@@ -176,6 +188,8 @@ pub struct Database {
     pub settings: BTreeMap<String, String>,
     /// What it was made for; see [`CreateOptions::environment`].
     pub environment: Option<String>,
+    /// The lease it lives on; see [`CreateOptions::lease`].
+    pub lease: Option<LeaseId>,
     /// What it does.
     pub state: DatabaseState,
 }
@@ -327,6 +341,44 @@ impl Databases {
     /// The expiry is the old one or the new one.
     pub async fn extend(&self, id: &DatabaseId, ttl: Ttl) -> Result<Database> {
         self.inner.extend(id, ttl).await
+    }
+
+    /// Holds a lease, until what is returned is dropped. A second later, unless somebody holds it again, its databases are deleted.
+    ///
+    /// Leases survive this process as little as their holders do: after a restart, those who held one have five seconds to come back.
+    pub fn hold(&self, id: LeaseId) -> Lease {
+        Lease::new(&self.inner, id)
+    }
+
+    /// Takes a database off its lease: from now on it lives until it expires.
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound); [`Conflict`](Error::Conflict) while it is being reset or deleted.
+    ///
+    /// # Cancel safety
+    /// It is released or it is not.
+    pub async fn release(&self, id: &DatabaseId) -> Result<Database> {
+        self.inner.release(id).await
+    }
+
+    /// Ends a database's server, and makes the newest version of `dataset` of its data, which need not exist yet. The database is gone
+    /// then, whether or not that could be done; until its server was ended, an error leaves it as it is.
+    ///
+    /// What is published is cleaned as an import is: of passwords, connections to other servers, and everything that would act on them.
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound); [`Conflict`](Error::Conflict) while it is being reset or deleted, or while something else is being
+    /// imported into the dataset; [`OutOfSpace`](Error::OutOfSpace).
+    ///
+    /// # Cancel safety
+    /// Dropped, it goes on in the background.
+    pub async fn publish(&self, id: &DatabaseId, dataset: &DatasetName, reporter: Reporter) -> Result<DatasetSnapshot> {
+        publish::publish(&self.inner, id, dataset, reporter).await
+    }
+
+    /// Tells whether there is nothing to look after: no database, nobody who makes one, and no lease.
+    pub fn is_idle(&self) -> bool {
+        self.inner.is_idle()
     }
 
     /// Returns what the server wrote to its log.

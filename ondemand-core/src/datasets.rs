@@ -2,6 +2,7 @@
 
 mod catalog;
 mod diagnose;
+mod handover;
 mod import;
 mod input;
 mod meter;
@@ -14,10 +15,12 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use time::OffsetDateTime;
 use tokio::io::AsyncRead;
+
+pub(crate) use handover::Handover;
 
 use crate::error::Result;
 use crate::janitor::Report;
@@ -122,6 +125,8 @@ pub struct DatasetSnapshot {
 pub enum Source {
     /// A file with a dump, a directory that `pg_dump -Fd` wrote, or the data directory of a server that was shut down cleanly.
     Path(PathBuf),
+    /// Nothing: the version is an empty cluster.
+    Empty,
     /// The bytes of a dump file, or of a tar archive of either directory.
     Stream {
         /// The bytes.
@@ -161,6 +166,7 @@ pub struct ImportOptions {
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Empty => f.write_str("Empty"),
             Self::Path(path) => f.debug_tuple("Path").field(path).finish(),
             Self::Stream { total, .. } => f.debug_struct("Stream").field("total", total).finish_non_exhaustive(),
         }
@@ -244,6 +250,20 @@ impl Datasets {
         let mut report = Report::default();
         reconcile::reconcile(&self.inner, &mut report).await?;
         Ok(report)
+    }
+
+    /// Begins to make a version of a volume that is a database's until [`Handover::mark`].
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::Error::Conflict) while something is being imported into the dataset; [`Unsupported`](crate::Error::Unsupported)
+    /// for a version of Postgres that is not installed here.
+    pub(crate) fn expect_volume(&self, dataset: &DatasetName, postgres: u32) -> Result<Handover> {
+        Handover::begin(&self.inner, dataset, postgres)
+    }
+
+    /// Tells whether nothing is being imported.
+    pub fn is_idle(&self) -> bool {
+        self.inner.live.lock().unwrap_or_else(PoisonError::into_inner).attempts.is_empty()
     }
 
     /// Keeps snapshots from being deleted, until the guard is dropped: held from choosing one until it has been cloned.

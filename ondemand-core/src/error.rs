@@ -39,6 +39,8 @@ pub enum Kind {
     Environment,
     /// One try at making something.
     Attempt,
+    /// A lease.
+    Lease,
     /// A compose file with placeholders, that environments are rendered from.
     Template,
     /// A Git repository.
@@ -63,6 +65,7 @@ impl fmt::Display for Kind {
             Self::File => "file",
             Self::Environment => "environment",
             Self::Attempt => "attempt",
+            Self::Lease => "lease",
             Self::Template => "template",
             Self::Repository => "repository",
             Self::Branch => "branch",

@@ -192,6 +192,8 @@ pub mod keys {
     pub const DBNAME: &str = "ondemand.dbname";
     /// The environment it belongs to, and the attempt that made that: `demo.0123456789abcdef`.
     pub const ENVIRONMENT: &str = "ondemand.environment";
+    /// The lease it lives on, where it has one.
+    pub const LEASE: &str = "ondemand.lease";
     /// The numeric id of the user who made it.
     pub const OWNER_ID: &str = "ondemand.owner-id";
     /// The name of the user who made it, as it was then.

@@ -36,7 +36,7 @@ pub mod template;
 
 pub use config::Config;
 pub use data_dir::DataDir;
-pub use databases::{CreateOptions, Database, DatabaseState, Databases, DatabasesOptions, Programs};
+pub use databases::{CreateOptions, Database, DatabaseState, Databases, DatabasesOptions, Lease, Programs};
 pub use datasets::{Dataset, DatasetSnapshot, Datasets, DatasetsOptions, Format, ImportOptions, Source};
 #[cfg(feature = "environments")]
 pub use environments::Environments;
@@ -48,8 +48,8 @@ pub use github::{GitHub, Identity};
 pub use janitor::{Janitor, Report};
 pub use label::{Labels, Selector};
 pub use name::{
-    AttemptId, DatabaseId, DatabaseName, DatasetName, DatasetRef, EnvironmentName, Hostname, ServiceName, SnapshotName,
-    StackName, Version, VolumeName,
+    AttemptId, DatabaseId, DatabaseName, DatasetName, DatasetRef, EnvironmentName, Hostname, LeaseId, ServiceName,
+    SnapshotName, StackName, Version, VolumeName,
 };
 pub use notation::{Size, Ttl};
 pub use ondemand::Ondemand;

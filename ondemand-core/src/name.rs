@@ -297,6 +297,10 @@ hex_id! {
     /// Identifies one try at creating something; marks all that the try made.
     AttemptId, Kind::Attempt, 8
 }
+hex_id! {
+    /// Identifies a lease: 32 lower-case hexadecimal digits. Whoever knows it can hold the lease, so it is told to nobody else.
+    LeaseId, Kind::Lease, 16
+}
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
 use super::inner::{Attempt, Inner};
-use super::ports::Lease;
+use super::ports::PortLease;
 use super::record::{Record, State};
 use super::server::port_was_taken;
 use super::{CreateOptions, Database, DatabaseState};
@@ -68,7 +68,7 @@ type Caller = oneshot::Sender<Result<Parcel>>;
 struct Creation<'a> {
     inner: &'a Arc<Inner>,
     caller: &'a mut Caller,
-    lease: Lease,
+    port: PortLease,
     record: Record,
 }
 
@@ -83,20 +83,28 @@ impl Creation<'_> {
             });
         }
         postgres::check_settings(&options.settings)?;
+        if let Some(lease) = &options.lease {
+            inner.leases.check(lease)?;
+        }
         let expires = inner.expiry(options.ttl.unwrap_or(limits.default_ttl))?;
         let attempt = inner.begin_create(options.name.as_ref())?;
         let reference = options.dataset.as_ref().or(limits.default_dataset.as_ref());
         let hold = inner.datasets.hold().await;
         let snapshot = inner.datasets.find(reference).await?;
-        let lease = take_port(inner)?;
-        let record = plan(options, &snapshot, &attempt, expires, lease.port())?;
+        let port = take_port(inner)?;
+        let record = plan(options, &snapshot, &attempt, expires, port.port())?;
         // Labels that the store would refuse are found before anything is made.
         record.labels(&inner.instance.id)?;
-        let mut creation = Creation { inner, caller, lease, record };
+        let mut creation = Creation { inner, caller, port, record };
         match creation.make(hold).await {
             Ok(()) => {
-                let Creation { lease, record, .. } = creation;
-                inner.announce(record.clone(), Some(lease));
+                let Creation { port, record, .. } = creation;
+                inner.announce(record.clone(), Some(port));
+                if record.lease.as_ref().is_some_and(|lease| !inner.leases.is_alive(lease)) {
+                    // Its end did not see this database, which was not announced then.
+                    inner.delete(&record.id).await?;
+                    return Err(Error::Cancelled);
+                }
                 Ok(inner.describe(record, DatabaseState::Running))
             }
             Err(error) => {
@@ -149,8 +157,8 @@ impl Creation<'_> {
                     tracing::info!(port = self.record.port, "a stranger has taken the port; trying the next");
                     self.inner.remove_stack(&self.record).await?;
                     let named_by_port = self.record.name == default_name(self.record.port)?;
-                    self.lease = take_port(self.inner)?;
-                    self.record.port = self.lease.port();
+                    self.port = take_port(self.inner)?;
+                    self.record.port = self.port.port();
                     if named_by_port {
                         self.record.name = default_name(self.record.port)?;
                     }
@@ -186,6 +194,7 @@ fn plan(
         durable: options.durable,
         settings: options.settings,
         environment: options.environment,
+        lease: options.lease,
         generation: 0,
         state: State::Pending,
         attempt: attempt.id.clone(),
@@ -196,6 +205,6 @@ fn default_name(port: u16) -> Result<DatabaseName> {
     DatabaseName::new(format!("{DEFAULT_NAME}{port}"))
 }
 
-fn take_port(inner: &Inner) -> Result<Lease> {
+fn take_port(inner: &Inner) -> Result<PortLease> {
     inner.ports.take(|port| inner.engine.is_free((inner.options.listen, port).into()))
 }

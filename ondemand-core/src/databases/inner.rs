@@ -7,7 +7,8 @@ use futures_util::stream::BoxStream;
 use time::OffsetDateTime;
 use tokio::sync::OwnedMutexGuard;
 
-use super::ports::{Lease, Ports};
+use super::leases::Leases;
+use super::ports::{PortLease, Ports};
 use super::record::{KIND, Record, State, stack_of};
 use super::{Database, DatabaseState, DatabasesOptions};
 use crate::datasets::Datasets;
@@ -33,6 +34,7 @@ pub(super) struct Inner {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) options: DatabasesOptions,
     pub(super) ports: Ports,
+    pub(super) leases: Leases,
     known: Mutex<Known>,
 }
 
@@ -50,7 +52,7 @@ struct Known {
 pub(super) struct Entry {
     pub(super) record: Record,
     /// None where the port was found taken; then it cannot be started.
-    pub(super) lease: Option<Lease>,
+    pub(super) port: Option<PortLease>,
     /// What is being done to it, for those who look.
     activity: Option<DatabaseState>,
     /// Held by whoever changes the database.
@@ -105,7 +107,17 @@ impl Inner {
         options: DatabasesOptions,
     ) -> Self {
         let ports = Ports::new(options.ports.clone());
-        Self { instance, orchestrator, store, datasets, engine, options, ports, known: Mutex::default() }
+        Self {
+            instance,
+            orchestrator,
+            store,
+            datasets,
+            engine,
+            options,
+            ports,
+            leases: Leases::default(),
+            known: Mutex::default(),
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -157,14 +169,18 @@ impl Inner {
     }
 
     /// Tells whether any attempt is under way in this process.
-    #[cfg(test)]
     pub(super) fn is_busy(&self) -> bool {
         !self.known().attempts.is_empty()
     }
 
+    /// Tells whether there is nothing to look after: no database, nobody who makes one, no lease.
+    pub(super) fn is_idle(&self) -> bool {
+        self.known().entries.is_empty() && !self.is_busy() && self.leases.is_empty()
+    }
+
     /// Makes a database known.
-    pub(super) fn announce(&self, record: Record, lease: Option<Lease>) {
-        let entry = Entry { record: record.clone(), lease, activity: None, gate: Arc::default() };
+    pub(super) fn announce(&self, record: Record, port: Option<PortLease>) {
+        let entry = Entry { record: record.clone(), port, activity: None, gate: Arc::default() };
         self.known().entries.insert(record.id, entry);
     }
 
@@ -193,13 +209,13 @@ impl Inner {
 
     /// Tells whether a database has its port.
     pub(super) fn has_port(&self, id: &DatabaseId) -> bool {
-        self.known().entries.get(id).is_some_and(|entry| entry.lease.is_some())
+        self.known().entries.get(id).is_some_and(|entry| entry.port.is_some())
     }
 
     /// Gives a database its port, once it can be had.
-    pub(super) fn set_lease(&self, id: &DatabaseId, lease: Lease) {
+    pub(super) fn set_port(&self, id: &DatabaseId, port: PortLease) {
         if let Some(entry) = self.known().entries.get_mut(id) {
-            entry.lease = Some(lease);
+            entry.port = Some(port);
         }
     }
 
@@ -263,6 +279,7 @@ impl Inner {
             durable: record.durable,
             settings: record.settings,
             environment: record.environment,
+            lease: record.lease,
             state,
         }
     }
@@ -317,10 +334,23 @@ impl Inner {
 
     pub(super) async fn extend(self: &Arc<Self>, id: &DatabaseId, ttl: Ttl) -> Result<Database> {
         let expires = self.expiry(ttl)?;
+        self.change(id, move |record| Record { expires, ..record }).await
+    }
+
+    pub(super) async fn release(self: &Arc<Self>, id: &DatabaseId) -> Result<Database> {
+        self.change(id, |record| Record { lease: None, ..record }).await
+    }
+
+    /// Changes what is written of a database, whose server notices nothing of it.
+    async fn change(
+        self: &Arc<Self>,
+        id: &DatabaseId,
+        change: impl FnOnce(Record) -> Record + Send + 'static,
+    ) -> Result<Database> {
         let (inner, owned) = (Arc::clone(self), id.clone());
         detached(async move {
             let _gate = inner.try_gate(&owned)?;
-            let record = Record { expires, ..inner.record(&owned)? };
+            let record = change(inner.record(&owned)?);
             inner.write(&record).await?;
             inner.update(record);
             Ok(())

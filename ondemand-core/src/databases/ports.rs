@@ -22,7 +22,7 @@ struct State {
 
 /// A port that nobody else is given until this is dropped.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(super) struct PortLease {
     port: u16,
     state: Arc<Mutex<State>>,
 }
@@ -34,7 +34,7 @@ impl Ports {
     }
 
     /// Hands out the next port that is not taken and that `is_free` finds free of strangers.
-    pub(super) fn take(&self, is_free: impl Fn(u16) -> bool) -> Result<Lease> {
+    pub(super) fn take(&self, is_free: impl Fn(u16) -> bool) -> Result<PortLease> {
         let count = u32::from(*self.range.end()) - u32::from(*self.range.start()) + 1;
         for _ in 0..count {
             // The port is reserved before it is probed, and the lock is not held meanwhile.
@@ -49,15 +49,15 @@ impl Ports {
         })
     }
 
-    fn reserve_next(&self) -> Option<Lease> {
+    fn reserve_next(&self) -> Option<PortLease> {
         let mut state = lock(&self.state);
         let port = state.next;
         state.next = if port == *self.range.end() { *self.range.start() } else { port + 1 };
-        state.taken.insert(port).then(|| Lease { port, state: Arc::clone(&self.state) })
+        state.taken.insert(port).then(|| PortLease { port, state: Arc::clone(&self.state) })
     }
 
     /// Takes the port of a database that exists already, unless another has it.
-    pub(super) fn adopt(&self, port: u16) -> Option<Lease> {
+    pub(super) fn adopt(&self, port: u16) -> Option<PortLease> {
         let mut state = lock(&self.state);
         if !state.taken.insert(port) {
             return None;
@@ -66,17 +66,17 @@ impl Ports {
         if self.range.contains(&port) && port >= state.next {
             state.next = if port == *self.range.end() { *self.range.start() } else { port + 1 };
         }
-        Some(Lease { port, state: Arc::clone(&self.state) })
+        Some(PortLease { port, state: Arc::clone(&self.state) })
     }
 }
 
-impl Lease {
+impl PortLease {
     pub(super) fn port(&self) -> u16 {
         self.port
     }
 }
 
-impl Drop for Lease {
+impl Drop for PortLease {
     fn drop(&mut self) {
         lock(&self.state).taken.remove(&self.port);
     }

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use super::DatabaseState;
 use super::inner::{Inner, detached};
+use super::leases;
 use super::record::{Record, State, stack_of};
 use crate::error::{Error, Kind, Result};
 use crate::janitor::Report;
@@ -118,6 +119,10 @@ fn adopt(inner: &Arc<Inner>, before: &[Record], found: &BTreeMap<DatabaseId, Rec
         // One that was known before and is not now, was deleted since its labels were read.
         let is_new = before.iter().all(|known| known.id != record.id);
         if is_new && inner.record(&record.id).is_err() {
+            // Before it is known, or the round that made it known could take its lease for one that has ended.
+            if let Some(lease) = &record.lease {
+                leases::expect(inner, lease);
+            }
             inner.announce(record.clone(), inner.ports.adopt(record.port));
         }
     }
@@ -201,16 +206,17 @@ async fn settle(inner: &Arc<Inner>, id: &DatabaseId, drifted: bool) -> Result<Se
         inner.delete_held(id).await?;
         return Ok(Settled::Well);
     }
-    if record.expires <= OffsetDateTime::now_utc() {
+    let lease_ended = record.lease.as_ref().is_some_and(|lease| !inner.leases.is_alive(lease));
+    if lease_ended || record.expires <= OffsetDateTime::now_utc() {
         inner.delete_held(id).await?;
         return Ok(Settled::Reaped);
     }
     if !inner.has_port(id) {
-        let lease = inner.ports.adopt(record.port).ok_or_else(|| Error::Conflict {
+        let port = inner.ports.adopt(record.port).ok_or_else(|| Error::Conflict {
             message: format!("port {} belongs to another database", record.port),
             hint: "delete one of the two".into(),
         })?;
-        inner.set_lease(id, lease);
+        inner.set_port(id, port);
     }
     match inner.orchestrator.get(&record.stack()).await {
         Ok(stack) if record.owns(&stack) && stack.is_running() => return Ok(Settled::Well),

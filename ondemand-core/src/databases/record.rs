@@ -7,7 +7,9 @@ use time::OffsetDateTime;
 
 use crate::error::{Error, Result};
 use crate::label::{Labels, keys, rfc3339};
-use crate::name::{AttemptId, DatabaseId, DatabaseName, DatasetName, SnapshotName, StackName, Version, VolumeName};
+use crate::name::{
+    AttemptId, DatabaseId, DatabaseName, DatasetName, LeaseId, SnapshotName, StackName, Version, VolumeName,
+};
 use crate::orchestrator::Stack;
 use crate::snapshot::Volume;
 
@@ -33,6 +35,8 @@ pub(super) struct Record {
     pub(super) state: State,
     /// The environment that it was made for, and the attempt that made that.
     pub(super) environment: Option<String>,
+    /// The lease it lives on.
+    pub(super) lease: Option<LeaseId>,
     /// The try that made this volume. A stack on it is a try of its own, as it may be deployed again.
     pub(super) attempt: AttemptId,
 }
@@ -112,6 +116,9 @@ impl Record {
         if let Some(environment) = &self.environment {
             labels.set(keys::ENVIRONMENT, environment)?;
         }
+        if let Some(lease) = &self.lease {
+            labels.set(keys::LEASE, lease.as_str())?;
+        }
         Ok(labels)
     }
 
@@ -152,6 +159,7 @@ impl Record {
             generation: labels.parse(keys::GENERATION)?,
             state: labels.parse(keys::STATE)?,
             environment: labels.get(keys::ENVIRONMENT).map(str::to_owned),
+            lease: labels.get(keys::LEASE).map(str::parse).transpose()?,
             attempt: labels.parse(keys::ATTEMPT)?,
         };
         if record.volume() != volume.name {
@@ -188,6 +196,7 @@ mod tests {
             generation: 3,
             state: State::Announced,
             environment: Some("demo.0123456789abcdef".to_owned()),
+            lease: Some(LeaseId::new("ab".repeat(16)).unwrap()),
             attempt: AttemptId::new("0123456789abcdef").unwrap(),
         }
     }
@@ -214,7 +223,7 @@ mod tests {
     fn damaged_labels_are_errors() {
         let record = record();
         let whole = record.labels("1234abcd").unwrap();
-        let optional = [keys::KIND, keys::INSTANCE, keys::ENVIRONMENT];
+        let optional = [keys::KIND, keys::INSTANCE, keys::ENVIRONMENT, keys::LEASE];
         for (key, _) in whole.iter().filter(|(key, _)| !optional.contains(key)) {
             let mut missing = whole.clone();
             missing.unset(key);

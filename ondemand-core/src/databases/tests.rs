@@ -408,6 +408,7 @@ fn a_url_escapes_what_a_url_must() {
         durable: false,
         settings: BTreeMap::new(),
         environment: None,
+        lease: None,
         state: DatabaseState::Running,
     };
     assert_eq!(database.url(), "postgresql://postgres:p%2Fw@[::1]:5433/my%20shop");

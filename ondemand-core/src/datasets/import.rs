@@ -18,7 +18,7 @@ use super::meter::Meter;
 use super::reconcile::{end_holders, remove_private};
 use super::sniff::Content;
 use super::unpack::{self, Writer};
-use super::{DatasetSnapshot, ImportOptions, Inner, Source, restore};
+use super::{DatasetSnapshot, DatasetsOptions, ImportOptions, Inner, Source, restore};
 use crate::error::{Error, Result};
 use crate::label::{Labels, Selector, keys};
 use crate::name::{AttemptId, DatasetName, SnapshotName, Version, VolumeName};
@@ -44,8 +44,27 @@ pub(super) async fn import(
     options: ImportOptions,
     reporter: Reporter,
 ) -> Result<DatasetSnapshot> {
-    let attempt = AttemptId::random()?;
-    let claim = Claim::take(inner, dataset, &attempt)?;
+    let claim = Claim::take(inner, dataset)?;
+    run(inner, dataset, claim, Work::Source(source), options, reporter).await
+}
+
+/// What is made into a version.
+pub(super) enum Work {
+    /// A dump.
+    Source(Source),
+    /// What was a database's data, and carries this import's labels by now. Its server has been ended, however that may have been.
+    Volume(Volume),
+}
+
+pub(super) async fn run(
+    inner: &Arc<Inner>,
+    dataset: &DatasetName,
+    claim: Claim,
+    work: Work,
+    options: ImportOptions,
+    reporter: Reporter,
+) -> Result<DatasetSnapshot> {
+    let attempt = claim.attempt.clone();
     let cancelled = CancellationToken::new();
     let import = Import {
         inner: inner.clone(),
@@ -61,7 +80,7 @@ pub(super) async fn import(
     // Whoever waits for this may go away; the work is then undone, by the task that did it.
     let guard = cancelled.drop_guard();
     let task = tokio::spawn(async move {
-        let result = import.run(source).await;
+        let result = import.run(work).await;
         drop(claim);
         result
     });
@@ -71,14 +90,15 @@ pub(super) async fn import(
 }
 
 /// The right to import into a dataset.
-struct Claim {
+pub(super) struct Claim {
     inner: Arc<Inner>,
     dataset: DatasetName,
     attempt: AttemptId,
 }
 
 impl Claim {
-    fn take(inner: &Arc<Inner>, dataset: &DatasetName, attempt: &AttemptId) -> Result<Self> {
+    pub(super) fn take(inner: &Arc<Inner>, dataset: &DatasetName) -> Result<Self> {
+        let attempt = AttemptId::random()?;
         let mut live = inner.live.lock().unwrap_or_else(PoisonError::into_inner);
         if !live.datasets.insert(dataset.clone()) {
             return Err(Error::Conflict {
@@ -87,7 +107,12 @@ impl Claim {
             });
         }
         live.attempts.insert(attempt.clone());
-        Ok(Self { inner: inner.clone(), dataset: dataset.clone(), attempt: attempt.clone() })
+        Ok(Self { inner: inner.clone(), dataset: dataset.clone(), attempt })
+    }
+
+    /// Returns the try that it is the right of.
+    pub(super) fn attempt(&self) -> &AttemptId {
+        &self.attempt
     }
 }
 
@@ -114,12 +139,12 @@ struct Import {
 }
 
 impl Import {
-    async fn run(self, source: Source) -> Result<DatasetSnapshot> {
+    async fn run(self, work: Work) -> Result<DatasetSnapshot> {
         let result = tokio::select! {
             biased;
             () = self.cancelled.cancelled() => Err(Error::Cancelled),
             // A panic is a mistake of this program; it is to leave as little behind as any other error.
-            result = AssertUnwindSafe(self.pipeline(source)).catch_unwind() => {
+            result = AssertUnwindSafe(self.pipeline(work)).catch_unwind() => {
                 result.unwrap_or_else(|_| Err(Error::backend("import", "working", "it panicked")))
             }
         };
@@ -166,7 +191,8 @@ impl Import {
         if let Some(snapshot) = snapshot.filter(|_| !success) {
             warn("deleting the snapshot of a cancelled import", self.inner.store.delete_snapshot(&snapshot).await);
         }
-        for name in volumes.into_iter().flatten() {
+        let found = found.into_iter().map(|volume| volume.name);
+        for name in volumes.into_iter().flatten().chain(found) {
             warn("deleting the volume of an import", self.inner.store.delete_volume(&name).await);
         }
     }
@@ -181,11 +207,7 @@ impl Import {
 
     /// Makes a volume that PostgreSQL's user owns.
     async fn volume(&self, name: Result<VolumeName>) -> Result<Volume> {
-        let mut labels = Labels::new();
-        labels.set(keys::KIND, IMPORT)?;
-        labels.set(keys::INSTANCE, self.inner.options.instance.as_str())?;
-        labels.set(keys::ATTEMPT, self.attempt.as_str())?;
-        labels.set(keys::DATASET, self.dataset.as_str())?;
+        let labels = labels(&self.inner.options, &self.attempt, &self.dataset)?;
         let volume = self.inner.store.create_volume(&name?, &labels).await?;
         cluster::own(&volume.path, self.inner.options.user)?;
         Ok(volume)
@@ -201,12 +223,20 @@ impl Import {
         Writer { user: self.inner.options.user, meter: self.meter.clone(), cancelled: self.cancelled.clone() }
     }
 
-    async fn pipeline(&self, source: Source) -> Result<DatasetSnapshot> {
+    async fn pipeline(&self, work: Work) -> Result<DatasetSnapshot> {
         self.meter.phase(Phase::Preparing);
+        let source = match work {
+            Work::Source(source) => source,
+            Work::Volume(volume) => {
+                let server = self.take_over(&volume).await?;
+                return self.publish(server, &volume).await;
+            }
+        };
         // A missing PostgreSQL is noticed before a hundred gigabytes have been received.
         self.install()?;
         let [pgdata, spool] = self.volume_names();
         let (server, volume) = match input::open(source, &self.meter, &self.cancelled).await? {
+            Input::Nothing => self.start_empty(pgdata).await?,
             Input::Bytes(bytes) => match bytes.content {
                 Content::Sql => self.restore_sql(bytes, pgdata).await?,
                 Content::Custom => {
@@ -261,6 +291,13 @@ impl Import {
         let cluster = self.cluster(self.install()?, &volume).await?;
         cluster.initdb().await?;
         Ok((cluster.start().await?, volume))
+    }
+
+    /// Starts a server that holds nothing but what a restore would find.
+    async fn start_empty(&self, name: Result<VolumeName>) -> Result<(Server, Volume)> {
+        let (server, volume) = self.fresh(name).await?;
+        restore::prepare(&server, &self.options, &[]).await?;
+        Ok((server, volume))
     }
 
     async fn restore_sql(&self, bytes: Bytes, name: Result<VolumeName>) -> Result<(Server, Volume)> {
@@ -414,6 +451,18 @@ impl Import {
             neutralise::trim_wal(&pgdata, &control)
         })
         .await?;
+        self.open(install, volume).await
+    }
+
+    /// Starts a server on what was a database's data. Its own server may have been ended at once; what it had written is recovered.
+    async fn take_over(&self, volume: &Volume) -> Result<Server> {
+        let (pgdata, user) = (volume.path.clone(), self.inner.options.user);
+        self.block(move || neutralise::clean_files(&pgdata, user)).await?;
+        self.open(self.data_install(&volume.path)?, volume).await
+    }
+
+    /// Starts a server on a data directory, as a role that is made for this.
+    async fn open(&self, install: &Install, volume: &Volume) -> Result<Server> {
         let cluster = self.cluster(install, volume).await?;
         cluster.single_user(&neutralise::admin_commands()).await?;
         cluster.start().await
@@ -481,6 +530,15 @@ impl Import {
         })?;
         published(&snapshot)
     }
+}
+
+/// Returns the labels of an import's volume.
+pub(super) fn labels(options: &DatasetsOptions, attempt: &AttemptId, dataset: &DatasetName) -> Result<Labels> {
+    Labels::new()
+        .with(keys::KIND, IMPORT)?
+        .with(keys::INSTANCE, options.instance.as_str())?
+        .with(keys::ATTEMPT, attempt.as_str())?
+        .with(keys::DATASET, dataset.as_str())
 }
 
 /// What a tar archive held.

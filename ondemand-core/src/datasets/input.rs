@@ -25,6 +25,8 @@ pub(super) type Reader = Pin<Box<dyn AsyncRead + Send>>;
 
 /// What is imported.
 pub(super) enum Input {
+    /// Nothing at all.
+    Nothing,
     /// Bytes.
     Bytes(Bytes),
     /// A directory that `pg_dump -Fd` wrote.
@@ -52,6 +54,7 @@ pub(super) struct Bytes {
 /// [`Error::NotFound`] if there is no such file, [`Error::InvalidDump`] if it is nothing that can be imported.
 pub(super) async fn open(source: Source, meter: &Meter, cancelled: &CancellationToken) -> Result<Input> {
     let (reader, total, file): (Reader, _, _) = match source {
+        Source::Empty => return Ok(Input::Nothing),
         Source::Stream { reader, total } => (reader, total, None),
         Source::Path(path) => {
             let metadata = tokio::fs::metadata(&path).await.map_err(|e| open_error(&path, e))?;

@@ -1,0 +1,37 @@
+//! Making a dataset's newest version of what a database holds.
+
+use std::sync::Arc;
+
+use super::DatabaseState;
+use super::inner::{Inner, detached};
+use crate::datasets::DatasetSnapshot;
+use crate::error::{Error, Kind, Result};
+use crate::name::{DatabaseId, DatasetName};
+use crate::progress::Reporter;
+
+/// Ends a database's server and hands its volume over to an import, which cleans and publishes it. From then on the volume is the import's:
+/// cut off there, it is deleted like that of any other.
+pub(super) async fn publish(
+    inner: &Arc<Inner>,
+    id: &DatabaseId,
+    dataset: &DatasetName,
+    reporter: Reporter,
+) -> Result<DatasetSnapshot> {
+    inner.record(id)?;
+    let (inner, id, dataset) = (Arc::clone(inner), id.clone(), dataset.clone());
+    detached(async move {
+        let gate = inner.try_gate(&id)?;
+        gate.show(DatabaseState::Stopped);
+        let record = inner.record(&id)?;
+        // Refused while the database still runs, if it can be.
+        let handover = inner.datasets.expect_volume(&dataset, record.postgres)?;
+        let volume = inner.volume(&record).await?.ok_or_else(|| Error::not_found(Kind::Volume, record.volume()))?;
+        if inner.remove_stack(&record).await? {
+            inner.remove_run_dir(&record.id)?;
+        }
+        handover.mark(&volume).await?;
+        inner.forget(&id);
+        handover.publish(volume, record.dbname, reporter).await
+    })
+    .await
+}

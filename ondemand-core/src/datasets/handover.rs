@@ -1,0 +1,36 @@
+//! A database's volume on its way to becoming a version of a dataset.
+
+use std::sync::Arc;
+
+use super::import::{Claim, Work, labels, run};
+use super::{DatasetSnapshot, ImportOptions, Inner};
+use crate::error::Result;
+use crate::name::DatasetName;
+use crate::progress::Reporter;
+use crate::snapshot::Volume;
+
+/// The right to publish a volume that was a database's. Dropped before anything was marked, it changes nothing.
+pub(crate) struct Handover {
+    inner: Arc<Inner>,
+    dataset: DatasetName,
+    claim: Claim,
+}
+
+impl Handover {
+    pub(super) fn begin(inner: &Arc<Inner>, dataset: &DatasetName, postgres: u32) -> Result<Self> {
+        inner.options.installs.get(postgres)?;
+        Ok(Self { inner: Arc::clone(inner), dataset: dataset.clone(), claim: Claim::take(inner, dataset)? })
+    }
+
+    /// Makes the volume this import's: whatever happens from now on, it is deleted as an import's volume is.
+    pub(crate) async fn mark(&self, volume: &Volume) -> Result<()> {
+        let labels = labels(&self.inner.options, self.claim.attempt(), &self.dataset)?;
+        self.inner.store.set_volume_labels(&volume.name, &labels).await
+    }
+
+    /// Cleans what is in the volume, publishes it, and deletes the volume.
+    pub(crate) async fn publish(self, volume: Volume, dbname: String, reporter: Reporter) -> Result<DatasetSnapshot> {
+        let options = ImportOptions { dbname: Some(dbname), ..ImportOptions::default() };
+        run(&self.inner, &self.dataset, self.claim, Work::Volume(volume), options, reporter).await
+    }
+}
