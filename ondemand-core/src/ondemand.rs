@@ -163,6 +163,18 @@ impl Ondemand {
         Ok(self)
     }
 
+    /// Tells whether there is nothing to look after: no database and no lease, no environment, and nothing that is being made. What cannot be
+    /// asked counts as something.
+    pub async fn is_idle(&self) -> bool {
+        #[cfg(feature = "environments")]
+        if let Some(environments) = &self.environments
+            && !environments.list().await.is_ok_and(|listed| listed.is_empty())
+        {
+            return false;
+        }
+        self.databases.is_idle() && self.datasets.is_idle()
+    }
+
     /// Gives back what only a running process needs: the runtime directory, if no database has its sockets there. To be called before a process
     /// ends that cannot wait until every clone of this is dropped. Databases run on.
     pub fn close(&self) {

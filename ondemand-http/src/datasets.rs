@@ -4,12 +4,13 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use ondemand_core::{DatasetName, DatasetRef, Datasets, ImportOptions, Result};
+use ondemand_core::{DatasetName, DatasetRef, Datasets, ImportOptions, Result, Source};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::body::reply;
+use crate::events;
 use crate::openapi::Problems;
 use crate::problem::Problem;
 use crate::request::{Parameters, Segment};
@@ -57,6 +58,7 @@ async fn get(State(datasets): State<Datasets>, Segment(name): Segment) -> Result
         ("role" = Option<Vec<String>>, Query, description = "A role to make before restoring. May be given more than once."),
         ("no_owner" = Option<bool>, Query, description = "Whether to leave out owners and privileges."),
         ("postgres" = Option<u32>, Query, description = "The major version of Postgres to restore with."),
+        ("empty" = Option<bool>, Query, description = "Whether there is no dump: the version holds nothing but an empty database."),
     ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The dump."),
     responses(
@@ -79,7 +81,14 @@ async fn import(
         no_owner: parameters.switch("no_owner")?,
         postgres: parameters.one("postgres")?,
     };
+    let empty = parameters.switch("empty")?;
     parameters.finish()?;
+    if empty {
+        let import = |reporter| async move {
+            datasets.import(&name, Source::Empty, options, reporter).await.map(wire::Snapshot::from)
+        };
+        return events::answer_reported(&headers, import, Problem::from).await;
+    }
     let upload = Upload::new(body, limits.upload)?;
     let import = |source, reporter| async move {
         datasets.import(&name, source, options, reporter).await.map(wire::Snapshot::from)

@@ -1,17 +1,20 @@
 //! Answers that are streams of server-sent events: progress, and the outcome at the end.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use ondemand_core::Error;
+use ondemand_core::progress::{self, Reporter};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::body::reply;
 use crate::problem::Problem;
 
 /// How many events may wait for a slow client; more are left out.
@@ -36,6 +39,29 @@ where
 {
     let task = AbortOnDropHandle::new(tokio::spawn(work));
     Sse::new(of(task, events)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+/// Does work that makes something and reports on the way: answers with events where the client asked for them, else with what was made.
+pub(crate) async fn answer_reported<T, F>(
+    headers: &HeaderMap,
+    work: impl FnOnce(Reporter) -> F,
+    problem: impl FnOnce(Error) -> Problem + Send + 'static,
+) -> Result<Response, Problem>
+where
+    T: Serialize + Send + 'static,
+    F: Future<Output = ondemand_core::Result<T>> + Send + 'static,
+{
+    if !wanted(headers) {
+        let made = work(progress::silent()).await.map_err(problem)?;
+        return Ok(reply(StatusCode::CREATED, &made));
+    }
+    let (sender, events) = mpsc::channel(BACKLOG);
+    let reporter: Reporter = Arc::new(move |event| {
+        // A client that does not keep up misses events, and the work goes on at its own pace.
+        let _ = sender.try_send(event);
+    });
+    let work = work(reporter);
+    Ok(answer(async move { work.await.map_err(problem) }, events))
 }
 
 /// Returns what a client is told: progress while the task runs, and its outcome at the end. Dropped with the connection, it

@@ -10,6 +10,7 @@ mod drain;
 mod environments;
 mod events;
 mod health;
+mod leases;
 mod life;
 mod openapi;
 mod pool;
@@ -35,7 +36,7 @@ use utoipa_axum::router::OpenApiRouter;
 pub use auth::check_exposure;
 pub use openapi::{document as openapi, proxy_document as proxy_openapi};
 pub use routes::Routing;
-pub use serve::{Moment, serve, serve_proxy, signalled};
+pub use serve::{Moment, keep, serve, serve_proxy, signalled};
 pub use state::{AppState, ProxyState};
 
 use auth::Access;
@@ -52,7 +53,9 @@ pub fn app(state: AppState) -> Router {
     let environments = environments
         .route_layer(middleware::from_fn_with_state(Life::from_ref(&state), life::wait_until_ready))
         .route_layer(middleware::from_fn_with_state(Access::from_ref(&state), auth::guard_page));
-    service(state, routes.merge(waiting), environments)
+    // A lease is held before it is known what lives on it: its holders have little time to come back.
+    let (leases, _) = leases::routes().split_for_parts();
+    service(state, routes.merge(leases).merge(waiting), environments)
 }
 
 /// Makes the service of a stand-alone proxy.

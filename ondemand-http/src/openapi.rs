@@ -56,7 +56,8 @@ async fn openapi(State(Description(text)): State<Description>) -> impl IntoRespo
 
 /// Returns the OpenAPI description of a whole server.
 pub fn document() -> OpenApi {
-    let routes = crate::open::<AppState>().merge(crate::routes::routes()).merge(crate::waiting());
+    let routes =
+        crate::open::<AppState>().merge(crate::routes::routes()).merge(crate::waiting()).merge(crate::leases::routes());
     let document = routes.merge(crate::environments::routes()).into_openapi();
     describe(
         document,
@@ -93,7 +94,7 @@ mod tests {
 
     /// Every route of the service. `routes!` puts a handler into the router and the document at once, so that neither can be
     /// forgotten; this list is for whoever changes a route without meaning to.
-    const ROUTES: [&str; 28] = [
+    const ROUTES: [&str; 30] = [
         "DELETE /datasets/{name}",
         "DELETE /envs/{name}",
         "DELETE /routes/{host}",
@@ -118,8 +119,10 @@ mod tests {
         "POST /datasets/{name}",
         "POST /envs",
         "POST /envs/{name}/redeploy",
+        "POST /leases",
         "POST /reap",
         "POST /servers",
+        "POST /servers/{id}/publish",
         "POST /servers/{id}/reset",
         "PUT /routes/{host}",
     ];

@@ -17,9 +17,11 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::life::Life;
 use crate::{AppState, ProxyState, Routing, app, check_exposure, proxy_app};
 use connections::{Connections, accept, listen};
+pub use keep::keep;
 
 mod connections;
 mod environments;
+mod keep;
 mod proxy;
 
 /// What has been reached of the server's life.
@@ -51,15 +53,21 @@ pub enum Moment<'a> {
 ///
 /// # Cancel safety
 /// Dropped, it ends at once: connections are closed, and what was half done is cleaned up by the next start.
-pub async fn serve(
-    config: &Config,
-    shutdown: impl Future<Output = ()>,
-    mut tell: impl FnMut(Moment<'_>),
-) -> Result<()> {
+pub async fn serve(config: &Config, shutdown: impl Future<Output = ()>, tell: impl FnMut(Moment<'_>)) -> Result<()> {
     config.validate()?;
     check_exposure(&config.http)?;
     let listener = listen(config.http.listen).await?;
-    let ondemand = Ondemand::open(config).await?;
+    serve_opened(config, listener, Ondemand::open(config).await?, shutdown, tell).await
+}
+
+/// Serves what is open, as [`serve`] does.
+async fn serve_opened(
+    config: &Config,
+    listener: TcpListener,
+    ondemand: Ondemand,
+    shutdown: impl Future<Output = ()>,
+    mut tell: impl FnMut(Moment<'_>),
+) -> Result<()> {
     let mut notices = ondemand.notices.clone();
     let (routing, proxy) = if config.proxy.enabled {
         let (routing, proxy) = proxy::start(config, proxy::Place::BesideDatabases).await?;

@@ -4,27 +4,29 @@ use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::{FutureExt, StreamExt, stream};
-use ondemand_core::Databases;
 use ondemand_core::orchestrator::{LogLine, LogOptions};
+use ondemand_core::{Databases, DatasetName};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::body::{Json, reply};
+use crate::events;
 use crate::life::Life;
 use crate::openapi::Problems;
 use crate::problem::Problem;
 use crate::request::{Parameters, Segment};
-use crate::wire::{CreateServer, PatchServer, Server, ServerId};
+use crate::wire::{CreateServer, PatchServer, PublishServer, Server, ServerId, Snapshot};
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(create, list))
         .routes(routes!(get, patch, delete))
         .routes(routes!(reset))
+        .routes(routes!(publish))
         .routes(routes!(logs))
 }
 
@@ -59,7 +61,7 @@ async fn get(State(databases): State<Databases>, Segment(id): Segment) -> Result
     Ok(reply(StatusCode::OK, &Server::with_password(&database)))
 }
 
-/// Changes when a server is reaped.
+/// Changes when a server is reaped, and takes it off its lease.
 #[utoipa::path(patch, path = "/servers/{id}", operation_id = "extend_server", tag = "servers", security(("bearer" = []), ()),
     params(("id" = String, Path, description = "Its id, the id's first digits, or its name.")),
     request_body(content = PatchServer),
@@ -71,7 +73,10 @@ async fn patch(
 ) -> Result<Response, Problem> {
     let ttl = wanted.ttl(SystemTime::now())?;
     let id = databases.find(&id)?;
-    let database = databases.extend(&id, ttl).await?;
+    if let Some(ttl) = ttl {
+        databases.extend(&id, ttl).await?;
+    }
+    let database = if wanted.release { databases.release(&id).await? } else { databases.get(&id).await? };
     Ok(reply(StatusCode::OK, &Server::with_password(&database)))
 }
 
@@ -93,6 +98,28 @@ async fn reset(State(databases): State<Databases>, Segment(id): Segment) -> Resu
     let id = databases.find(&id)?;
     let database = databases.reset(&id).await?;
     Ok(reply(StatusCode::OK, &Server::with_password(&database)))
+}
+
+/// Ends a server, and makes the newest version of a dataset of its data. With `Accept: text/event-stream` the answer is a stream of
+/// events, as for an import.
+#[utoipa::path(post, path = "/servers/{id}/publish", operation_id = "publish_server", tag = "servers", security(("bearer" = []), ()),
+    params(("id" = String, Path, description = "Its id, the id's first digits, or its name.")),
+    request_body(content = PublishServer),
+    responses(
+        (status = 201, description = "The new version. The server is gone.", body = Snapshot),
+        (status = 200, description = "Events, for a client that accepts them.", body = String, content_type = "text/event-stream"),
+        Problems,
+    ))]
+async fn publish(
+    State(databases): State<Databases>,
+    Segment(id): Segment,
+    headers: HeaderMap,
+    Json(wanted): Json<PublishServer>,
+) -> Result<Response, Problem> {
+    let dataset: DatasetName = wanted.dataset.parse()?;
+    let id = databases.find(&id)?;
+    let publish = |reporter| async move { databases.publish(&id, &dataset, reporter).await.map(Snapshot::from) };
+    events::answer_reported(&headers, publish, Problem::from).await
 }
 
 /// Returns what a server wrote to its log, line by line.

@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::{Body, HttpBody};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use futures_util::StreamExt;
-use ondemand_core::progress::{self, Reporter};
+use ondemand_core::progress::Reporter;
 use ondemand_core::{Error, Source};
-use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
-use crate::body::reply;
 use crate::events;
 use crate::problem::Problem;
 use crate::wire::Snapshot;
@@ -52,17 +50,7 @@ impl Upload {
             Some(limit) if exceeded.load(Ordering::Relaxed) => too_large(limit),
             _ => Problem::from(error),
         };
-        if !events::wanted(headers) {
-            let snapshot = import(source, progress::silent()).await.map_err(problem)?;
-            return Ok(reply(StatusCode::CREATED, &snapshot));
-        }
-        let (sender, events) = mpsc::channel(events::BACKLOG);
-        let reporter: Reporter = Arc::new(move |event| {
-            // A client that does not keep up misses events, and the import goes on at its own pace.
-            let _ = sender.try_send(event);
-        });
-        let import = import(source, reporter);
-        Ok(events::answer(async move { import.await.map_err(problem) }, events))
+        events::answer_reported(headers, |reporter| import(source, reporter), problem).await
     }
 }
 

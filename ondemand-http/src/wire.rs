@@ -60,6 +60,9 @@ pub struct Server {
     pub durable: bool,
     /// The Postgres settings it was created with.
     pub settings: BTreeMap<String, String>,
+    /// Whether it lives on a lease, and goes when nobody holds that any more.
+    #[serde(default)]
+    pub leased: bool,
 }
 
 impl Server {
@@ -89,6 +92,7 @@ impl Server {
             created_at: database.created.unix_timestamp().to_string(),
             durable: database.durable,
             settings: database.settings.clone(),
+            leased: database.lease.is_some(),
         }
     }
 }
@@ -121,6 +125,9 @@ pub struct CreateServer {
     /// Postgres settings, as in `postgresql.conf`. Numbers and booleans may be written as such.
     #[serde(deserialize_with = "settings", skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
+    /// The lease that it lives on, which is held by `POST /leases`: it is deleted when nobody holds that any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
 }
 
 impl TryFrom<CreateServer> for ondemand_core::CreateOptions {
@@ -133,11 +140,30 @@ impl TryFrom<CreateServer> for ondemand_core::CreateOptions {
             durable: wanted.durable,
             settings: wanted.settings,
             environment: None,
+            lease: wanted.lease.map(|text| text.parse()).transpose()?,
         })
     }
 }
 
-/// When a server is to be reaped: one of both fields.
+/// A lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+pub struct Lease {
+    /// Identifies it: 32 lower-case hexadecimal digits, chosen at random by whoever holds it.
+    #[schema(example = "5f2b7c0e9a4d41d3b6c8e1f0a7923d54")]
+    pub id: String,
+}
+
+/// What a server's data are published as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+pub struct PublishServer {
+    /// The dataset. It need not exist.
+    #[schema(example = "fixtures")]
+    pub dataset: String,
+}
+
+/// When a server is to be reaped: one of the first two fields; and whether it is to be taken off its lease.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "PascalCase")]
 pub struct PatchServer {
@@ -149,21 +175,26 @@ pub struct PatchServer {
     #[serde(rename = "Expires_at", skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = expires_schema)]
     pub expires_at: Option<UnixTime>,
+    /// `null` takes it off its lease: from then on it lives until it expires.
+    #[serde(default, skip_serializing, deserialize_with = "released", rename = "Lease")]
+    #[schema(value_type = Option<String>)]
+    pub release: bool,
 }
 
 impl PatchServer {
-    /// Returns how long the server is to live from `now` on.
+    /// Returns how long the server is to live from `now` on, where that is to change.
     ///
     /// # Errors
-    /// [`InvalidInput`](Error::InvalidInput) unless exactly one field is given, or if the time is past.
-    pub fn ttl(&self, now: SystemTime) -> Result<Ttl> {
+    /// [`InvalidInput`](Error::InvalidInput) if both times are given, or nothing at all, or if the time is past.
+    pub fn ttl(&self, now: SystemTime) -> Result<Option<Ttl>> {
         match (self.ttl, self.expires_at) {
-            (Some(ttl), None) => Ok(ttl),
+            (None, None) if self.release => Ok(None),
+            (Some(ttl), None) => Ok(Some(ttl)),
             (None, Some(UnixTime(seconds))) => {
                 let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
                 let left = seconds.checked_sub(now).filter(|&left| left > 0);
                 let left = left.ok_or_else(|| Error::invalid("Expires_at", "it is in the past"))?;
-                Ttl::new(Duration::from_secs(left))
+                Ttl::new(Duration::from_secs(left)).map(Some)
             }
             _ => Err(Error::invalid("request body", "give either Ttl or Expires_at")),
         }
@@ -380,6 +411,16 @@ fn expires_schema() -> Object {
 
 fn code_schema() -> Object {
     text("The stable name of the problem's meaning.").enum_values(Some(Code::ALL.map(Code::as_str))).build()
+}
+
+/// Reads a lease that may only be none.
+fn released<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    match Option::<serde::de::IgnoredAny>::deserialize(deserializer)? {
+        None => Ok(true),
+        Some(_) => {
+            Err(serde::de::Error::custom("a server can be taken off its lease with null, and not be put on another"))
+        }
+    }
 }
 
 /// Reads settings whose values may be written as numbers and booleans.

@@ -218,6 +218,23 @@ async fn killed_while_deleting() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn killed_while_publishing() -> Result<()> {
+    let mut laboratory = Laboratory::new().await?;
+    let (mut steps, mut killed) = (Steps::default(), true);
+    while let Some((when, number)) = steps.next(killed) {
+        let id = laboratory.create_alone().await?;
+        let crashed = laboratory.crash(when, number, &["publish", id.as_str()]).await?;
+        laboratory.announced.remove(&id);
+        // Before its volume is handed over, the database lives on; then it is gone, whether or not it was published.
+        let checked = laboratory.check(true, None, &["production", "published"]).await;
+        checked.with_context(|| format!("killed {when} call {number}: {crashed:?}"))?;
+        killed = crashed.is_some();
+    }
+    ensure!(steps.calls >= 6, "publishing makes more than {} calls", steps.calls);
+    laboratory.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn killed_while_importing() -> Result<()> {
     let mut laboratory = Laboratory::new().await?;
     let dump = laboratory.home.path().join("dump.sql").to_string_lossy().into_owned();

@@ -1,5 +1,6 @@
 //! Databases over fakes: what they do at once, when calls fail, and when callers go away.
 
+mod leases;
 mod model;
 
 use std::collections::{BTreeMap, BTreeSet};

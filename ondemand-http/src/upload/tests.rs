@@ -1,12 +1,12 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use futures_util::stream;
 use ondemand_core::Result;
-use ondemand_core::progress::Phase;
+use ondemand_core::progress::{self, Phase};
 use tokio::io::AsyncReadExt;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 

@@ -20,6 +20,7 @@ fn server() -> Server {
         created_at: "1464180076".into(),
         durable: false,
         settings: BTreeMap::new(),
+        leased: false,
     }
 }
 
@@ -36,7 +37,7 @@ fn a_server_is_written_as_the_contract_has_it() {
     let rest = concat!(
         r#""User":"postgres","Password":"secret","Dbname":"shop","#,
         r#""Url":"postgresql://postgres:secret@pg.dev.internal:5433/shop","Dataset":"production","#,
-        r#""Snapshot":"production@20261122-192300","Created_at":"1464180076","Durable":false,"Settings":{}}"#,
+        r#""Snapshot":"production@20261122-192300","Created_at":"1464180076","Durable":false,"Settings":{},"Leased":false}"#,
     );
     assert_eq!(&text[contract.len()..], rest);
     assert_eq!(serde_json::from_str::<Server>(&text).expect("a server"), server());
@@ -60,6 +61,7 @@ fn a_database_becomes_a_server() {
         durable: false,
         settings: BTreeMap::new(),
         environment: None,
+        lease: None,
         state: DatabaseState::Running,
     };
     let listed = Server::without_password(&database);
@@ -109,14 +111,16 @@ fn what_is_unknown_or_wrong_is_named() {
 fn an_expiry_is_a_moment_or_a_time_to_live() {
     let now = UNIX_EPOCH + Duration::from_secs(1000);
     let ttl = |body: serde_json::Value| {
-        serde_json::from_value::<PatchServer>(body)
-            .map_err(|e| e.to_string())
-            .and_then(|patch| patch.ttl(now).map(|ttl| ttl.duration().as_secs()).map_err(|e| e.to_string()))
+        serde_json::from_value::<PatchServer>(body).map_err(|e| e.to_string()).and_then(|patch| {
+            patch.ttl(now).map(|ttl| ttl.map_or(0, |ttl| ttl.duration().as_secs())).map_err(|e| e.to_string())
+        })
     };
     assert_eq!(ttl(json!({"Ttl": "2d"})), Ok(172_800));
     assert_eq!(ttl(json!({"Ttl": 60})), Ok(60));
     assert_eq!(ttl(json!({"Expires_at": "1060"})), Ok(60));
     assert_eq!(ttl(json!({"Expires_at": 1060})), Ok(60));
+    assert_eq!(ttl(json!({"Lease": null})), Ok(0), "the time stays");
+    assert_eq!(ttl(json!({"Lease": null, "Ttl": 60})), Ok(60));
     for bad in
         [json!({}), json!({"Ttl": 1, "Expires_at": 2000}), json!({"Expires_at": 1000}), json!({"Expires_at": "x"})]
     {

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "what a test cannot do without fails it")]
 
 mod environments;
+mod keep;
 mod remote;
 mod routes;
 

@@ -1,6 +1,6 @@
 //! Does one operation on a data directory, and kills itself at a chosen call of the store or the orchestrator.
 //!
-//! `crash-child DATA-DIR FIRST-PORT before|after NUMBER create|reset ID|delete ID|import FILE`. Exits with 0 if the operation ended before the call was
+//! `crash-child DATA-DIR FIRST-PORT before|after NUMBER create|reset ID|delete ID|publish ID|import FILE`. Exits with 0 if the operation ended before the call was
 //! made.
 #![expect(clippy::print_stderr, reason = "it tells the test what killed it")]
 
@@ -44,6 +44,10 @@ async fn main() -> Result<()> {
         "create" => drop(ondemand.databases.create(CreateOptions::default()).await?),
         "reset" => drop(ondemand.databases.reset(&next("an id")?.parse()?).await?),
         "delete" => ondemand.databases.delete(&next("an id")?.parse()?).await?,
+        "publish" => {
+            let id = next("an id")?.parse()?;
+            ondemand.databases.publish(&id, &"published".parse()?, progress::silent()).await?;
+        }
         "import" => {
             let source = Source::Path(next("a file")?.into());
             let dataset = "imported".parse()?;

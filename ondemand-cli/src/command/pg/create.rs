@@ -46,6 +46,7 @@ pub(crate) async fn run(global: &Global, client: &Client, arguments: Arguments) 
         name: arguments.name.map(|name| name.to_string()),
         durable: arguments.durable,
         settings: BTreeMap::from_iter(arguments.set),
+        lease: None,
     };
     let server: Server = client.post(&["servers"], &wanted).await?;
     if global.json {

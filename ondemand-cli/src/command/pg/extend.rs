@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(global: &Global, client: &Client, arguments: Arguments) -> Result<(), Failure> {
-    let wanted = PatchServer { ttl: Some(arguments.ttl), expires_at: None };
+    let wanted = PatchServer { ttl: Some(arguments.ttl), ..PatchServer::default() };
     let server: Server = client.patch(&["servers", arguments.which.segment()?], &wanted).await?;
     if global.json {
         return output::json(&server);
