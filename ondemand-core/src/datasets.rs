@@ -161,6 +161,8 @@ pub struct ImportOptions {
     pub no_owner: bool,
     /// The major version of Postgres to restore with; where there is none, the newest that is installed.
     pub postgres: Option<u32>,
+    /// Refuses if the dataset exists already: of several that make the same one, one does.
+    pub new: bool,
 }
 
 impl fmt::Debug for Source {
@@ -184,6 +186,7 @@ impl Datasets {
     /// Restores a dump into a new version of `name`, which need not exist yet.
     ///
     /// # Errors
+    /// [`AlreadyExists`](crate::Error::AlreadyExists) for a dataset that is there and was to be new;
     /// [`InvalidDump`](crate::Error::InvalidDump), [`Conflict`](crate::Error::Conflict) while another import into the same dataset runs,
     /// [`OutOfSpace`](crate::Error::OutOfSpace), [`Unsupported`](crate::Error::Unsupported) for a Postgres that is not installed.
     ///

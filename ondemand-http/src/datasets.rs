@@ -58,6 +58,7 @@ async fn get(State(datasets): State<Datasets>, Segment(name): Segment) -> Result
         ("role" = Option<Vec<String>>, Query, description = "A role to make before restoring. May be given more than once."),
         ("no_owner" = Option<bool>, Query, description = "Whether to leave out owners and privileges."),
         ("postgres" = Option<u32>, Query, description = "The major version of Postgres to restore with."),
+        ("new" = Option<bool>, Query, description = "Whether to refuse if the dataset exists already."),
         ("empty" = Option<bool>, Query, description = "Whether there is no dump: the version holds nothing but an empty database."),
     ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The dump."),
@@ -80,6 +81,7 @@ async fn import(
         roles: parameters.all("role"),
         no_owner: parameters.switch("no_owner")?,
         postgres: parameters.one("postgres")?,
+        new: parameters.switch("new")?,
     };
     let empty = parameters.switch("empty")?;
     parameters.finish()?;

@@ -119,6 +119,7 @@ async fn a_database_that_was_built_becomes_a_dataset() -> Result<()> {
     let server = Server::start(&home.data(), &ServerOptions::default()).await?;
     let empty = server.succeed("POST", "/datasets/empty?empty=true", "").await?;
     ensure!(empty["Dataset"] == "empty" && empty["Dbname"] == "postgres", "{empty}");
+    server.refused(("POST", "/datasets/empty?empty=true&new=true"), "", (409, "already_exists")).await?;
     let built = server.create(json!({ "Dataset": "empty", "Settings": { "work_mem": "9MB" } })).await?;
     for sql in [
         "CREATE TABLE people(name text)",

@@ -30,8 +30,10 @@ pub(super) async fn publish(
             inner.remove_run_dir(&record.id)?;
         }
         handover.mark(&volume).await?;
+        let published = handover.publish(volume, record.dbname, reporter).await;
+        // Until then its name is taken: whoever waits for it to be free finds the dataset, or finds that there is none.
         inner.forget(&id);
-        handover.publish(volume, record.dbname, reporter).await
+        published
     })
     .await
 }

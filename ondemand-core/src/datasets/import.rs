@@ -12,14 +12,14 @@ use tokio_util::io::SyncIoBridge;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::catalog::{DATASET, published};
+use super::catalog::{self, DATASET, published};
 use super::input::{self, Bytes, Input};
 use super::meter::Meter;
 use super::reconcile::{end_holders, remove_private};
 use super::sniff::Content;
 use super::unpack::{self, Writer};
 use super::{DatasetSnapshot, DatasetsOptions, ImportOptions, Inner, Source, restore};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector, keys};
 use crate::name::{AttemptId, DatasetName, SnapshotName, Version, VolumeName};
 use crate::postgres::cluster::{self, Cluster, Server};
@@ -45,6 +45,13 @@ pub(super) async fn import(
     reporter: Reporter,
 ) -> Result<DatasetSnapshot> {
     let claim = Claim::take(inner, dataset)?;
+    if options.new {
+        match catalog::get(&*inner.store, dataset).await {
+            Err(Error::NotFound { .. }) => {}
+            Ok(_) => return Err(Error::already_exists(Kind::Dataset, dataset)),
+            Err(e) => return Err(e),
+        }
+    }
     run(inner, dataset, claim, Work::Source(source), options, reporter).await
 }
 

@@ -1,0 +1,143 @@
+"""Datasets that are built by running migrations and fixtures, once for all who want the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Callable, Iterable, List, Optional, Union
+
+from . import _choose, _effects, _errors, _operations
+from ._connection import Connection
+from ._effects import Operation
+from ._models import Json
+from ._sync import Database, Ondemand
+
+Files = Union["os.PathLike[str]", str, Iterable["os.PathLike[str] | str"]]
+
+_EMPTY = "ondemand-empty"
+_LOOK = 0.1
+
+
+def dataset_from(
+    source: Union[Callable[[Database], object], Files],
+    *,
+    key: Optional[str] = None,
+    base: Optional[str] = None,
+    od: Optional[Ondemand] = None,
+) -> str:
+    """Return the name of a dataset that `source` builds, and build it if it is not there yet.
+
+    The name is made of what it is built from: the bytes of the files and the key. So it is built once, for every run and every worker after
+    that; who comes while it is being built waits.
+
+    Args:
+        source: files of SQL, which are run one after the other in an empty database; or a function, which is called with a database and may do
+            anything with it.
+        key: what tells this version of the function from others, such as a hash of the migrations. For files it may say more than their bytes.
+        base: for a function, the dataset it starts with; by default an empty database.
+        od: where to build it; by default where `pg_snapshot()` asks.
+
+    Raises:
+        InvalidDump: with Postgres's first error, if the SQL does not run.
+        InvalidInput: for a function without a key.
+
+    >>> shop = ondemand.dataset_from(sorted(Path("migrations").glob("*.sql")))
+    >>> with ondemand.pg_snapshot(shop) as db:
+    ...     ...
+    """
+    connection = od._connection if od is not None else _choose.default()
+
+    def fill(json: Json) -> object:
+        assert callable(source)
+        return source(Database(connection, json, mine=False))
+
+    return connection.run(building(connection, source, key, base, fill))
+
+
+def building(
+    connection: Connection,
+    source: Any,
+    key: Optional[str],
+    base: Optional[str],
+    fill: Callable[[Json], object],
+) -> Operation[str]:
+    """Build a dataset from files, or by calling `fill`."""
+    if not callable(source):
+        if base is not None:
+            raise _errors.InvalidInput("files of SQL start with an empty database", hint="give a function, or no base")
+        return (yield from _from_files(connection, _read(source), key))
+    if not key:
+        raise _errors.InvalidInput(
+            "nothing tells this function from others",
+            hint="give a key that changes when what it builds changes, such as a hash of the migrations",
+        )
+    return (yield from _from_function(connection, fill, key, base))
+
+
+def _read(files: Files) -> List[bytes]:
+    paths = [files] if isinstance(files, (str, os.PathLike)) else list(files)
+    if not paths:
+        raise _errors.InvalidInput("there are no files", hint="check the pattern")
+    try:
+        return [Path(path).read_bytes() for path in paths]
+    except FileNotFoundError as error:
+        raise _errors.NotFound(f"file {error.filename!r} does not exist", hint="check the path") from None
+
+
+def _digest(*parts: bytes) -> str:
+    # Each part with its length, so that no two lists of parts read the same.
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:16]
+
+
+def _exists(connection: Connection, name: str) -> Operation[bool]:
+    try:
+        yield from _operations.dataset(connection, name)
+    except _errors.NotFound:
+        return False
+    return True
+
+
+def _from_files(connection: Connection, contents: List[bytes], key: Optional[str]) -> Operation[str]:
+    name = f"from-{_digest(b'sql', (key or '').encode(), *contents)}"
+    yield from _once(connection, name, f"/datasets/{name}?new=true", b"\n".join(contents))
+    return name
+
+
+def _once(connection: Connection, name: str, path: str, sql: bytes) -> Operation[None]:
+    """Import SQL as a dataset, unless it is there; if it is being imported, wait."""
+    while not (yield from _exists(connection, name)):
+        try:
+            yield from connection.request("POST", path, raw=sql)
+        except _errors.AlreadyExists:
+            return
+        except _errors.Conflict:
+            yield _effects.Sleep(_LOOK)
+
+
+def _from_function(
+    connection: Connection, fill: Callable[[Json], object], key: str, base: Optional[str]
+) -> Operation[str]:
+    digest = _digest(b"function", key.encode(), (base or "").encode())
+    name, lock = f"from-{digest}", f"build-{digest}"
+    if base is None:
+        base = _EMPTY
+        yield from _once(connection, base, f"/datasets/{base}?empty=true&new=true", b"")
+    while not (yield from _exists(connection, name)):
+        try:
+            # Its name is the lock. Should this process die, it goes with its lease, and the next one builds.
+            database = yield from _operations.create(connection, base, None, lock, False, None, True)
+        except _errors.AlreadyExists:
+            yield _effects.Sleep(_LOOK)
+            continue
+        try:
+            # Whoever had the name before may have published just before this process got it.
+            if not (yield from _exists(connection, name)):
+                yield _effects.Call(lambda: fill(database))
+                yield from _operations.publish(connection, database["Id"], name)
+        finally:
+            yield from _operations.close(connection, database["Id"])
+    return name

