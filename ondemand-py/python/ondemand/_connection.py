@@ -75,13 +75,15 @@ class Connection:
     ) -> Operation[Any]:
         """Ask, and return the JSON of the answer."""
         encoded = raw if body is None else json.dumps(body).encode()
-        for attempt in range(3):
+        attempt = 0
+        while True:
             yield from self._ready(leased)
             try:
                 status, answer = yield _effects.Request(method, path, encoded, accept, file)
                 break
             except ConnectionError as error:
                 yield from self._lost(error, attempt)
+                attempt += 1
         if status >= 300:
             raise _errors.from_problem(answer, status)
         try:

@@ -78,7 +78,7 @@ def _running(home: Path) -> Optional[Tuple[str, str]]:
     """Return where a keeper answers, if one is alive and has said so."""
     try:
         info = json.loads((home / INFO).read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:
         raise _errors.Forbidden(

@@ -1,0 +1,181 @@
+"""A place for each mode: a keeper's data directory, and a server of this test run's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, Set
+
+import pytest
+
+import ondemand
+
+pytest_plugins = ["pytester"]
+
+SQL = "CREATE TABLE people(name text); INSERT INTO people SELECT 'person ' || n FROM generate_series(1, 100) n;"
+
+
+def eventually(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    """Wait for what nothing tells of."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+@dataclass
+class Place:
+    """Where databases are asked for, and what is there."""
+
+    mode: str
+    data_dir: Path
+    env: Dict[str, str]
+    od: ondemand.Ondemand
+
+    def postgres(self) -> Set[int]:
+        """The processes of Postgres that work in the data directory."""
+        found = set()
+        for directory in Path("/proc").iterdir():
+            if directory.name.isdigit():
+                try:
+                    words = (directory / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if words[0].endswith(b"/postgres") and any(os.fsencode(self.data_dir) in word for word in words):
+                    found.add(int(directory.name))
+        return found
+
+    def volumes(self) -> List[str]:
+        """The volumes that are there."""
+        return sorted(path.name for path in (self.data_dir / "store" / "volumes").iterdir() if path.is_dir())
+
+    def is_clean(self) -> bool:
+        """Whether nothing is left of any database."""
+        return not self.postgres() and not self.volumes()
+
+    def run(self, script: str, *arguments: str) -> "subprocess.Popen[str]":
+        """Start a program that uses this place."""
+        return subprocess.Popen(
+            [sys.executable, "-c", script, *arguments],
+            env={**os.environ, **self.env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def keeper(self) -> int:
+        """The process of the keeper."""
+        import json
+
+        return int(json.loads((self.data_dir / "keeper.json").read_text())["pid"])
+
+
+def _home() -> Path:
+    home = Path(tempfile.mkdtemp(prefix="ondemand-py-", dir=os.environ.get("TMPDIR", "/var/tmp")))
+    # Postgres runs as another user, who has to pass through.
+    home.chmod(0o711)
+    return home
+
+
+def is_open(port: int) -> bool:
+    """Whether something listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports that nothing listens on. They are below those that the kernel gives to clients."""
+    for first in range(21000, 31000, count):
+        if not any(is_open(port) for port in range(first, first + count)):
+            return first
+    raise AssertionError("no ports are free")
+
+
+@pytest.fixture(scope="session")
+def dump() -> Iterator[Path]:
+    home = _home()
+    path = home / "dump.sql"
+    path.write_text(SQL)
+    yield path
+    shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def keeper_place(dump: Path) -> Iterator[Place]:
+    """A data directory for keepers, with a dataset."""
+    home = _home()
+    data_dir = home / "data"
+    env = {"ONDEMAND_DATA_DIR": str(data_dir), "ONDEMAND_KEEPER_IDLE": "1", "ONDEMAND_URL": ""}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        first = free_ports(100)
+        config = {"store": "copy", "databases": {"first-port": first, "last-port": first + 99}}
+        od = ondemand.embedded(data_dir, config=config)
+        od.datasets.import_("production", dump)
+        yield Place("embedded", data_dir, env, od)
+        od.close()
+        eventually(lambda: not (data_dir / "keeper.json").exists(), "the keeper does not end")
+    eventually(lambda: _remove(home), "the data directory cannot be removed")
+
+
+def _remove(home: Path) -> bool:
+    shutil.rmtree(home, ignore_errors=True)
+    return not home.exists()
+
+
+@pytest.fixture(scope="session")
+def server_place(dump: Path) -> Iterator[Place]:
+    """A server as an operator starts it, with a dataset."""
+    program = os.environ["ONDEMAND_TEST_PROGRAM"]
+    home = _home()
+    data_dir = home / "data"
+    first = free_ports(101)
+    url = f"http://127.0.0.1:{first + 100}"
+    log = open(home / "log", "w")
+    server = subprocess.Popen(
+        [program, "serve", "--data-dir", str(data_dir), "--store", "copy", "--listen", url[7:], "--no-proxy"],
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("ONDEMAND_")},
+            "ONDEMAND_TOKEN": "a token",
+            "ONDEMAND_PORTS": f"{first}-{first + 99}",
+        },
+        stderr=log,
+        stdout=log,
+    )
+    try:
+        od = ondemand.connect(url, "a token")
+
+        def answers() -> bool:
+            assert server.poll() is None, (home / "log").read_text()
+            try:
+                od.datasets.list()
+            except ondemand.Unreachable:
+                return False
+            return True
+
+        eventually(answers, "the server does not answer")
+        od.datasets.import_("production", dump)
+        yield Place("server", data_dir, {"ONDEMAND_URL": url, "ONDEMAND_TOKEN": "a token"}, od)
+        od.close()
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(20)
+        log.close()
+    shutil.rmtree(home)
+
+
+@pytest.fixture(params=["embedded", "server"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """Each mode in turn; afterwards nothing is left in it."""
+    found: Place = request.getfixturevalue("keeper_place" if request.param == "embedded" else "server_place")
+    yield found
+    eventually(found.is_clean, f"something is left: {found.postgres()}, {found.volumes()}", seconds=5)
