@@ -136,6 +136,8 @@ impl World {
 
     /// Ends the process, whatever it was doing, and starts the next one.
     pub(crate) fn crash(&mut self) {
+        // Tasks of the process that has ended are still there, and are to do nothing any more.
+        self.plan.on_every(ANY, Fault::Stall);
         self.plan = FaultPlan::new();
         self.databases =
             Self::open(&self.instance, &self.store, &self.orchestrator, &self.engine, &self.plan, &self.options);
