@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import asyncpg  # type: ignore[import-untyped]
@@ -62,18 +61,19 @@ def test_many_at_once(place: Place) -> None:
 
 
 def test_the_loop_runs_meanwhile(place: Place) -> None:
-    async def main() -> float:
+    async def main() -> int:
         od = client(place)
         await od.datasets.list()
-        longest, last = 0.0, time.perf_counter()
+        turns = 0
         creation = asyncio.ensure_future(od.databases.create("production"))
         while not creation.done():
             await asyncio.sleep(0)
-            longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+            turns += 1
         await (await creation).close()
-        return longest
+        return turns
 
-    assert asyncio.run(main()) < 0.04, "the loop was held up"
+    # Held up for all of the create, it would turn once or twice.
+    assert asyncio.run(main()) > 20
 
 
 def test_a_creation_that_is_cancelled_leaves_nothing(place: Place) -> None:

@@ -51,9 +51,11 @@ def test_files_are_run_once(place: Place, tmp_path: Path) -> None:
     assert other != name and rows(place, other) == 3
     # What is in one file or the other is not the same.
     one, two = tmp_path / "one.sql", tmp_path / "two.sql"
-    one.write_text("SELECT 1; "), two.write_text("SELECT 2; ")
+    one.write_text("SELECT 1; ")
+    two.write_text("SELECT 2; ")
     first = ondemand.dataset_from([one, two], od=place.od)
-    one.write_text("SELECT 1; SELECT 2; "), two.write_text("")
+    one.write_text("SELECT 1; SELECT 2; ")
+    two.write_text("")
     assert ondemand.dataset_from([one, two], od=place.od) != first
 
 

@@ -10,6 +10,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Dict, Union
 
 import psycopg
 import pytest
@@ -70,13 +71,13 @@ def test_databases_are_private(place: Place) -> None:
 
 
 def test_what_is_asked_for_is_had(place: Place) -> None:
-    settings = {"work_mem": "9MB", "max_connections": 7, "jit": False}
+    settings: Dict[str, Union[str, int, bool]] = {"work_mem": "9MB", "max_connections": 7, "jit": False}
     with place.od.pg_snapshot("production", name="mine", ttl=timedelta(hours=2), settings=settings) as db:
         assert place.od.databases.get("mine").id == db.id
         assert timedelta(hours=1, minutes=59) < db.expires - datetime.now(timezone.utc) <= timedelta(hours=2)
         with psycopg.connect(db.url) as connection:
             for name, value in {"work_mem": "9MB", "max_connections": "7", "jit": "off"}.items():
-                assert connection.execute(f"SHOW {name}").fetchone() == (value,)
+                assert connection.execute("SELECT current_setting(%s)", (name,)).fetchone() == (value,)
         db.extend("3h")
         assert db.expires - datetime.now(timezone.utc) > timedelta(hours=2, minutes=59)
         with pytest.raises(ondemand.AlreadyExists):
