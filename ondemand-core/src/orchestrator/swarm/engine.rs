@@ -48,9 +48,17 @@ pub(super) async fn tasks(client: &bollard::Docker, filters: Filter) -> Result<V
     client.list_tasks(Some(options)).await.map_err(|e| failed("listing tasks", e))
 }
 
-/// The addresses of the nodes that are there, by their ids.
+/// The nodes that are there, by their ids.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Nodes(HashMap<String, String>);
+pub(super) struct Nodes(HashMap<String, Place>);
+
+/// A node, as others see it.
+#[derive(Debug, Clone)]
+struct Place {
+    address: String,
+    /// What `docker node ls` calls it.
+    name: String,
+}
 
 impl Nodes {
     pub(super) async fn read(client: &bollard::Docker) -> Result<Self> {
@@ -58,9 +66,19 @@ impl Nodes {
         Ok(Self(nodes.into_iter().filter_map(ready).collect()))
     }
 
+    fn place(&self, task: &Task) -> Option<&Place> {
+        self.0.get(task.node_id.as_ref()?)
+    }
+
     /// Returns the address of a task's node; `None` if that is not there, or is not chosen yet.
     pub(super) fn of(&self, task: &Task) -> Option<&str> {
-        self.0.get(task.node_id.as_ref()?).map(String::as_str)
+        self.place(task).map(|place| place.address.as_str())
+    }
+
+    /// Returns what people call a task's node.
+    pub(super) fn name_of<'a>(&'a self, task: &'a Task) -> &'a str {
+        let name = self.place(task).map(|place| place.name.as_str()).filter(|name| !name.is_empty());
+        name.or(task.node_id.as_deref()).unwrap_or_default()
     }
 
     /// Tells whether a task is on a node that cannot say any more what became of it.
@@ -69,14 +87,15 @@ impl Nodes {
     }
 }
 
-/// Returns the id and address of a node, if it is there.
-fn ready(node: Node) -> Option<(String, String)> {
+/// Returns the id and place of a node, if it is there.
+fn ready(node: Node) -> Option<(String, Place)> {
     let status = node.status.filter(|status| status.state == Some(NodeState::READY))?;
     // A manager may know itself by no address but the one that it told the others.
     let told = node.manager_status.and_then(|manager| manager.addr);
     let told = told.and_then(|addr| addr.rsplit_once(':').map(|(host, _)| host.to_owned()));
     let addr = status.addr.filter(|addr| !addr.is_empty() && addr != "0.0.0.0").or(told);
-    Some((node.id?, addr.unwrap_or_default()))
+    let name = node.description.and_then(|description| description.hostname);
+    Some((node.id?, Place { address: addr.unwrap_or_default(), name: name.unwrap_or_default() }))
 }
 
 /// Changes a service; tries again if another change came before. `change` tells whether there is anything to change.
