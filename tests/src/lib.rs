@@ -9,6 +9,7 @@
 pub mod cluster;
 pub mod embedded;
 pub mod engine;
+pub mod events;
 pub mod forge;
 pub mod home;
 pub mod inventory;
@@ -20,6 +21,7 @@ pub mod shop;
 use std::time::{Duration, Instant};
 
 pub use cluster::Cluster;
+pub use events::Steps;
 pub use forge::Forge;
 pub use home::Home;
 pub use inventory::Inventory;
