@@ -14,6 +14,7 @@ pub mod forge;
 pub mod home;
 pub mod inventory;
 pub mod ports;
+pub mod registry;
 pub mod report;
 pub mod server;
 pub mod shop;
@@ -26,6 +27,7 @@ pub use forge::Forge;
 pub use home::Home;
 pub use inventory::Inventory;
 pub use ports::free_range;
+pub use registry::Registry;
 pub use server::{Database, ProxyOptions, Server, ServerOptions};
 pub use shop::Shop;
 
