@@ -1,8 +1,9 @@
 //! Environments on a Swarm whose nodes die. Nothing else may use the laboratory meanwhile, which the test runner is told.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ondemand_tests::cluster::{SmallDisk, variable};
 use ondemand_tests::shop::visit;
 use ondemand_tests::{Cluster, Home, Server, ServerOptions, Shop, run};
@@ -22,7 +23,14 @@ async fn answers(cluster: &Cluster) -> Result<String> {
         {
             return Ok(upstream);
         }
-        ensure!(begun.elapsed() < PATIENCE, "it does not answer again: {seen:?}");
+        if begun.elapsed() >= PATIENCE {
+            let tasks = "docker service ls --quiet | xargs docker service ps --no-trunc";
+            let tasks = Command::new("sh")
+                .args(["-c", tasks])
+                .env("DOCKER_HOST", variable("ONDEMAND_TEST_SWARM_HOST")?)
+                .output()?;
+            bail!("{seen:?} from {:?}, of\n{}", upstream(cluster).await, String::from_utf8_lossy(&tasks.stdout));
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -63,7 +63,7 @@ struct Place {
 impl Nodes {
     pub(super) async fn read(client: &bollard::Docker) -> Result<Self> {
         let nodes = client.list_nodes(None::<ListNodesOptions>).await.map_err(|e| failed("listing nodes", e))?;
-        Ok(Self(nodes.into_iter().filter_map(ready).collect()))
+        Ok(Self(nodes.into_iter().filter_map(present).collect()))
     }
 
     fn place(&self, task: &Task) -> Option<&Place> {
@@ -87,9 +87,11 @@ impl Nodes {
     }
 }
 
-/// Returns the id and place of a node, if it is there.
-fn ready(node: Node) -> Option<(String, Place)> {
-    let status = node.status.filter(|status| status.state == Some(NodeState::READY))?;
+/// Returns the id and place of a node, if it is there. A manager that has just become one knows of no node until it reports: such a node has not lost its
+/// tasks, and what it told before stands.
+fn present(node: Node) -> Option<(String, Place)> {
+    let there = |state| matches!(state, Some(NodeState::READY | NodeState::UNKNOWN));
+    let status = node.status.filter(|status| there(status.state))?;
     // A manager may know itself by no address but the one that it told the others.
     let told = node.manager_status.and_then(|manager| manager.addr);
     let told = told.and_then(|addr| addr.rsplit_once(':').map(|(host, _)| host.to_owned()));
@@ -125,4 +127,31 @@ pub(super) async fn update(
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::NodeStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_the_manager_has_not_heard_of_yet_has_not_lost_its_tasks() {
+        let node = |state| Node {
+            id: Some("node".into()),
+            status: Some(NodeStatus { state: Some(state), addr: Some("10.0.0.2".into()), ..NodeStatus::default() }),
+            ..Node::default()
+        };
+        let task = Task { node_id: Some("node".into()), ..Task::default() };
+        for (state, there) in [
+            (NodeState::READY, true),
+            (NodeState::UNKNOWN, true),
+            (NodeState::DOWN, false),
+            (NodeState::DISCONNECTED, false),
+        ] {
+            let nodes = Nodes(present(node(state)).into_iter().collect());
+            assert_eq!(nodes.of(&task), there.then_some("10.0.0.2"), "{state}");
+            assert_eq!(nodes.is_lost(&task), !there, "{state}");
+        }
+    }
 }
