@@ -346,7 +346,10 @@ impl Error {
             | Self::QuotaExceeded { hint, .. }
             | Self::Unauthenticated { hint, .. }
             | Self::Unsupported { hint, .. } => hint.clone(),
-            Self::OutOfSpace { .. } => "delete databases or old snapshots, or enlarge the pool".into(),
+            Self::OutOfSpace { .. } => {
+                "delete databases or old snapshots, or enlarge the pool; where it is a node's disk, remove images and containers there"
+                    .into()
+            }
             Self::InvalidTemplate { .. } => "mend the template, and check it with `ondemand template check`".into(),
             Self::ServiceFailed { .. } => "read the end of its log; mend the code, push, and try again".into(),
             Self::NotReady { .. } => "read the log; if it was only slow, try again".into(),

@@ -119,7 +119,7 @@ environment() {
 }
 
 stop() {
-    local pid mount socket group failed=0
+    local pid mount socket group bridge failed=0
     if [ ! -d "$dir" ]; then return; fi
     id=$(cat "$dir/id" 2>/dev/null) || id=
     if [[ ! "$id" =~ ^odt-[0-9a-f]{8}$ ]]; then id=; fi
@@ -147,6 +147,10 @@ stop() {
         say "error: still mounted: $(mounts_under "$dir" | tr '\n' ' ')"
         failed=1
     fi
+    # The bridges of networks that nobody removed outlive the engine, however that ended. Each is named after the network's random id.
+    while IFS= read -r bridge; do
+        if [ -e "/sys/class/net/$bridge" ]; then ip link delete "$bridge" || failed=1; fi
+    done < <(grep -aoE 'br-[0-9a-f]{12}' "$dir/data/network/files/local-kv.db" 2>/dev/null | sort -u)
     if [ -n "$id" ]; then
         if [ -e "/sys/class/net/$id" ]; then ip link delete "$id" || failed=1; fi
         while IFS= read -r group; do rmdir -- "$group" 2>/dev/null || true; done \

@@ -4,6 +4,8 @@
 #   tests/setup/swarm.sh start DIR [CACHE]    prints what the tests need to find it, as NAME=VALUE lines
 #   tests/setup/swarm.sh kill DIR NODE        ends a node (1, 2, 3; 1 is the manager) at once, as a power cut does
 #   tests/setup/swarm.sh revive DIR NODE      starts it again
+#   tests/setup/swarm.sh small DIR NODE SIZE  ends it and starts it with an empty disk of that size (64m) for images and containers, /run/disk in
+#                                             its mount namespace, until it is killed and revived
 #   tests/setup/swarm.sh stop DIR             ends all and takes back all it made outside DIR; again, or after a crash, is fine
 #
 # A node is a network namespace on a bridge, with a Docker Engine and a host name of its own. Its mounts are in a namespace too, and its /run
@@ -23,7 +25,7 @@ readonly runner=ondemand/runner:1
 readonly moto='moto[server]==5.2.5'
 
 usage() {
-    echo "usage: tests/setup/swarm.sh start DIR [CACHE] | kill DIR NODE | revive DIR NODE | stop DIR" >&2
+    echo "usage: tests/setup/swarm.sh start DIR [CACHE] | kill DIR NODE | revive DIR NODE | small DIR NODE SIZE | stop DIR" >&2
     exit 2
 }
 
@@ -70,14 +72,31 @@ background() {
     disown
 }
 
+# Starts a node's engine; with a size, on a small disk. That one is in memory, in the node's own mount namespace, so it goes with its processes; what the
+# node has of the swarm, and the images it had before, stay where they are.
 start_node() {
-    local node=$1 own=$dir/$1
+    local node=$1 size=${2:-} own=$dir/$1
     mkdir -p "$own"
     printf '{"deprecated-key-path": "%s", "insecure-registries": ["%s.0/24"]}\n' "$own/key.json" "$subnet" >"$own/daemon.json"
     # What is quoted is for that shell to expand.
     # shellcheck disable=SC2016
     background "$own/log" "ONDEMAND_LAB_NODE=$own" nsenter --net="/run/netns/$id-$node" unshare --uts --mount \
-        sh -c 'hostname "$1" && shift && mount -t tmpfs -o mode=755 tmpfs /run && exec "$@"' sh "node-$node" \
+        sh -c 'set -e
+            hostname "$1"
+            mount -t tmpfs -o mode=755 tmpfs /run
+            if [ -n "$2" ]; then
+                mkdir /run/disk
+                mount -t tmpfs -o "mode=711,size=$2" tmpfs /run/disk
+                # As the engine does itself, but not over what is mounted below.
+                mount --bind "$3" "$3"
+                mount --make-shared "$3"
+                for part in overlay2 image containers; do
+                    mkdir "/run/disk/$part"
+                    mount --bind "/run/disk/$part" "$3/$part"
+                done
+            fi
+            shift 3
+            exec "$@"' sh "node-$node" "$size" "$own/data" \
         dockerd --config-file "$own/daemon.json" --host "unix://$own/docker.sock" --group root \
         --data-root "$own/data" --exec-root "$own/exec" --pidfile "$own/docker.pid" \
         --storage-driver overlay2 --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$id-$node"
@@ -125,7 +144,8 @@ build_image() {
     key=$(cat "$0" "$script" /bin/busybox /usr/bin/git /usr/bin/curl /usr/bin/perl "$psql" | sha256sum | cut -c 1-16)
     archive=$cache/swarm-image-$key.tar
     if [ -e "$archive" ]; then return; fi
-    root=$(mktemp -d "${TMPDIR:-/var/tmp}/ondemand-image.XXXXXX")
+    # Where a stop finds it, whenever this is cut off.
+    root=$dir/image
     mkdir -p "$root"/{bin,etc,root,run,var,usr/bin,usr/lib/git-core}
     mkdir -m 1777 "$root/tmp" "$root/var/tmp"
     cp /bin/busybox "$root/bin"
@@ -251,7 +271,7 @@ stop() {
         while IFS= read -r group; do rmdir -- "$group" 2>/dev/null || true; done < <(cgroups_of "$id")
     fi
     if [ "$failed" -eq 0 ]; then
-        rm -rf --one-file-system -- "$dir"/{1,2,3} "$dir"/{environment,subnet,registry.yml,registry.log,s3.log,id}
+        rm -rf --one-file-system -- "$dir"/{1,2,3} "$dir"/{image,environment,subnet,registry.yml,registry.log,s3.log,id}
     fi
     return "$failed"
 }
@@ -271,6 +291,15 @@ need_node() {
     exit 1
 }
 
+# Starts a node that was ended.
+start_again() {
+    # A power cut leaves this too.
+    rm -f -- "$dir/$1/docker.pid"
+    rm -rf --one-file-system -- "$dir/$1/exec"
+    start_node "$@"
+    await_node "$1"
+}
+
 # What does not start, or is cut off, leaves nothing running.
 give_up() {
     local status=$?
@@ -279,7 +308,7 @@ give_up() {
     exit "$status"
 }
 
-if [ $# -lt 2 ] || [ $# -gt 3 ]; then usage; fi
+if [ $# -lt 2 ] || [ $# -gt 4 ]; then usage; fi
 if [ "$(id -u)" -ne 0 ]; then
     say "error: Docker Engines are started and stopped by root"
     exit 1
@@ -303,11 +332,12 @@ case "$1 $#" in
         ;;
     'revive 3')
         need_node "$3"
-        # A power cut leaves this too.
-        rm -f -- "$dir/$3/docker.pid"
-        rm -rf --one-file-system -- "$dir/$3/exec"
-        start_node "$3"
-        await_node "$3"
+        start_again "$3"
+        ;;
+    'small 4')
+        need_node "$3"
+        within 20 kill_left "$3"
+        start_again "$3" "$4"
         ;;
     'stop 2') stop ;;
     *) usage ;;

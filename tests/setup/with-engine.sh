@@ -54,35 +54,41 @@ shared() {
 
 # Prints what the command left outside its engine, a line each.
 leftovers() {
-    local pid
-    for pid in $(processes_of "$(basename "$state")" "$state/tmp"); do
+    local pids pid
+    pids=$(processes_of "$(basename "$state")" "$state/tmp") || return
+    for pid in $pids; do
         echo "process $pid: $(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | cut -c 1-200)"
     done
-    mounts_of "$state/tmp" | sed 's/^/mount /'
-    loops_of "$state/tmp" | sed 's/^/loop device /'
-    comm -13 "$state/shared" <(shared)
-    find "$state/tmp" -mindepth 1 -maxdepth 1 -printf 'file %p\n'
+    mounts_of "$state/tmp" | sed 's/^/mount /' &&
+        loops_of "$state/tmp" | sed 's/^/loop device /' &&
+        comm -13 "$state/shared" <(shared) &&
+        find "$state/tmp" -mindepth 1 -maxdepth 1 -printf 'file %p\n'
 }
 
-# Prints what the command left in its engine, a line each.
+# Prints what the command left in its engine, a line each. What fails of it is a failure of it all.
 leftovers_in_engine() {
     local docker=(docker --host "$ONDEMAND_TEST_DOCKER_HOST")
-    "${docker[@]}" ps --all --format 'container {{.ID}} {{.Names}} ({{.Status}})'
-    "${docker[@]}" volume ls --format 'docker volume {{.Name}}'
-    "${docker[@]}" network ls --filter type=custom --format 'docker network {{.Name}}'
-    # Ended here and now, or the engine gives each ten seconds to end.
-    "${docker[@]}" ps --quiet | xargs --no-run-if-empty "${docker[@]}" kill >/dev/null
+    "${docker[@]}" ps --all --format 'container {{.ID}} {{.Names}} ({{.Status}})' &&
+        "${docker[@]}" volume ls --format 'docker volume {{.Name}}' &&
+        "${docker[@]}" network ls --filter type=custom --format 'docker network {{.Name}}' &&
+        # Ended here and now, or the engine gives each ten seconds to end.
+        "${docker[@]}" ps --quiet | xargs --no-run-if-empty "${docker[@]}" kill >/dev/null
 }
 
-# Prints what the command left in its swarm, a line each.
+# Prints what the command left in its swarm, a line each; the same.
 leftovers_in_swarm() {
     local docker=(docker --host "$ONDEMAND_TEST_SWARM_HOST")
-    "${docker[@]}" service ls --format 'service {{.Name}} ({{.Replicas}})'
-    "${docker[@]}" secret ls --format 'secret {{.Name}}'
-    "${docker[@]}" config ls --format 'config {{.Name}}'
-    # The swarm's own is there from the beginning.
-    "${docker[@]}" network ls --filter driver=overlay --format '{{.Name}}' | sed -n '/^ingress$/!s/^/swarm network /p'
-    "${docker[@]}" volume ls --format 'volume of the manager {{.Name}}'
+    "${docker[@]}" service ls --format 'service {{.Name}} ({{.Replicas}})' &&
+        "${docker[@]}" secret ls --format 'secret {{.Name}}' &&
+        "${docker[@]}" config ls --format 'config {{.Name}}' &&
+        # The swarm's own is there from the beginning.
+        "${docker[@]}" network ls --filter driver=overlay --format '{{.Name}}' | sed -n '/^ingress$/!s/^/swarm network /p' &&
+        "${docker[@]}" volume ls --format 'volume of the manager {{.Name}}'
+}
+
+# Prints what "$@" finds. A look that fails has found something: nobody knows what there is.
+look() {
+    "$@" 2>&1 || echo "$1 failed, so it is not known what was left"
 }
 
 # Removes all that is left of a run.
@@ -116,12 +122,12 @@ finish() {
     trap - EXIT
     trap '' INT TERM HUP
     if [ -n "$command" ]; then
-        if [ -n "${ONDEMAND_TEST_DOCKER_HOST:-}" ]; then left=$(leftovers_in_engine 2>&1); fi
-        if [ -n "${ONDEMAND_TEST_SWARM_HOST:-}" ]; then left=$(printf '%s\n%s' "$left" "$(leftovers_in_swarm 2>&1)"); fi
+        if [ -n "${ONDEMAND_TEST_DOCKER_HOST:-}" ]; then left=$(look leftovers_in_engine); fi
+        if [ -n "${ONDEMAND_TEST_SWARM_HOST:-}" ]; then left=$(printf '%s\n%s' "$left" "$(look leftovers_in_swarm)"); fi
         # A process that was told to end may need a moment.
         local deadline=$((SECONDS + 5))
         while [ -n "$(leftovers)" ] && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.2; done
-        left=$(printf '%s\n%s' "$left" "$(leftovers)" | sed '/^$/d')
+        left=$(printf '%s\n%s' "$left" "$(look leftovers)" | sed '/^$/d')
     fi
     sweep "$state"
     if [ -n "$left" ]; then

@@ -10,6 +10,11 @@ use crate::forge::Forge;
 use crate::shop::DATASET;
 use crate::{Home, Server, ServerOptions, ports};
 
+mod disk;
+mod shown;
+
+pub use disk::SmallDisk;
+
 /// The repositories of the shop.
 pub const REPOSITORIES: [&str; 2] = ["shop/back-web", "shop/front-web"];
 
@@ -27,6 +32,7 @@ x-ondemand:
 x-runner: &runner
   image: @IMAGE@
   stop_grace_period: 2s
+  deploy: { placement: { constraints: [] } }
 services:
   back:
     <<: *runner
@@ -78,6 +84,32 @@ impl Cluster {
     /// # Errors
     /// If any of it does not start.
     pub async fn start() -> Result<Self> {
+        Self::configured("").await
+    }
+
+    /// Starts one whose configuration says more.
+    ///
+    /// # Errors
+    /// If any of it does not start.
+    pub async fn configured(more: &str) -> Result<Self> {
+        let host = variable("ONDEMAND_TEST_SWARM_HOST")?;
+        Self::on(&["--environments-orchestrator", "swarm", "--swarm-host", &host], more).await
+    }
+
+    /// Starts one whose environments are containers of the tests' single engine, which is given the image that they are started from.
+    ///
+    /// # Errors
+    /// If any of it does not start.
+    pub async fn on_one_engine() -> Result<Self> {
+        let (from, to) = (variable("ONDEMAND_TEST_SWARM_HOST")?, variable("ONDEMAND_TEST_DOCKER_HOST")?);
+        let copy = r#"set -o pipefail; docker --host "$1" save "$2" | docker --host "$3" load"#;
+        let mut command = std::process::Command::new("bash");
+        command.args(["-c", copy, "copy", &from, &variable("ONDEMAND_TEST_RUNNER_IMAGE")?, &to]);
+        crate::run(&mut command).await?;
+        Self::on(&["--environments-orchestrator", "docker"], "").await
+    }
+
+    async fn on(orchestrator: &[&str], more: &str) -> Result<Self> {
         let home = Home::new()?;
         let bridge = variable("ONDEMAND_TEST_SWARM_BRIDGE")?;
         // Containers clone from it, so it listens on the bridge of the nodes.
@@ -91,7 +123,7 @@ impl Cluster {
         std::fs::write(templates.join("shop.yml"), template)?;
         let config = format!(
             "[databases]\ndefault-dataset = 'production'\n[environments]\ndomain = 'env.dev.internal'\nmax = 100\nmax-per-user = 100\n\
-             [github]\nurl = '{}'\napi = '{}'\n",
+             [github]\nurl = '{}'\napi = '{}'\n{more}",
             forge.url(),
             forge.api()
         );
@@ -99,13 +131,11 @@ impl Cluster {
         let words = [
             ("--config", config.display().to_string()),
             ("--templates", templates.display().to_string()),
-            ("--environments-orchestrator", "swarm".into()),
-            ("--swarm-host", variable("ONDEMAND_TEST_SWARM_HOST")?),
             // Containers on all nodes connect to their databases.
             ("--database-listen", bridge.clone()),
         ];
         let words = words.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
-        let options = ServerOptions::default().with(words);
+        let options = ServerOptions::default().with(words).with(orchestrator.iter().copied());
         let server = Server::start(&home.data(), &options).await?;
         server.import("production", DATASET).await?;
         server.import("fixtures", DATASET.replace("product ", "fixture ")).await?;
@@ -115,6 +145,60 @@ impl Cluster {
     /// Returns a token that may read the shop's repositories.
     pub fn token(&self, login: &str) -> Secret {
         self.forge.token(login, &REPOSITORIES)
+    }
+
+    /// Has the services of environments that are made from now on run from another image.
+    ///
+    /// # Errors
+    /// If the template cannot be changed.
+    pub fn use_image(&self, image: &str) -> Result<()> {
+        let usual = variable("ONDEMAND_TEST_RUNNER_IMAGE")?;
+        self.change_template(|line| line.replace(&usual, image))
+    }
+
+    /// Has the services of environments that are made from now on run only on nodes of which this holds.
+    ///
+    /// # Errors
+    /// If the template cannot be changed.
+    pub fn run_where(&self, constraint: &str) -> Result<()> {
+        self.change_template(|line| {
+            if line.starts_with("  deploy:") {
+                return format!("  deploy: {{ placement: {{ constraints: [{constraint:?}] }} }}");
+            }
+            line.to_owned()
+        })
+    }
+
+    fn change_template(&self, change: impl Fn(&str) -> String) -> Result<()> {
+        let template = self.home.path().join("templates/shop.yml");
+        let old = std::fs::read_to_string(&template)?;
+        let new: String = old.lines().map(|line| change(line) + "\n").collect();
+        ensure!(new != old, "there is nothing to change in the template");
+        Ok(std::fs::write(&template, new)?)
+    }
+
+    /// Returns the body that asks for an environment.
+    pub fn body(name: &str, token: &Secret) -> String {
+        serde_json::json!({ "name": name, "github-token": token.expose() }).to_string()
+    }
+
+    /// Creates an environment.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub async fn create(&self, name: &str, token: &Secret) -> Result<serde_json::Value> {
+        self.server.succeed("POST", "/envs", Self::body(name, token)).await
+    }
+
+    /// Deletes an environment as its owner.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub async fn delete(&self, name: &str, token: &Secret) -> Result<()> {
+        let request = self.server.request(reqwest::Method::DELETE, &format!("/envs/{name}"));
+        let answer = request.bearer_auth(token.expose()).send().await?;
+        ensure!(answer.status().is_success(), "{}", answer.text().await?);
+        Ok(())
     }
 
     /// Starts the server again after it has ended or was killed.

@@ -9,10 +9,12 @@
 pub mod cluster;
 pub mod embedded;
 pub mod engine;
+pub mod events;
 pub mod forge;
 pub mod home;
 pub mod inventory;
 pub mod ports;
+pub mod registry;
 pub mod report;
 pub mod server;
 pub mod shop;
@@ -20,10 +22,12 @@ pub mod shop;
 use std::time::{Duration, Instant};
 
 pub use cluster::Cluster;
+pub use events::Steps;
 pub use forge::Forge;
 pub use home::Home;
 pub use inventory::Inventory;
 pub use ports::free_range;
+pub use registry::Registry;
 pub use server::{Database, ProxyOptions, Server, ServerOptions};
 pub use shop::Shop;
 

@@ -1,9 +1,11 @@
 //! Environments on a real Docker Swarm of three nodes, with a real registry and a real Git server.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 use ondemand_tests::cluster::push;
 use ondemand_tests::shop::visit;
-use ondemand_tests::{Cluster, eventually, run};
+use ondemand_tests::{Cluster, Steps, eventually, run};
 use serde_json::{Value, json};
 
 /// Returns the body that asks for an environment.
@@ -15,13 +17,6 @@ fn body(name: &str, token: &ondemand_core::Secret, more: Value) -> String {
     body.to_string()
 }
 
-async fn delete(cluster: &Cluster, name: &str, token: &ondemand_core::Secret) -> Result<()> {
-    let request = cluster.server.request(reqwest::Method::DELETE, &format!("/envs/{name}"));
-    let answer = request.bearer_auth(token.expose()).send().await?;
-    ensure!(answer.status().is_success(), "{}", answer.text().await?);
-    Ok(())
-}
-
 #[tokio::test]
 async fn the_transcript_that_users_know_works() -> Result<()> {
     let cluster = Cluster::start().await?;
@@ -29,7 +24,7 @@ async fn the_transcript_that_users_know_works() -> Result<()> {
     let url = cluster.server.url().to_owned();
     let env_on_demand = |words: &[&str]| {
         let program = ondemand_tests::server::binary().with_file_name("env-on-demand");
-        let mut command = std::process::Command::new(program);
+        let mut command = Command::new(program);
         command.args(words).env("ENV_ON_DEMAND_URL", &url).env_remove("GITHUB_TOKEN");
         async move {
             let output = tokio::process::Command::from(command).output().await?;
@@ -76,7 +71,7 @@ async fn typical_calls_make_what_they_say() -> Result<()> {
     ensure!(visit(&cluster.server, "oneapi.env.dev.internal", "/products").await?.1.contains("fixture 1"));
     assert_eq!(visit(&cluster.server, "twoapi.env.dev.internal", "/version").await?, (200, "from a fork\n".into()));
     ensure!(visit(&cluster.server, "twoapi.env.dev.internal", "/products").await?.1.contains("product 1"));
-    tokio::try_join!(delete(&cluster, "one", &token), delete(&cluster, "two", &token))?;
+    tokio::try_join!(cluster.delete("one", &token), cluster.delete("two", &token))?;
     cluster.nothing_is_left().await
 }
 
@@ -102,7 +97,7 @@ async fn a_redeployment_on_the_swarm_keeps_answering() -> Result<()> {
         }
     }
     assert_eq!(visit(&cluster.server, "demoapi.env.dev.internal", "/version").await?, (200, "newer\n".into()));
-    delete(&cluster, "demo", &token).await?;
+    cluster.delete("demo", &token).await?;
     cluster.nothing_is_left().await
 }
 
@@ -122,17 +117,24 @@ async fn a_failing_build_on_the_swarm_leaves_nothing_and_says_why() -> Result<()
 async fn a_server_that_is_killed_on_the_swarm_leaves_nothing() -> Result<()> {
     let mut cluster = Cluster::start().await?;
     let token = cluster.token("anna");
-    for moment in [100_u64, 700, 1500, 3000] {
+    for phase in ["cloning-data", "deploying", "building", "waiting"] {
         let request = cluster.server.request(reqwest::Method::POST, "/envs").body(body("demo", &token, json!({})));
-        let asked = tokio::spawn(request.send());
-        tokio::time::sleep(std::time::Duration::from_millis(moment)).await;
+        let mut steps = Steps::of(request).await?;
+        steps.until(phase).await?;
+        if phase == "deploying" {
+            // Not before the swarm has something to leave.
+            eventually(async || {
+                ensure!(cluster.in_swarm().await?.iter().any(|thing| thing.starts_with("service ")), "no service yet");
+                Ok(())
+            })
+            .await?;
+        }
         cluster = cluster.again(true).await?;
-        drop(asked.await?);
         if cluster.server.succeed("GET", "/envs", "").await? == json!(["demo"]) {
             assert_eq!(visit(&cluster.server, "demoapi.env.dev.internal", "/health").await?.0, 200);
-            delete(&cluster, "demo", &token).await?;
+            cluster.delete("demo", &token).await?;
         }
-        cluster.nothing_is_left().await.with_context(|| format!("killed after {moment} ms"))?;
+        cluster.nothing_is_left().await.with_context(|| format!("killed while {phase}"))?;
     }
     Ok(())
 }
@@ -149,40 +151,18 @@ async fn the_token_is_nowhere_to_be_seen() -> Result<()> {
         let request = cluster.server.request(reqwest::Method::GET, path).bearer_auth(token.expose());
         seen += &request.send().await?.error_for_status()?.text().await?;
     }
-    let instance = cluster.instance()?;
-    for kind in ["service", "secret", "config", "network"] {
-        let filter = format!("label=ondemand.instance={instance}");
-        let ids = run(&mut cluster.docker(&[kind, "ls", "--quiet", "--filter", &filter])?).await?;
-        for id in ids.lines() {
-            seen += &run(&mut cluster.docker(&[kind, "inspect", id])?).await?;
-            if kind == "service" {
-                seen += &run(&mut cluster.docker(&["service", "ps", "--no-trunc", id])?).await?;
-                seen += &run(&mut cluster.docker(&["service", "logs", "--raw", id])?).await?;
-            }
-        }
+    seen += &cluster.shown().await?;
+    let containers = cluster.containers().await?;
+    for (engine, id) in &containers {
+        let exec = ["--host", engine, "exec", id, "sh", "-c"];
+        let clone = "find / -xdev -name config -path '*.git/config' -exec cat {} +";
+        seen += &run(Command::new("docker").args(exec).arg(clone)).await?;
+        let secret = run(Command::new("docker").args(exec).arg("cat /run/secrets/*")).await?;
+        ensure!(secret.contains(token.expose()), "the code is cloned with it");
     }
-    let mut containers = 0;
-    for engine in Cluster::engines()? {
-        let docker = |words: &[&str]| {
-            let mut command = std::process::Command::new("docker");
-            command.args(["--host", &engine]).args(words);
-            command
-        };
-        let filter = format!("label=ondemand.instance={instance}");
-        let ids = run(&mut docker(&["ps", "--quiet", "--no-trunc", "--filter", &filter])).await?;
-        for id in ids.lines() {
-            containers += 1;
-            seen += &run(&mut docker(&["inspect", id])).await?;
-            seen += &run(&mut docker(&["top", id, "-eo", "pid,args"])).await?;
-            let clone = "cat /proc/1/environ; find / -xdev -name config -path '*.git/config' -exec cat {} +";
-            seen += &run(&mut docker(&["exec", id, "sh", "-c", clone])).await?;
-            let secret = run(&mut docker(&["exec", id, "sh", "-c", "cat /run/secrets/*"])).await?;
-            ensure!(secret.contains(token.expose()), "the code is cloned with it");
-        }
-    }
-    ensure!(containers == 2, "{containers} containers");
+    ensure!(containers.len() == 2, "{containers:?}");
     seen += &cluster.server.log();
-    delete(&cluster, "demo", &token).await?;
+    cluster.delete("demo", &token).await?;
     ensure!(!seen.contains(token.expose()), "the token is to be seen");
     ensure!(seen.contains("ONDEMAND_COMMIT") && seen.contains("[ondemand] cloning"), "not everything was looked at");
     cluster.nothing_is_left().await
@@ -207,5 +187,6 @@ async fn dockers_own_commands_work_on_environments() -> Result<()> {
         ensure!(left == [json!([]), json!([])], "{left:?}");
         Ok(())
     })
-    .await
+    .await?;
+    cluster.nothing_is_left().await
 }

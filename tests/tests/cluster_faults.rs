@@ -1,9 +1,10 @@
 //! Environments on a Swarm whose nodes die. Nothing else may use the laboratory meanwhile, which the test runner is told.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use ondemand_tests::cluster::variable;
+use anyhow::{Context, Result, bail, ensure};
+use ondemand_tests::cluster::{SmallDisk, variable};
 use ondemand_tests::shop::visit;
 use ondemand_tests::{Cluster, Home, Server, ServerOptions, Shop, run};
 use serde_json::{Value, json};
@@ -22,7 +23,14 @@ async fn answers(cluster: &Cluster) -> Result<String> {
         {
             return Ok(upstream);
         }
-        ensure!(begun.elapsed() < PATIENCE, "it does not answer again: {seen:?}");
+        if begun.elapsed() >= PATIENCE {
+            let tasks = "docker service ls --quiet | xargs docker service ps --no-trunc";
+            let tasks = Command::new("sh")
+                .args(["-c", tasks])
+                .env("DOCKER_HOST", variable("ONDEMAND_TEST_SWARM_HOST")?)
+                .output()?;
+            bail!("{seen:?} from {:?}, of\n{}", upstream(cluster).await, String::from_utf8_lossy(&tasks.stdout));
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -36,18 +44,6 @@ async fn upstream(cluster: &Cluster) -> Result<Option<String>> {
 fn node_of(address: &str) -> Result<usize> {
     let host = address.rsplit_once(':').context("a port")?.0;
     Ok(host[host.len() - 1..].parse()?)
-}
-
-async fn create(cluster: &Cluster, token: &ondemand_core::Secret) -> Result<()> {
-    let body = json!({ "name": "demo", "github-token": token.expose() }).to_string();
-    cluster.server.succeed("POST", "/envs", body).await.map(drop)
-}
-
-async fn delete(cluster: &Cluster, token: &ondemand_core::Secret) -> Result<()> {
-    let request = cluster.server.request(reqwest::Method::DELETE, "/envs/demo").bearer_auth(token.expose());
-    let answer = request.send().await?;
-    ensure!(answer.status().is_success(), "{}", answer.text().await?);
-    Ok(())
 }
 
 /// Waits until the back end is on a worker, ends that, and waits until it answers from elsewhere.
@@ -79,14 +75,14 @@ async fn moves_away(cluster: &Cluster) -> Result<()> {
 async fn an_environment_comes_back_when_its_node_dies() -> Result<()> {
     let cluster = Cluster::start().await?;
     let token = cluster.token("anna");
-    create(&cluster, &token).await?;
+    cluster.create("demo", &token).await?;
     // Not on the manager, which has to go on: until it is elsewhere, it is moved.
     let manager = run(&mut cluster.docker(&["node", "ls", "--quiet", "--filter", "role=manager"])?).await?;
     run(&mut cluster.docker(&["node", "update", "--availability", "drain", manager.trim()])?).await?;
     let came_back = moves_away(&cluster).await;
     run(&mut cluster.docker(&["node", "update", "--availability", "active", manager.trim()])?).await?;
     came_back?;
-    delete(&cluster, &token).await?;
+    cluster.delete("demo", &token).await?;
     cluster.nothing_is_left().await
 }
 
@@ -94,7 +90,7 @@ async fn an_environment_comes_back_when_its_node_dies() -> Result<()> {
 async fn a_route_follows_a_task_within_seconds() -> Result<()> {
     let cluster = Cluster::start().await?;
     let token = cluster.token("anna");
-    create(&cluster, &token).await?;
+    cluster.create("demo", &token).await?;
     let before = answers(&cluster).await?;
     let service = format!("{}_env-demo_back", cluster.instance()?);
     let words = ["service", "ps", "--no-trunc", "--filter", "desired-state=running", "--format"];
@@ -117,7 +113,7 @@ async fn a_route_follows_a_task_within_seconds() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     answers(&cluster).await?;
-    delete(&cluster, &token).await?;
+    cluster.delete("demo", &token).await?;
     cluster.nothing_is_left().await
 }
 
@@ -125,7 +121,7 @@ async fn a_route_follows_a_task_within_seconds() -> Result<()> {
 async fn the_managers_engine_is_restarted() -> Result<()> {
     let cluster = Cluster::start().await?;
     let token = cluster.token("anna");
-    create(&cluster, &token).await?;
+    cluster.create("demo", &token).await?;
     Cluster::node("kill", 1).await?;
     let (status, problem) =
         cluster.server.send("POST", "/envs", json!({ "github-token": token.expose() }).to_string()).await?;
@@ -138,22 +134,43 @@ async fn the_managers_engine_is_restarted() -> Result<()> {
         ensure!(begun.elapsed() < PATIENCE, "{status} {problem}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    delete(&cluster, &token).await?;
+    cluster.delete("demo", &token).await?;
     cluster.nothing_is_left().await
 }
 
+/// What a node with a full disk does not get an image or a container for is not made, and is as soon as there is room again.
 #[tokio::test]
-async fn an_image_that_no_registry_has_is_named() -> Result<()> {
+async fn a_full_disk_of_a_node_is_told_and_leaves_nothing() -> Result<()> {
     let cluster = Cluster::start().await?;
     let token = cluster.token("anna");
-    let template = cluster.home.path().join("templates/shop.yml");
-    let text = std::fs::read_to_string(&template)?;
-    let missing = format!("{}/no/such-image:7", variable("ONDEMAND_TEST_REGISTRY")?);
-    std::fs::write(&template, text.replace(&variable("ONDEMAND_TEST_RUNNER_IMAGE")?, &missing))?;
-    let body = json!({ "name": "demo", "github-token": token.expose() }).to_string();
-    let refused = cluster.server.refused(("POST", "/envs"), body, (404, "not_found")).await?;
-    ensure!(refused["detail"].to_string().contains("no/such-image:7"), "{refused}");
-    cluster.nothing_is_left().await
+    let body = || Cluster::body("demo", &token);
+    cluster.run_where("node.hostname == node-3")?;
+    let disk = SmallDisk::of(3, "128m").await?;
+    let works = async || {
+        cluster.create("demo", &token).await?;
+        ensure!(node_of(&answers(&cluster).await?)? == 3, "it is not where it is to be");
+        cluster.delete("demo", &token).await?;
+        cluster.nothing_is_left().await
+    };
+
+    // The engine tells nobody why it could not pull an image; the registry tells that it has it.
+    disk.fill()?;
+    let refused = cluster.server.refused(("POST", "/envs"), body(), (409, "conflict")).await?;
+    let (detail, image) = (refused["detail"].to_string(), variable("ONDEMAND_TEST_RUNNER_IMAGE")?);
+    ensure!(detail.contains("node-3") && detail.contains(&image) && detail.contains("No such image"), "{refused}");
+    ensure!(refused["hint"].to_string().contains("disk may be full"), "{refused}");
+    cluster.nothing_is_left().await?;
+    disk.make_room()?;
+    works().await?;
+
+    // Now it has the image.
+    disk.fill()?;
+    let refused = cluster.server.refused(("POST", "/envs"), body(), (507, "out_of_space")).await?;
+    let detail = refused["detail"].to_string();
+    ensure!(detail.contains("node-3") && detail.contains("no space left on device"), "{refused}");
+    cluster.nothing_is_left().await?;
+    disk.make_room()?;
+    works().await
 }
 
 /// An engine that is no swarm says what to do, and nothing is made.

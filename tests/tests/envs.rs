@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ondemand_tests::shop::{DATASET, visit};
-use ondemand_tests::{Home, Inventory, Server, ServerOptions, Shop, eventually, query};
+use ondemand_tests::{Home, Inventory, Server, ServerOptions, Shop, Steps, eventually, query};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -369,20 +369,21 @@ async fn environments_outlive_the_server_and_what_ends_is_started_again() -> Res
 #[tokio::test]
 async fn a_server_that_is_killed_while_it_makes_one_leaves_nothing() -> Result<()> {
     let Place { mut home, mut shop, mut server, mut before } = Place::new().await?;
-    for moment in 0..6_u64 {
+    for phase in ["resolving", "cloning-data", "deploying", "building", "waiting", "ready"] {
         let request = server.request(Method::POST, "/envs").body(r#"{"name":"demo"}"#);
-        let asked = tokio::spawn(request.send());
-        tokio::time::sleep(Duration::from_millis(moment * 120)).await;
+        let mut steps = Steps::of(request).await?;
+        steps.until(phase).await?;
         server.kill().await?;
-        drop(asked.await?);
         server = Server::start(&home.data(), &shop.options(ServerOptions::default())).await?;
         // Where it was announced in time, it is there as a whole.
         if server.succeed("GET", "/envs", "").await? == json!(["demo"]) {
             assert_eq!(visit(&server, "demoapi.localhost", "/health").await?.0, 200);
             server.succeed("DELETE", "/envs/demo", "").await?;
+        } else {
+            assert_ne!(phase, "ready", "it was announced");
         }
         let place = Place { home, shop, server, before };
-        place.nothing_is_left().await.with_context(|| format!("killed after {} ms", moment * 120))?;
+        place.nothing_is_left().await.with_context(|| format!("killed while {phase}"))?;
         Place { home, shop, server, before } = place;
     }
     Ok(())

@@ -269,6 +269,30 @@ async fn a_bad_token_is_unauthenticated_and_not_asked_about_again_and_again() ->
     Ok(())
 }
 
+/// An expired token is answered as one that was taken back: 401, bad credentials.
+#[tokio::test]
+async fn a_token_that_expires_is_taken_until_what_is_remembered_is_old() -> Result<()> {
+    let forge = Forge::start().await?;
+    let token = forge.token("alice", &[]);
+    let keep = Duration::from_secs(5 * 60);
+    let github = github(&forge, |options| options.keep = keep);
+    github.whoami(&token).await?;
+    forge.revoke(&token);
+    let passes = async |time: Duration| {
+        tokio::time::pause();
+        tokio::time::advance(time).await;
+        tokio::time::resume();
+    };
+    passes(keep / 2).await;
+    ensure!(github.whoami(&token).await?.login == "alice" && forge.asked().len() == 1);
+    passes(keep / 2).await;
+    let error = github.whoami(&token).await.expect_err("it has expired");
+    ensure!(error.code() == Code::Unauthenticated && forge.asked().len() == 2, "{error:?}");
+    ensure!(error.hint().is_some_and(|hint| hint.contains("https://github.com/settings/tokens")));
+    shows_nothing(Some(&error), &token);
+    Ok(())
+}
+
 #[tokio::test]
 async fn members_of_any_of_the_organisations_come_in() -> Result<()> {
     let forge = Forge::start().await?;

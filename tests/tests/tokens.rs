@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use futures_util::StreamExt;
 use ondemand_core::Secret;
 use ondemand_tests::forge::{Fault, Part};
 use ondemand_tests::shop::{DATASET, visit};
-use ondemand_tests::{Forge, Home, Inventory, Server, ServerOptions, Shop, eventually};
+use ondemand_tests::{Forge, Home, Inventory, Server, ServerOptions, Shop, Steps, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -199,17 +198,53 @@ async fn a_token_that_is_not_valid_is_refused_with_what_to_do() -> Result<()> {
     // Whoever runs the server has no account: an environment would be nobody's.
     let refused = place.server.refused(("POST", "/envs"), "{}", (401, "unauthenticated")).await?;
     assert!(detail(&refused).contains("GitHub token"), "{refused}");
+    place.nothing_is_left().await
+}
 
-    // One that is taken back, or expires, is not good for code any more, though GitHub said a moment ago whose it is.
+/// GitHub says of one that has expired what it says of one that was taken back: bad credentials.
+#[tokio::test]
+async fn a_token_that_expires_ends_with_what_is_remembered_of_it() -> Result<()> {
+    let mut place = Place::new().await?;
     let anna = place.customer("anna");
     place.created(&anna, json!({ "name": "demo" })).await?;
+    let before = place.ask(Some(&anna), "GET", "/envs/demo", "").await?.json()?;
     place.forge.revoke(&anna);
-    let refused = place.create(&anna, json!({ "name": "other" })).await?.refused(401, "unauthenticated")?;
-    assert!(refused["hint"].to_string().contains("https://github.com/settings/tokens"), "{refused}");
-    place.ask(Some(&anna), "POST", "/envs/demo/redeploy", "").await?.refused(401, "unauthenticated")?;
+    // It is not good for code any more, though GitHub said a moment ago whose it is.
+    place.shop.push("back", "main", "Change it").await?;
+    for refused in [
+        place.create(&anna, json!({ "name": "other" })).await?,
+        place.ask(Some(&anna), "POST", "/envs/demo/redeploy", "").await?,
+    ] {
+        let refused = refused.refused(401, "unauthenticated")?;
+        assert!(refused["hint"].to_string().contains("https://github.com/settings/tokens"), "{refused}");
+    }
+    // For the rest that is remembered, and nothing has changed.
+    let asked = place.asked_github();
+    assert_eq!(place.ask(Some(&anna), "GET", "/envs/demo", "").await?.json()?, before);
+    assert_eq!(place.asked_github(), asked, "GitHub was asked, so this shows nothing");
+
+    // What is remembered ends with the server at the latest: from then on the token is good for nothing.
+    place.server.stop().await?;
+    place.server = Server::start(&place.home.data(), &place.options).await?;
+    for (method, path, body) in [
+        ("GET", "/envs", ""),
+        ("GET", "/envs/demo/logs", ""),
+        ("PATCH", "/envs/demo", r#"{"keep-days":1}"#),
+        ("POST", "/envs/demo/redeploy", ""),
+        ("DELETE", "/envs/demo", ""),
+    ] {
+        let refused = place.ask(Some(&anna), method, path, body).await?.refused(401, "unauthenticated")?;
+        assert!(detail(&refused).contains("GitHub token is not valid (any more)"), "{method} {path}: {refused}");
+        assert!(refused["hint"].to_string().contains("https://github.com/settings/tokens"), "{method}: {refused}");
+    }
     // What is there is not harmed, and a new token of the same user does.
     assert_eq!(visit(&place.server, "demoapi.localhost", "/health").await?.0, 200);
-    place.deleted(&place.customer("anna"), "demo").await
+    let anew = place.customer("anna");
+    let after = place.ask(Some(&anew), "GET", "/envs/demo", "").await?.json()?;
+    for key in ["status", "back", "front", "database", "expires", "owner"] {
+        assert_eq!(after[key], before[key], "{key}");
+    }
+    place.deleted(&anew, "demo").await
 }
 
 #[tokio::test]
@@ -379,16 +414,11 @@ async fn a_branch_that_is_deleted_before_it_is_cloned_is_said() -> Result<()> {
 
     let body = json!({ "name": "demo", "github-back": "shop/back", "github-back-branch": "feature/short-lived" });
     let request = place.http.post(format!("{}/envs", place.server.url())).bearer_auth(anna.expose());
-    let answer = request.header("accept", "text/event-stream").body(body.to_string()).send().await?;
-    let mut events = answer.error_for_status()?.bytes_stream();
-    let mut text = String::new();
-    while let Some(event) = events.next().await {
-        text += &String::from_utf8_lossy(&event?);
-        if text.contains("\"deploying\"") && !gate.exists() {
-            place.forge.delete_branch("shop/back", "feature/short-lived").await?;
-            std::fs::write(&gate, "")?;
-        }
-    }
+    let mut steps = Steps::of(request.body(body.to_string())).await?;
+    steps.until("deploying").await?;
+    place.forge.delete_branch("shop/back", "feature/short-lived").await?;
+    std::fs::write(&gate, "")?;
+    let text = steps.rest().await?;
     let last = text.trim_end().rsplit("\n\n").next().unwrap_or_default();
     let problem: Value =
         serde_json::from_str(last.strip_prefix("event: error\ndata: ").with_context(|| text.clone())?)?;

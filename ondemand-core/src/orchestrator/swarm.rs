@@ -23,6 +23,7 @@ mod engine;
 mod logs;
 mod mounts;
 mod names;
+mod refusal;
 mod registry;
 mod resources;
 mod sleeping;

@@ -48,19 +48,37 @@ pub(super) async fn tasks(client: &bollard::Docker, filters: Filter) -> Result<V
     client.list_tasks(Some(options)).await.map_err(|e| failed("listing tasks", e))
 }
 
-/// The addresses of the nodes that are there, by their ids.
+/// The nodes that are there, by their ids.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Nodes(HashMap<String, String>);
+pub(super) struct Nodes(HashMap<String, Place>);
+
+/// A node, as others see it.
+#[derive(Debug, Clone)]
+struct Place {
+    address: String,
+    /// What `docker node ls` calls it.
+    name: String,
+}
 
 impl Nodes {
     pub(super) async fn read(client: &bollard::Docker) -> Result<Self> {
         let nodes = client.list_nodes(None::<ListNodesOptions>).await.map_err(|e| failed("listing nodes", e))?;
-        Ok(Self(nodes.into_iter().filter_map(ready).collect()))
+        Ok(Self(nodes.into_iter().filter_map(present).collect()))
+    }
+
+    fn place(&self, task: &Task) -> Option<&Place> {
+        self.0.get(task.node_id.as_ref()?)
     }
 
     /// Returns the address of a task's node; `None` if that is not there, or is not chosen yet.
     pub(super) fn of(&self, task: &Task) -> Option<&str> {
-        self.0.get(task.node_id.as_ref()?).map(String::as_str)
+        self.place(task).map(|place| place.address.as_str())
+    }
+
+    /// Returns what people call a task's node.
+    pub(super) fn name_of<'a>(&'a self, task: &'a Task) -> &'a str {
+        let name = self.place(task).map(|place| place.name.as_str()).filter(|name| !name.is_empty());
+        name.or(task.node_id.as_deref()).unwrap_or_default()
     }
 
     /// Tells whether a task is on a node that cannot say any more what became of it.
@@ -69,14 +87,17 @@ impl Nodes {
     }
 }
 
-/// Returns the id and address of a node, if it is there.
-fn ready(node: Node) -> Option<(String, String)> {
-    let status = node.status.filter(|status| status.state == Some(NodeState::READY))?;
+/// Returns the id and place of a node, if it is there. A manager that has just become one knows of no node until it reports: such a node has not lost its
+/// tasks, and what it told before stands.
+fn present(node: Node) -> Option<(String, Place)> {
+    let there = |state| matches!(state, Some(NodeState::READY | NodeState::UNKNOWN));
+    let status = node.status.filter(|status| there(status.state))?;
     // A manager may know itself by no address but the one that it told the others.
     let told = node.manager_status.and_then(|manager| manager.addr);
     let told = told.and_then(|addr| addr.rsplit_once(':').map(|(host, _)| host.to_owned()));
     let addr = status.addr.filter(|addr| !addr.is_empty() && addr != "0.0.0.0").or(told);
-    Some((node.id?, addr.unwrap_or_default()))
+    let name = node.description.and_then(|description| description.hostname);
+    Some((node.id?, Place { address: addr.unwrap_or_default(), name: name.unwrap_or_default() }))
 }
 
 /// Changes a service; tries again if another change came before. `change` tells whether there is anything to change.
@@ -106,4 +127,31 @@ pub(super) async fn update(
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::NodeStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_the_manager_has_not_heard_of_yet_has_not_lost_its_tasks() {
+        let node = |state| Node {
+            id: Some("node".into()),
+            status: Some(NodeStatus { state: Some(state), addr: Some("10.0.0.2".into()), ..NodeStatus::default() }),
+            ..Node::default()
+        };
+        let task = Task { node_id: Some("node".into()), ..Task::default() };
+        for (state, there) in [
+            (NodeState::READY, true),
+            (NodeState::UNKNOWN, true),
+            (NodeState::DOWN, false),
+            (NodeState::DISCONNECTED, false),
+        ] {
+            let nodes = Nodes(present(node(state)).into_iter().collect());
+            assert_eq!(nodes.of(&task), there.then_some("10.0.0.2"), "{state}");
+            assert_eq!(nodes.is_lost(&task), !there, "{state}");
+        }
+    }
 }

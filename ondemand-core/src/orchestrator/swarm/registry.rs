@@ -5,6 +5,7 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bollard::auth::DockerCredentials;
+use bollard::errors::Error as EngineError;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -53,28 +54,64 @@ pub(super) fn credentials(file: &Path, image: &str) -> Result<Option<DockerCrede
 }
 
 /// Returns the registry that an image is from, as credentials name it.
-fn registry(image: &str) -> &str {
+pub(super) fn registry(image: &str) -> &str {
     match image.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
         _ => USUAL_REGISTRY,
     }
 }
 
-/// Returns the image as the nodes shall run it: the build that its registry has now. Where the registry does not tell, the name stays as it is, and each
-/// node runs what it finds.
-pub(super) async fn pin(client: &bollard::Docker, image: &str, credentials: Option<DockerCredentials>) -> String {
+/// What an image's registry says about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It has it.
+    Has,
+    /// It has none of that name.
+    HasNot,
+    /// It wants to know who asks, or does not let these in.
+    Denies { said: String, credentials: bool },
+    /// It did not answer, or not like a registry.
+    Nothing { said: String },
+    /// The image is named by its digest, so it was not asked.
+    Unasked,
+}
+
+/// Returns the image as the nodes shall run it, the build that its registry has now, and what that says. Where it does not tell, the name stays as it is, and
+/// each node runs what it finds.
+pub(super) async fn pin(
+    client: &bollard::Docker,
+    image: &str,
+    credentials: Option<DockerCredentials>,
+) -> (String, Told) {
     if image.contains('@') {
-        return image.to_owned();
+        return (image.to_owned(), Told::Unasked);
     }
+    let with_credentials = credentials.is_some();
     match client.inspect_registry_image(image, credentials).await {
         Ok(found) => match found.descriptor.digest {
-            Some(digest) => format!("{}@{digest}", with_tag(image)),
-            None => image.to_owned(),
+            Some(digest) => (format!("{}@{digest}", with_tag(image)), Told::Has),
+            None => (image.to_owned(), Told::Has),
         },
         Err(error) => {
             tracing::debug!(image, %error, "the registry does not tell the digest of the image");
-            image.to_owned()
+            (image.to_owned(), meaning(&error, with_credentials))
         }
+    }
+}
+
+/// Returns what it means that a registry does not tell of an image.
+fn meaning(error: &EngineError, credentials: bool) -> Told {
+    let EngineError::DockerResponseServerError { status_code, message } = error else {
+        return Told::Nothing { said: error.to_string() };
+    };
+    let said = message.trim().to_owned();
+    // Where it was told no credentials at all, the engine gives up before it asks.
+    let denied = ["no basic auth credentials", "unauthorized", "denied", "authentication required"];
+    match status_code {
+        401 | 403 => Told::Denies { said, credentials },
+        404 => Told::HasNot,
+        _ if denied.iter().any(|text| said.contains(text)) => Told::Denies { said, credentials },
+        _ => Told::Nothing { said },
     }
 }
 
@@ -101,6 +138,25 @@ mod tests {
         }
         assert_eq!(with_tag("10.0.0.1:5000/a"), "10.0.0.1:5000/a:latest");
         assert_eq!(with_tag("a:1"), "a:1");
+    }
+
+    #[test]
+    fn what_a_registry_does_not_tell_has_a_reason() {
+        let answer = |status_code, message: &str| {
+            meaning(&EngineError::DockerResponseServerError { status_code, message: message.into() }, true)
+        };
+        assert_eq!(answer(404, "manifest unknown"), Told::HasNot);
+        for (status, message) in [
+            (401, "unauthorized: authentication required"),
+            (403, "denied: requested access to the resource is denied"),
+            (500, "Get \"http://10.0.0.1:5000/v2/\": no basic auth credentials\n"),
+        ] {
+            let denied = Told::Denies { said: message.trim().into(), credentials: true };
+            assert_eq!(answer(status, message), denied, "{message}");
+        }
+        let down = "Get \"http://10.0.0.1:5000/v2/\": dial tcp 10.0.0.1:5000: connect: connection refused";
+        assert_eq!(answer(500, down), Told::Nothing { said: down.into() });
+        assert!(matches!(meaning(&EngineError::RequestTimeoutError, false), Told::Nothing { .. }));
     }
 
     #[test]

@@ -3,19 +3,19 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bollard::errors::Error as EngineError;
 use bollard::models::{Task, TaskState};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::logs;
+use super::refusal::{Refusal, never_ran, no_place};
+use super::registry::Told;
 use super::state::Shared;
 use super::tasks::{Doing, complaint, doing, newest, since, state};
 use super::whole::Whole;
 use crate::error::{Error, Result};
 use crate::name::ServiceName;
-use crate::orchestrator::docker::engine::refused;
 use crate::orchestrator::{Condition, Healthcheck, ServiceSpec, StackSpec};
 
 /// How often tasks are looked at while something is waited for: soon at first.
@@ -73,15 +73,19 @@ enum Progress {
     /// What it was last seen to do.
     Pending(String),
     Started,
+    /// A node refused its task.
+    Refused(Refusal),
     Failed(Error),
 }
 
-/// Creates the services of a stack, each as soon as what it depends on has happened, and returns once all were started.
+/// Creates the services of a stack, each as soon as what it depends on has happened, and returns once all were started. `told` is what the registry of a
+/// service's image says about that.
 pub(super) async fn start<F>(
     shared: &Shared,
     stack: &StackSpec,
     names: &super::names::Names,
     cancelled: &CancellationToken,
+    told: impl Fn(&ServiceSpec) -> Told,
     create: impl Fn(ServiceSpec) -> F,
 ) -> Result<()>
 where
@@ -109,6 +113,10 @@ where
             match progress(service, &seen) {
                 Progress::Started => {}
                 Progress::Pending(what) => pending = pending.or(Some((service, what))),
+                Progress::Refused(refusal) => {
+                    let error = refusal.error(service, told(service));
+                    return Err(with_log(error, shared, &seen, &service.name).await);
+                }
                 Progress::Failed(error) => return Err(with_log(error, shared, &seen, &service.name).await),
             }
         }
@@ -209,7 +217,8 @@ fn progress(service: &ServiceSpec, whole: &Whole) -> Progress {
     }
     // It is tried again for ever, elsewhere or not.
     if let Some(task) = tasks.iter().find(|task| never_ran(task)) {
-        return Progress::Failed(refusal(service, complaint(task).unwrap_or("it could not be started")));
+        let why = complaint(task).unwrap_or("it could not be started").to_owned();
+        return Progress::Refused(Refusal { why, node: whole.nodes.name_of(task).to_owned() });
     }
     let stuck = last.iter().find(|task| state(task) == TaskState::PENDING && complaint(task).is_some());
     if let Some((task, why)) = stuck.and_then(|task| complaint(task).map(|why| (task, why))) {
@@ -220,46 +229,6 @@ fn progress(service: &ServiceSpec, whole: &Whole) -> Progress {
     }
     let doing = last.iter().map(|task| format!("its task is {}", state(task))).next().unwrap_or_default();
     Progress::Pending(doing)
-}
-
-/// Tells whether a task was refused by its node, or its container could not be started.
-fn never_ran(task: &Task) -> bool {
-    let status = task.status.as_ref();
-    let exit = status.and_then(|status| status.container_status.as_ref()?.exit_code).unwrap_or_default();
-    match state(task) {
-        TaskState::REJECTED => true,
-        TaskState::FAILED => {
-            complaint(task).is_some_and(|why| why.starts_with("starting container failed"))
-                || exit == 0 && {
-                    // An unhealthy one has run.
-                    !complaint(task).is_some_and(|why| why.contains("unhealthy"))
-                }
-        }
-        _ => false,
-    }
-}
-
-/// Makes the error for a task that its node refused: what it needs is missing or taken, or it failed.
-fn refusal(service: &ServiceSpec, why: &str) -> Error {
-    let image = service.image.as_deref().unwrap_or_default();
-    let program = service.command.first().map_or("", String::as_str);
-    let answer = EngineError::DockerResponseServerError { status_code: 404, message: why.to_owned() };
-    match refused(format!("starting service {}", service.name), image, program, answer) {
-        Error::Backend { .. } => {
-            Error::ServiceFailed { service: service.name.to_string(), reason: why.to_owned(), log: Vec::new() }
-        }
-        error => error,
-    }
-}
-
-/// Makes the error for a task that has no node to run on.
-fn no_place(service: &ServiceSpec, why: &str) -> Error {
-    let hint = if why.contains("port") {
-        "choose another port, or end what publishes it"
-    } else {
-        "look at the service's constraints and reservations, and at `docker node ls`"
-    };
-    Error::Conflict { message: format!("no node can run service {}: {why}", service.name), hint: hint.into() }
 }
 
 /// Tells whether what a service waits for has happened.

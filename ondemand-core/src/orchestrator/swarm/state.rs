@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::claim::Claim;
 use super::engine::{failed, update};
 use super::names::{IMAGE, Names};
+use super::registry::Told;
 use super::start::{self, Watch};
 use super::tasks::Doing;
 pub(super) use super::whole::Whole;
@@ -132,8 +133,7 @@ impl Shared {
         }
         let images: BTreeSet<&str> = spec.services.iter().map(image).collect::<Result<_>>()?;
         let pin = async |image: &str| {
-            let pinned = registry::pin(client, image, self.credentials(image)?).await;
-            Ok::<_, Error>((image.to_owned(), pinned))
+            Ok::<_, Error>((image.to_owned(), registry::pin(client, image, self.credentials(image)?).await))
         };
         let (known, pinned) =
             tokio::try_join!(resources::make(client, spec, names), try_join_all(images.into_iter().map(pin)))?;
@@ -142,13 +142,17 @@ impl Shared {
             let (known, pinned) = (&known, &pinned);
             async move {
                 let asked = image(&service)?;
-                let image = pinned.get(asked).map_or(asked, String::as_str);
+                let image = pinned.get(asked).map_or(asked, |(image, _)| image.as_str());
                 let body = translate::service(spec, &service, names, known, image, self.ingress)?;
                 let made = client.create_service(body, self.credentials(asked)?).await;
                 made.map(drop).map_err(|e| creation(&service, e))
             }
         };
-        start::start(self, spec, names, cancelled, create).await
+        let told = |service: &ServiceSpec| {
+            let told = service.image.as_deref().and_then(|image| pinned.get(image));
+            told.map_or(Told::Unasked, |(_, told)| told.clone())
+        };
+        start::start(self, spec, names, cancelled, told, create).await
     }
 
     /// Returns the credentials for an image's registry.
