@@ -102,8 +102,8 @@ async fn create(
         Bearer::Token(token) => Some(token),
         Bearer::Admin | Bearer::Nobody => None,
     });
-    let is_named = wanted.name.as_ref().is_some_and(|name| !name.is_empty());
     let wanted = CreateEnvironment::try_from(wanted)?;
+    let is_named = wanted.name.is_some();
     if plan {
         let plan = environments.plan(token, wanted).await?;
         return Ok(reply(StatusCode::OK, &EnvironmentPlan::from(plan)));

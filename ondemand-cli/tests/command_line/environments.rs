@@ -85,6 +85,17 @@ fn create_takes_the_words_of_the_other_command_too() {
 }
 
 #[test]
+fn an_empty_name_is_none() {
+    let server = Envs::start();
+    // As a script has it whose variable is not set: `--name "$NAME"`.
+    let output = ask(&server, &["create", "--name", ""]);
+    let urls = "http://demo.localhost:8000\nhttp://demoapi.localhost:8000\n";
+    assert_eq!((output.status.code(), &*stdout(&output)), (Some(0), urls), "{}", outcome(&output));
+    assert!(stderr(&output).ends_with("\ndemo is ready\n"), "{}", outcome(&output));
+    assert_eq!(server.asked()[0].body(), json!({}));
+}
+
+#[test]
 fn create_prints_json_for_scripts() {
     let server = Envs::start();
     let printed: Value = serde_json::from_str(&done(&server, &["create", "--name", "demo", "--json"])).expect("JSON");

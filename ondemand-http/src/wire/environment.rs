@@ -63,7 +63,7 @@ impl TryFrom<PostEnvironment> for CreateEnvironment {
         };
         Ok(Self {
             name: wanted.name.filter(|name| !name.is_empty()).map(|name| name.parse()).transpose()?,
-            template: wanted.template,
+            template: wanted.template.filter(|template| !template.is_empty()),
             fixtures: wanted.with_fixtures,
             keep_days: wanted.keep_days,
             back: choice(wanted.github_back, wanted.github_back_branch)?,

@@ -177,7 +177,7 @@ async fn bodies_are_read_as_clients_write_them() {
         assert_eq!((plan.status, days(&plan.json())), (StatusCode::OK, expected), "{body}: {plan:?}");
     }
     // Text with nothing in it is as good as none.
-    let empty = r#"{"name":"","github-token":"","github-back":"","github-back-branch":"","github-front":"","github-front-branch":""}"#;
+    let empty = r#"{"name":"","github-token":"","github-back":"","github-back-branch":"","github-front":"","github-front-branch":"","template":""}"#;
     let plan = service.plan(empty).await.json();
     assert_eq!(plan["back"]["repository"], "shop/back", "{plan}");
     assert!(plan["name"].as_str().is_some_and(|name| !name.is_empty()), "{plan}");

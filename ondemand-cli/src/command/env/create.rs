@@ -56,8 +56,10 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
     let client = arguments.token.client(global)?;
+    // As a script has it whose variable is not set: what is made gets a name all the same, and is asked for by it afterwards.
+    let name = arguments.name.filter(|name| !name.is_empty());
     let wanted = PostEnvironment {
-        name: arguments.name.clone(),
+        name: name.clone(),
         github_token: None,
         with_fixtures: arguments.with_fixtures,
         keep_days: arguments.keep_days,
@@ -88,7 +90,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     };
     let outcome = outcome.await;
     progress.end();
-    finish(global, &client, outcome?, arguments.name).await
+    finish(global, &client, outcome?, name).await
 }
 
 /// Prints what people type to reach an environment.
