@@ -7,11 +7,11 @@ use ondemand_http::wire::{Environment, EnvironmentDone};
 use reqwest::Method;
 use serde_json::{Map, Value};
 
-use crate::arguments::Global;
 use crate::client::Client;
-use crate::command::env::{segment, trimmed};
+use crate::command::env::segment;
 use crate::failure::Failure;
 use crate::output;
+use crate::token::Token;
 use options::{Word, parse};
 
 mod options;
@@ -112,10 +112,11 @@ pub(crate) async fn run(words: Vec<String>) -> Result<(), Failure> {
 }
 
 async fn create(mut body: Map<String, Value>) -> Result<(), Failure> {
-    if let Some(token) = token(&mut body) {
-        body.insert("github-token".into(), token.into());
+    let token = token(&mut body);
+    if let Some(Token { text, .. }) = &token {
+        body.insert("github-token".into(), text.expose().into());
     }
-    let client = client(None)?;
+    let client = client(token)?.with_token_in_body();
     note_sending("POST", Some(&body), &["envs"]);
     let done: EnvironmentDone = client.post(&["envs"], &body).await?;
     output::json(&done)
@@ -152,9 +153,9 @@ async fn logs(mut options: Map<String, Value>) -> Result<(), Failure> {
 }
 
 /// Takes the token: an option, or the variable that other tools know.
-fn token(options: &mut Map<String, Value>) -> Option<String> {
+fn token(options: &mut Map<String, Value>) -> Option<Token> {
     let given = options.remove("github-token").and_then(|token| token.as_str().map(ToOwned::to_owned));
-    given.or_else(|| std::env::var("GITHUB_TOKEN").ok()).as_deref().and_then(trimmed)
+    given.or_else(|| std::env::var("GITHUB_TOKEN").ok()).as_deref().and_then(Token::github)
 }
 
 fn name(options: &Map<String, Value>) -> Result<String, Failure> {
@@ -162,8 +163,10 @@ fn name(options: &Map<String, Value>) -> Result<String, Failure> {
     name.map(ToOwned::to_owned).ok_or_else(|| Failure::new("say which environment, with --name").with_exit(2))
 }
 
-fn client(token: Option<String>) -> Result<Client, Failure> {
-    Client::new(&Global { url: url(), token, json: true, config: None })
+/// Makes a client. The server's own token is none of what this program sends: its users are those of GitHub, and whoever runs the server has
+/// `ondemand env`.
+fn client(token: Option<Token>) -> Result<Client, Failure> {
+    Ok(Client::with_token(&url(), token)?.without_own_token())
 }
 
 fn url() -> String {

@@ -205,7 +205,7 @@ fn refusals_are_exit_statuses_for_every_command() {
             let output = ask(&server, words);
             assert_eq!(output.status.code(), Some(exit), "{words:?}: {}", outcome(&output));
             assert_eq!(stdout(&output), "", "{words:?}");
-            let hint = if code == Code::Unauthenticated { "GITHUB_TOKEN or --github-token" } else { "do this" };
+            let hint = if code == Code::Unauthenticated { "that of GITHUB_TOKEN was sent" } else { "do this" };
             let told = stderr(&output);
             assert!(told.starts_with("error: GitHub says no\n") && told.contains(hint), "{words:?}: {told}");
         }
@@ -226,11 +226,42 @@ fn a_git_server_that_takes_no_token_is_none_that_wants_the_servers() {
     --- stdout
     --- stderr
     error: https://git.internal does not take the token (any more)
-    hint: give a GitHub token with GITHUB_TOKEN or --github-token; https://github.com/settings/tokens makes one
+    hint: that of GITHUB_TOKEN was sent; https://github.com/settings/tokens makes a new one
     ");
-    // The server's own is another one.
-    server.refuse(401, &problem("unauthenticated", 401, "this server wants a token"));
-    assert!(stderr(&ask(&server, &["list"])).contains("ONDEMAND_TOKEN or --token"));
+}
+
+#[test]
+fn what_to_do_about_a_token_names_the_one_that_was_sent() {
+    let (github, own) = (("GITHUB_TOKEN", TOKEN), ("ONDEMAND_TOKEN", "s3same"));
+    let none = "give a GitHub token with GITHUB_TOKEN or --github-token; https://github.com/settings/tokens makes one";
+    let new = |from| format!("that of {from} was sent; https://github.com/settings/tokens makes a new one");
+    let other = |from| format!("that of {from} was sent; {none}");
+    let left = |from| {
+        let which = "which goes before the server's own; leave it out, and give that with ONDEMAND_TOKEN or --token";
+        format!("that of {from} was sent, {which}")
+    };
+    let wrong = |from| format!("that of {from} was sent; see that it is the one of the server's configuration");
+    for (detail, variables, flags, hint) in [
+        ("a GitHub token is needed", &[][..], &[][..], none.to_owned()),
+        ("the GitHub token is not valid", &[github, own], &[], new("GITHUB_TOKEN")),
+        ("the GitHub token is not valid", &[github], &["--github-token", "x"], new("--github-token")),
+        ("the GitHub token is not valid", &[("GITHUB_TOKEN", ""), own], &[], other("ONDEMAND_TOKEN")),
+        ("the GitHub token is not valid", &[own], &["--token", "x"], other("--token")),
+        // The server's own is another one.
+        ("this server wants a token", &[], &[], "give the token with ONDEMAND_TOKEN or --token".to_owned()),
+        ("the token is not the one", &[own], &[], wrong("ONDEMAND_TOKEN")),
+        ("the token is not the one", &[], &["--token", "x"], wrong("--token")),
+        ("the token is not the one", &[github, own], &[], left("GITHUB_TOKEN")),
+        ("the token is not the one", &[own], &["--github-token", "x"], left("--github-token")),
+    ] {
+        let server = Envs::start();
+        server.refuse(401, &problem("unauthenticated", 401, detail));
+        for words in [&["list"][..], &["create"], &["redeploy", "demo"]] {
+            let output = ask_with(&server, &[words, flags].concat(), variables);
+            let expected = format!("error: {detail}\nhint: {hint}\n");
+            assert_eq!((output.status.code(), stderr(&output)), (Some(10), expected), "{words:?} {flags:?}");
+        }
+    }
 }
 
 #[test]
