@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use ondemand_http::wire::{Environment, EnvironmentDone};
-use reqwest::Method;
+use reqwest::{Method, Url};
 use serde_json::{Map, Value};
 
 use crate::client::Client;
@@ -177,7 +177,20 @@ fn url() -> String {
 /// Says what is sent, for people.
 fn note_sending(method: &str, body: Option<&Map<String, Value>>, segments: &[&str]) {
     let body = body.map(|body| format!("{} ", written(body))).unwrap_or_default();
-    output::note(format_args!("Sending {method} {body}to {}/{}", url().trim_end_matches('/'), segments.join("/")));
+    let url = masked(url());
+    output::note(format_args!("Sending {method} {body}to {}/{}", url.trim_end_matches('/'), segments.join("/")));
+}
+
+/// Returns a URL as it may be shown: without the password in it, or a name alone, which may be a token.
+fn masked(url: String) -> String {
+    let Ok(mut shown) = Url::parse(&url) else { return url };
+    let hidden = match (shown.password(), shown.username()) {
+        (Some(_), _) => shown.set_password(Some("****")),
+        (None, "") => return url,
+        (None, _) => shown.set_username("****"),
+    };
+    // A URL of a host takes both.
+    if hidden.is_ok() { shown.into() } else { "the server".into() }
 }
 
 /// Writes a body as users know it. The token is masked; how long it is kept was never among it.
