@@ -157,6 +157,8 @@ pub struct Environment {
     pub urls: Vec<Hostname>,
     /// What people type to reach it, in the order of `urls`.
     pub links: Vec<String>,
+    /// What people type to reach its main route, by its plain name; none where it was made without the services of that route.
+    pub main: Option<String>,
     /// Whose it is.
     pub owner: Identity,
     /// The template it was rendered from.

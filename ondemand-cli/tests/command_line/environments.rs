@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use ondemand_core::Code;
 use serde_json::{Value, json};
 
-use crate::envs::{Envs, TOKEN, events, problem};
+use crate::envs::{Envs, TOKEN, environment, events, problem};
 use crate::{empty_directory, ondemand, outcome, run, stderr, stdout};
 
 /// Runs the program against a server, with a GitHub token. Whatever happens, the token is in nothing that it writes.
@@ -41,8 +41,8 @@ fn create_shows_progress_to_people_and_prints_urls() {
     insta::assert_snapshot!(outcome(&ask(&server, &words)), @r"
     status 0
     --- stdout
-    http://demo.localhost:8000
     http://demoapi.localhost:8000
+    http://demoweb.localhost:8000
     --- stderr
     resolving, 0s
     cloning data, 0s: shop
@@ -89,7 +89,7 @@ fn an_empty_name_is_none() {
     let server = Envs::start();
     // As a script has it whose variable is not set: `--name "$NAME"`.
     let output = ask(&server, &["create", "--name", ""]);
-    let urls = "http://demo.localhost:8000\nhttp://demoapi.localhost:8000\n";
+    let urls = "http://demoapi.localhost:8000\nhttp://demoweb.localhost:8000\n";
     assert_eq!((output.status.code(), &*stdout(&output)), (Some(0), urls), "{}", outcome(&output));
     assert!(stderr(&output).ends_with("\ndemo is ready\n"), "{}", outcome(&output));
     assert_eq!(server.asked()[0].body(), json!({}));
@@ -298,8 +298,8 @@ fn an_environment_is_shown_with_all_about_it() {
     insta::assert_snapshot!(done(&server, &["show", "demo"]), @r"
     name      demo
     status    ready
-    url       http://demo.localhost:8000
     url       http://demoapi.localhost:8000
+    url       http://demoweb.localhost:8000
     owner     anna
     template  demo
     back      shop/back@main at 0123456789abcdef0123456789abcdef01234567
@@ -338,8 +338,8 @@ fn environments_are_redeployed_extended_and_deleted() {
     insta::assert_snapshot!(outcome(&ask(&server, &["redeploy", "demo"])), @r"
     status 0
     --- stdout
-    http://demo.localhost:8000
     http://demoapi.localhost:8000
+    http://demoweb.localhost:8000
     --- stderr
     resolving, 0s
     ready, 2s
@@ -372,6 +372,23 @@ fn an_environment_is_opened_in_the_browser_of_choice() {
         assert_eq!((output.status.code(), &*stdout(&output)), (Some(1), "http://demo.localhost:8000\n"));
         assert!(stderr(&output).contains(part), "{}", outcome(&output));
     }
+}
+
+#[test]
+fn without_a_main_route_the_first_link_is_opened_and_listed() {
+    let server = Envs::start();
+    let mut environment = environment();
+    // The services of its main route belong to a part that it was made without.
+    environment.as_object_mut().expect("an object").remove("main");
+    server.answer("GET /envs/demo", StatusCode::OK, &environment.to_string());
+    let first = "http://demoapi.localhost:8000\n";
+    let opened = ask_with(&server, &["open", "demo"], &[("BROWSER", "true"), ("PATH", "/usr/bin:/bin")]);
+    assert_eq!((opened.status.code(), &*stdout(&opened)), (Some(0), first), "{}", outcome(&opened));
+    assert!(done(&server, &["list"]).ends_with(&format!("  {first}")));
+    environment["links"] = json!([]);
+    server.answer("GET /envs/demo", StatusCode::OK, &environment.to_string());
+    let none = ask(&server, &["open", "demo"]);
+    assert!(none.status.code() == Some(1) && stderr(&none).contains("has no URL"), "{}", outcome(&none));
 }
 
 #[test]

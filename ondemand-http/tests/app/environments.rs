@@ -110,6 +110,7 @@ async fn the_contract_of_environments() {
     let details = service.get("/envs/demo").await.json();
     let links = json!(["http://demo.localhost:8000", "http://demoapi.localhost:8000"]);
     assert_eq!((&details["status"], &details["links"]), (&json!("ready"), &links));
+    assert_eq!(details["main"], "http://demo.localhost:8000");
     assert_eq!((&details["with-fixtures"], &details["owner"]), (&json!(false), &json!({"id": 0, "login": "local"})));
     let states: Vec<_> = details["services"].as_array().expect("services").iter().map(|s| s["state"].clone()).collect();
     assert_eq!(states, ["running", "running"], "{details}");
