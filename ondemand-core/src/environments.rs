@@ -302,7 +302,7 @@ impl Environments {
         self.begin(token, wanted, report).await?.finish().await
     }
 
-    /// Begins to create an environment, and returns once its name is taken.
+    /// Begins to create an environment, and returns once its name is taken and its branches are found.
     ///
     /// # Errors
     /// As [`Environments::create`], as far as they can be told before anything is made.

@@ -77,9 +77,10 @@ async fn list(
 
 /// Creates an environment, and answers once it is reached by its URLs.
 ///
-/// With `Accept: text/event-stream` the answer is a stream of events that begins at once: `progress` for each step, and `done` with the answer or
-/// `error` with a problem at the end. With `Prefer: respond-async` it is answered as soon as the name is taken, and made in the background. A client
-/// that waits and goes away ends the creation, which then leaves nothing.
+/// With `Accept: text/event-stream` the answer is a stream of events, which begins once the name is taken and the branches are found: `progress` for
+/// each step, those before included, and `done` with the answer or `error` with a problem at the end. What is wrong before is answered with a status,
+/// as it is without. With `Prefer: respond-async` it is answered at the same moment, and made in the background. A client that waits and goes away
+/// ends the creation, which then leaves nothing.
 #[utoipa::path(post, path = "/envs", operation_id = "create_environment", tag = "environments", security(("bearer" = []), ()),
     params(("plan" = Option<bool>, Query, description = "Whether to tell only what would be done.")),
     request_body(content = PostEnvironment),
@@ -181,7 +182,10 @@ async fn delete(
     Ok(reply(StatusCode::OK, &done("done", &[], None)))
 }
 
-/// Replaces an environment by what its branches are at now: same URLs, same data. It answers as creating one does.
+/// Replaces an environment by what its branches are at now: same URLs, same data.
+///
+/// With `Accept: text/event-stream` the answer is a stream of events as for creating one, which begins at once: whatever is wrong is an `error` at its
+/// end. A client that waits and goes away ends it, and the old one stays.
 #[utoipa::path(post, path = "/envs/{name}/redeploy", operation_id = "redeploy_environment", tag = "environments",
     security(("bearer" = []), ()),
     params(("name" = String, Path, description = "Its name.")),
