@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use futures_util::{FutureExt, StreamExt, stream};
+use axum::response::Response;
 use ondemand_core::environments::{Caller, CreateEnvironment, Environment, Environments, StepReporter};
 use ondemand_core::orchestrator::{LogLine, LogOptions};
 use ondemand_core::{EnvironmentName, Error, Hostname, Result, Secret};
@@ -19,6 +17,7 @@ use crate::auth::{Access, Bearer};
 use crate::body::{Json, reply};
 use crate::events;
 use crate::life::Life;
+use crate::lines;
 use crate::openapi::Problems;
 use crate::problem::Problem;
 use crate::request::{Moment, Parameters, Segment};
@@ -242,24 +241,14 @@ async fn logs(
     parameters.finish()?;
     let (caller, _) = caller(&environments, bearer).await?;
     let is_named = options.service.is_some();
-    let mut lines = environments.logs(&name.parse()?, &caller, options).await?;
-    // What fails at once is still answered with a status; what fails later can only end the stream.
-    let first = match lines.next().now_or_never() {
-        Some(Some(Err(error))) => return Err(error.into()),
-        Some(first) => stream::iter(first).left_stream(),
-        None => stream::empty().right_stream(),
-    };
-    let shutdown = async move { life.ending().await };
-    let text = first.chain(lines).take_until(Box::pin(shutdown)).map(move |line| match line {
-        Ok(LogLine { text, .. }) if is_named => Ok(text + "\n"),
-        Ok(LogLine { text, service, .. }) => Ok(format!("{service}: {text}\n")),
-        Err(error) => {
-            tracing::warn!("a log ends early: {error}");
-            Err(error)
-        }
-    });
-    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
-    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(text)).into_response())
+    let lines = environments.logs(&name.parse()?, &caller, options).await?;
+    lines::answer(
+        lines,
+        life,
+        move |LogLine { text, service, .. }| {
+            if is_named { text } else { format!("{service}: {text}") }
+        },
+    )
 }
 
 fn done(status: &str, urls: &[Hostname], name: Option<String>) -> EnvironmentDone {

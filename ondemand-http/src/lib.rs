@@ -11,6 +11,7 @@ mod environments;
 mod events;
 mod health;
 mod life;
+mod lines;
 mod openapi;
 mod pool;
 mod problem;
