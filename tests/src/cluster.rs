@@ -117,6 +117,17 @@ impl Cluster {
         self.forge.token(login, &REPOSITORIES)
     }
 
+    /// Deletes an environment as its owner.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub async fn delete(&self, name: &str, token: &Secret) -> Result<()> {
+        let request = self.server.request(reqwest::Method::DELETE, &format!("/envs/{name}"));
+        let answer = request.bearer_auth(token.expose()).send().await?;
+        ensure!(answer.status().is_success(), "{}", answer.text().await?);
+        Ok(())
+    }
+
     /// Starts the server again after it has ended or was killed.
     ///
     /// # Errors

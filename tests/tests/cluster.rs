@@ -15,13 +15,6 @@ fn body(name: &str, token: &ondemand_core::Secret, more: Value) -> String {
     body.to_string()
 }
 
-async fn delete(cluster: &Cluster, name: &str, token: &ondemand_core::Secret) -> Result<()> {
-    let request = cluster.server.request(reqwest::Method::DELETE, &format!("/envs/{name}"));
-    let answer = request.bearer_auth(token.expose()).send().await?;
-    ensure!(answer.status().is_success(), "{}", answer.text().await?);
-    Ok(())
-}
-
 #[tokio::test]
 async fn the_transcript_that_users_know_works() -> Result<()> {
     let cluster = Cluster::start().await?;
@@ -76,7 +69,7 @@ async fn typical_calls_make_what_they_say() -> Result<()> {
     ensure!(visit(&cluster.server, "oneapi.env.dev.internal", "/products").await?.1.contains("fixture 1"));
     assert_eq!(visit(&cluster.server, "twoapi.env.dev.internal", "/version").await?, (200, "from a fork\n".into()));
     ensure!(visit(&cluster.server, "twoapi.env.dev.internal", "/products").await?.1.contains("product 1"));
-    tokio::try_join!(delete(&cluster, "one", &token), delete(&cluster, "two", &token))?;
+    tokio::try_join!(cluster.delete("one", &token), cluster.delete("two", &token))?;
     cluster.nothing_is_left().await
 }
 
@@ -102,7 +95,7 @@ async fn a_redeployment_on_the_swarm_keeps_answering() -> Result<()> {
         }
     }
     assert_eq!(visit(&cluster.server, "demoapi.env.dev.internal", "/version").await?, (200, "newer\n".into()));
-    delete(&cluster, "demo", &token).await?;
+    cluster.delete("demo", &token).await?;
     cluster.nothing_is_left().await
 }
 
@@ -130,7 +123,7 @@ async fn a_server_that_is_killed_on_the_swarm_leaves_nothing() -> Result<()> {
         drop(asked.await?);
         if cluster.server.succeed("GET", "/envs", "").await? == json!(["demo"]) {
             assert_eq!(visit(&cluster.server, "demoapi.env.dev.internal", "/health").await?.0, 200);
-            delete(&cluster, "demo", &token).await?;
+            cluster.delete("demo", &token).await?;
         }
         cluster.nothing_is_left().await.with_context(|| format!("killed after {moment} ms"))?;
     }
@@ -182,7 +175,7 @@ async fn the_token_is_nowhere_to_be_seen() -> Result<()> {
     }
     ensure!(containers == 2, "{containers} containers");
     seen += &cluster.server.log();
-    delete(&cluster, "demo", &token).await?;
+    cluster.delete("demo", &token).await?;
     ensure!(!seen.contains(token.expose()), "the token is to be seen");
     ensure!(seen.contains("ONDEMAND_COMMIT") && seen.contains("[ondemand] cloning"), "not everything was looked at");
     cluster.nothing_is_left().await

@@ -43,13 +43,6 @@ async fn create(cluster: &Cluster, token: &ondemand_core::Secret) -> Result<()> 
     cluster.server.succeed("POST", "/envs", body).await.map(drop)
 }
 
-async fn delete(cluster: &Cluster, token: &ondemand_core::Secret) -> Result<()> {
-    let request = cluster.server.request(reqwest::Method::DELETE, "/envs/demo").bearer_auth(token.expose());
-    let answer = request.send().await?;
-    ensure!(answer.status().is_success(), "{}", answer.text().await?);
-    Ok(())
-}
-
 /// Waits until the back end is on a worker, ends that, and waits until it answers from elsewhere.
 async fn moves_away(cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
@@ -86,7 +79,7 @@ async fn an_environment_comes_back_when_its_node_dies() -> Result<()> {
     let came_back = moves_away(&cluster).await;
     run(&mut cluster.docker(&["node", "update", "--availability", "active", manager.trim()])?).await?;
     came_back?;
-    delete(&cluster, &token).await?;
+    cluster.delete("demo", &token).await?;
     cluster.nothing_is_left().await
 }
 
@@ -117,7 +110,7 @@ async fn a_route_follows_a_task_within_seconds() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     answers(&cluster).await?;
-    delete(&cluster, &token).await?;
+    cluster.delete("demo", &token).await?;
     cluster.nothing_is_left().await
 }
 
@@ -138,7 +131,7 @@ async fn the_managers_engine_is_restarted() -> Result<()> {
         ensure!(begun.elapsed() < PATIENCE, "{status} {problem}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    delete(&cluster, &token).await?;
+    cluster.delete("demo", &token).await?;
     cluster.nothing_is_left().await
 }
 
