@@ -466,6 +466,8 @@ fn templates_are_checked_without_a_server() {
         ("undefined", good.replace("{{ back.commit }}", "{{ back.comit }}")),
         ("unsupported", good.replace("  front:\n    image", "  front:\n    build: .\n    image")),
         ("no-such-service", good.replace("service: front", "service: frnt")),
+        ("repository", good.replace("repository: shop/front,", "repository: front,")),
+        ("branch", good.replace("repository: shop/back, branch: main", "repository: shop/back, branch: feature..x")),
         ("syntax", good.replace("{{ urls.api }}", "{{ urls.api }")),
     ];
     for (name, text) in bad {

@@ -376,8 +376,7 @@ fn choose(part: &str, wanted: &Choice, setting: Option<&Part>) -> Result<Option<
         }
         return Ok(None);
     };
-    let usual = setting.repository.as_ref().map(|text| text.parse()).transpose()?;
-    let usual_branch = setting.branch.as_ref().map(|text| text.parse()).transpose()?;
+    let (usual, usual_branch) = (setting.repository.clone(), setting.branch.clone());
     match (&wanted.repository, usual) {
         (None, None) if wanted.branch.is_some() => Err(Error::invalid(
             format!("github-{part}-branch"),
