@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::git::Resolved;
 use crate::github::Identity;
 use crate::name::{AttemptId, DatasetRef, EnvironmentName, Hostname};
+use crate::orchestrator::StackSpec;
 use crate::secret::Secret;
 use crate::template::{self, Part, Settings, Template};
 
@@ -291,7 +292,7 @@ pub(super) async fn plan(inner: &Arc<Inner>, token: Option<&Secret>, wanted: Cre
     if let Some(dataset) = &draft.dataset {
         inner.databases.check_dataset(dataset).await?;
     }
-    let document = draft.render(inner, None)?;
+    let document = draft.check(inner)?;
     let Draft { record, dataset, .. } = draft;
     Ok(Plan {
         urls: record.urls(),
@@ -307,6 +308,23 @@ pub(super) async fn plan(inner: &Arc<Inner>, token: Option<&Secret>, wanted: Cre
 }
 
 impl Draft {
+    /// Renders the template, and checks that it comes to something that can be deployed, before anything is made for it.
+    pub(super) fn check(&self, inner: &Inner) -> Result<Document> {
+        let document = self.render(inner, None)?;
+        let mut stack = self.stack(inner, &document)?;
+        // Where a database will come, its secrets will.
+        if self.dataset.is_none() {
+            secrets::give(inner, &self.record, &mut stack, None, None)?;
+        }
+        Ok(document)
+    }
+
+    /// Translates what was rendered.
+    pub(super) fn stack(&self, inner: &Inner, document: &Document) -> Result<StackSpec> {
+        let record = &self.record;
+        document.to_stack(record.stack()?, record.attempt.clone(), record.labels(&inner.instance.id)?)
+    }
+
     /// Renders the template, and drops the services of the parts that the environment does not have.
     pub(super) fn render(&self, inner: &Inner, database: Option<&Database>) -> Result<Document> {
         let record = &self.record;
