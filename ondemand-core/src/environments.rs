@@ -31,6 +31,7 @@ mod ready;
 mod reconcile;
 mod record;
 mod redeploy;
+mod render;
 mod routes;
 mod secrets;
 #[cfg(test)]

@@ -39,6 +39,16 @@ async fn what_is_no_stack_is_refused_before_anything_is_cloned() {
 }
 
 #[tokio::test]
+async fn what_depends_on_where_the_database_will_be_is_no_reason_to_refuse() {
+    let world = World::new().await;
+    let service =
+        "{ image: '{{ database.host }}', entrypoint: ['{{ database.user }}'], expose: ['{{ database.port }}'] }";
+    let wanted = write(&world, "  database: {dump: production}\n", service);
+    let made = world.environments.create(None, wanted, silent()).await.expect("it can be deployed");
+    assert!(made.database.is_some());
+}
+
+#[tokio::test]
 async fn a_secret_of_a_database_that_there_is_not_is_refused_before_anything_is_made() {
     let world = World::new().await;
     let service = "{ image: x, environment: { URL_FILE: \"{{ secrets.database_url }}\" } }";
