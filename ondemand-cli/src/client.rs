@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ondemand_core::Code;
 use ondemand_http::wire::Problem;
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, Url};
@@ -11,19 +12,29 @@ use serde::de::DeserializeOwned;
 
 use crate::arguments::Global;
 use crate::failure::{Failure, UNREACHABLE};
+use crate::token::{self, Token};
 
 /// A server, and what it takes to ask it.
 #[derive(Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
-    token: Option<String>,
+    token: Option<Token>,
+    /// Whether requests carry the token as a header; else whoever makes them puts it into their bodies.
+    bearer: bool,
+    /// Whether the program can be given the server's own token.
+    takes_own: bool,
 }
 
 impl Client {
-    /// Makes a client of the server that the options name.
+    /// Makes a client of the server that the options name, which sends that server's own token.
     pub(crate) fn new(global: &Global) -> Result<Self, Failure> {
-        let base = Url::parse(&global.url)
+        Self::with_token(&global.url, global.token.as_deref().and_then(Token::own))
+    }
+
+    /// Makes a client of a server that sends a token.
+    pub(crate) fn with_token(url: &str, token: Option<Token>) -> Result<Self, Failure> {
+        let base = Url::parse(url)
             .map_err(|e| e.to_string())
             .and_then(|url| if url.cannot_be_a_base() || !url.has_host() { Err("no host".into()) } else { Ok(url) })
             .map_err(|e| {
@@ -41,14 +52,23 @@ impl Client {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|e| Failure::caused("preparing to ask the server", &e))?;
-        let token = global.token.clone().filter(|token| !token.is_empty());
         // Found out here, or it would be taken for a connection that broke. It is not repeated.
-        if token.as_ref().is_some_and(|token| HeaderValue::from_bytes(token.as_bytes()).is_err()) {
+        if token.as_ref().is_some_and(|token| HeaderValue::from_bytes(token.text.expose().as_bytes()).is_err()) {
             return Err(Failure::new("the token holds a line break or another control character")
                 .with_hint("check what ONDEMAND_TOKEN, GITHUB_TOKEN or the option holds")
                 .with_exit(2));
         }
-        Ok(Self { http, base, token })
+        Ok(Self { http, base, token, bearer: true, takes_own: true })
+    }
+
+    /// Leaves the token to whoever writes the bodies of requests.
+    pub(crate) fn with_token_in_body(self) -> Self {
+        Self { bearer: false, ..self }
+    }
+
+    /// Tells that no option of the program is for the server's own token.
+    pub(crate) fn without_own_token(self) -> Self {
+        Self { takes_own: false, ..self }
     }
 
     /// Begins a request for the resource at these segments.
@@ -59,8 +79,8 @@ impl Client {
         }
         let request = self.http.request(method, url);
         match &self.token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
+            Some(token) if self.bearer => request.bearer_auth(token.text.expose()),
+            _ => request,
         }
     }
 
@@ -73,7 +93,7 @@ impl Client {
         let status = response.status();
         let body = response.bytes().await.unwrap_or_default();
         Err(match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => problem.into(),
+            Ok(problem) => self.refused(problem),
             // Something between here and the server, or no server of ours.
             Err(_) => Failure::new(format!("{} answers {status}", self.name()))
                 .with_hint("check that --url or ONDEMAND_URL names an ondemand server"),
@@ -120,6 +140,17 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, Failure> {
         self.ask(self.request(Method::PATCH, segments).json(body)).await
+    }
+
+    /// Explains why the server does not do it.
+    pub(crate) fn refused(&self, problem: Problem) -> Failure {
+        let hint =
+            (problem.code == Code::Unauthenticated).then(|| token::hint(&problem, self.token.as_ref(), self.takes_own));
+        let failure = Failure::from(problem);
+        match hint {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
     }
 
     /// Returns what the server is called in messages; a password in the URL is none of their business.

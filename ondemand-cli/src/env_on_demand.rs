@@ -4,14 +4,14 @@
 use std::fmt::Write;
 
 use ondemand_http::wire::{Environment, EnvironmentDone};
-use reqwest::Method;
+use reqwest::{Method, Url};
 use serde_json::{Map, Value};
 
-use crate::arguments::Global;
 use crate::client::Client;
-use crate::command::env::{segment, trimmed};
+use crate::command::env::segment;
 use crate::failure::Failure;
 use crate::output;
+use crate::token::Token;
 use options::{Word, parse};
 
 mod options;
@@ -112,10 +112,11 @@ pub(crate) async fn run(words: Vec<String>) -> Result<(), Failure> {
 }
 
 async fn create(mut body: Map<String, Value>) -> Result<(), Failure> {
-    if let Some(token) = token(&mut body) {
-        body.insert("github-token".into(), token.into());
+    let token = token(&mut body);
+    if let Some(Token { text, .. }) = &token {
+        body.insert("github-token".into(), text.expose().into());
     }
-    let client = client(None)?;
+    let client = client(token)?.with_token_in_body();
     note_sending("POST", Some(&body), &["envs"]);
     let done: EnvironmentDone = client.post(&["envs"], &body).await?;
     output::json(&done)
@@ -152,9 +153,9 @@ async fn logs(mut options: Map<String, Value>) -> Result<(), Failure> {
 }
 
 /// Takes the token: an option, or the variable that other tools know.
-fn token(options: &mut Map<String, Value>) -> Option<String> {
+fn token(options: &mut Map<String, Value>) -> Option<Token> {
     let given = options.remove("github-token").and_then(|token| token.as_str().map(ToOwned::to_owned));
-    given.or_else(|| std::env::var("GITHUB_TOKEN").ok()).as_deref().and_then(trimmed)
+    given.or_else(|| std::env::var("GITHUB_TOKEN").ok()).as_deref().and_then(Token::github)
 }
 
 fn name(options: &Map<String, Value>) -> Result<String, Failure> {
@@ -162,8 +163,10 @@ fn name(options: &Map<String, Value>) -> Result<String, Failure> {
     name.map(ToOwned::to_owned).ok_or_else(|| Failure::new("say which environment, with --name").with_exit(2))
 }
 
-fn client(token: Option<String>) -> Result<Client, Failure> {
-    Client::new(&Global { url: url(), token, json: true, config: None })
+/// Makes a client. The server's own token is none of what this program sends: its users are those of GitHub, and whoever runs the server has
+/// `ondemand env`.
+fn client(token: Option<Token>) -> Result<Client, Failure> {
+    Ok(Client::with_token(&url(), token)?.without_own_token())
 }
 
 fn url() -> String {
@@ -174,7 +177,20 @@ fn url() -> String {
 /// Says what is sent, for people.
 fn note_sending(method: &str, body: Option<&Map<String, Value>>, segments: &[&str]) {
     let body = body.map(|body| format!("{} ", written(body))).unwrap_or_default();
-    output::note(format_args!("Sending {method} {body}to {}/{}", url().trim_end_matches('/'), segments.join("/")));
+    let url = masked(url());
+    output::note(format_args!("Sending {method} {body}to {}/{}", url.trim_end_matches('/'), segments.join("/")));
+}
+
+/// Returns a URL as it may be shown: without the password in it, or a name alone, which may be a token.
+fn masked(url: String) -> String {
+    let Ok(mut shown) = Url::parse(&url) else { return url };
+    let hidden = match (shown.password(), shown.username()) {
+        (Some(_), _) => shown.set_password(Some("****")),
+        (None, "") => return url,
+        (None, _) => shown.set_username("****"),
+    };
+    // A URL of a host takes both.
+    if hidden.is_ok() { shown.into() } else { "the server".into() }
 }
 
 /// Writes a body as users know it. The token is masked; how long it is kept was never among it.

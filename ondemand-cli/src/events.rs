@@ -27,7 +27,7 @@ pub(crate) async fn follow<E: DeserializeOwned, T: DeserializeOwned>(
                 "done" => return serde_json::from_str(&event.data).map_err(|e| broken(&e)),
                 "error" => {
                     let problem: Problem = serde_json::from_str(&event.data).map_err(|e| broken(&e))?;
-                    return Err(problem.into());
+                    return Err(client.refused(problem));
                 }
                 _ => (),
             }

@@ -113,23 +113,9 @@ impl From<Error> for Failure {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        let hint = match problem.code {
-            // The hint of the server is for those who ask it without this program.
-            Code::Unauthenticated if wants_github(&problem) => Some(
-                "give a GitHub token with GITHUB_TOKEN or --github-token; https://github.com/settings/tokens makes one"
-                    .into(),
-            ),
-            Code::Unauthenticated => Some("give the token with ONDEMAND_TOKEN or --token".into()),
-            _ => problem.hint,
-        };
-        Self { message: problem.detail, causes: problem.causes, log: problem.log, hint, exit: exit(problem.code) }
+        let Problem { detail, causes, log, hint, code, .. } = problem;
+        Self { message: detail, causes, log, hint, exit: exit(code) }
     }
-}
-
-/// Tells whether it is a token of GitHub's that is wanted: a Git server of any name may say so.
-fn wants_github(problem: &Problem) -> bool {
-    let hinted = problem.hint.as_ref().is_some_and(|hint| hint.contains("https://github.com/settings/tokens"));
-    hinted || problem.detail.contains("GitHub")
 }
 
 /// Returns the exit status of a code. Scripts rely on them: none may change.

@@ -10,6 +10,7 @@ mod failure;
 mod import;
 mod output;
 mod table;
+mod token;
 mod when;
 
 use std::process::ExitCode;

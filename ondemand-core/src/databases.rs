@@ -389,6 +389,12 @@ impl Databases {
         self.inner.logs(id, options)
     }
 
+    /// Returns the host that every database is told to be reached at.
+    #[cfg(feature = "environments")]
+    pub(crate) fn host(&self) -> &str {
+        &self.inner.options.host
+    }
+
     /// Checks that there is something to clone.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ mod ready;
 mod reconcile;
 mod record;
 mod redeploy;
+mod render;
 mod routes;
 mod secrets;
 #[cfg(test)]
@@ -157,6 +158,8 @@ pub struct Environment {
     pub urls: Vec<Hostname>,
     /// What people type to reach it, in the order of `urls`.
     pub links: Vec<String>,
+    /// What people type to reach its main route, by its plain name; none where it was made without the services of that route.
+    pub main: Option<String>,
     /// Whose it is.
     pub owner: Identity,
     /// The template it was rendered from.
@@ -300,7 +303,7 @@ impl Environments {
         self.begin(token, wanted, report).await?.finish().await
     }
 
-    /// Begins to create an environment, and returns once its name is taken.
+    /// Begins to create an environment, and returns once its name is taken and its branches are found.
     ///
     /// # Errors
     /// As [`Environments::create`], as far as they can be told before anything is made.

@@ -105,7 +105,7 @@ pub enum Error {
         hint: String,
     },
     /// A name or an id that could not be one.
-    #[error("{name:?} is not a {kind} name: {reason}")]
+    #[error("{name:?} is not {} {kind} name: {reason}", article(*kind))]
     InvalidName {
         /// What it was to name.
         kind: Kind,
@@ -423,6 +423,14 @@ impl Error {
     }
 }
 
+/// Returns what stands before the name of a kind.
+fn article(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Attempt | Kind::Environment | Kind::Image => "an",
+        _ => "a",
+    }
+}
+
 fn missing(kind: Kind, name: &str) -> String {
     if name.is_empty() { format!("there is no {kind} yet") } else { format!("{kind} {name:?} does not exist") }
 }
@@ -458,6 +466,15 @@ mod tests {
         assert_eq!(error.to_string(), "there is no dataset yet");
         assert_eq!(error.hint().as_deref(), Some("import one: `ondemand dataset import NAME --dump FILE`"));
         assert_eq!(Error::not_found(Kind::Dataset, "a").to_string(), "dataset \"a\" does not exist");
+    }
+
+    #[test]
+    fn what_is_no_name_is_said_in_good_english() {
+        for (kind, expected) in [(Kind::Dataset, "not a dataset name"), (Kind::Environment, "not an environment name")]
+        {
+            let error = Error::InvalidName { kind, name: "_".into(), reason: "no".into() };
+            assert_eq!(error.to_string(), format!("\"_\" is {expected}: no"));
+        }
     }
 
     #[test]

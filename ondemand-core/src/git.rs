@@ -7,7 +7,6 @@
 mod advertisement;
 mod http;
 mod local;
-mod name;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use reqwest::Url;
 use crate::error::{BoxError, Error, Kind, Result};
 use crate::secret::Secret;
 
-pub use name::{Branch, Commit, Repository};
+pub use crate::name::{Branch, Commit, Repository};
 
 const BACKEND: &str = "git";
 /// The user name that GitHub wants beside a token.
@@ -54,7 +53,7 @@ enum Home {
 /// use ondemand_core::{Git, Secret, git::GitOptions};
 ///
 /// let git = Git::new(&GitOptions::default())?;
-/// let repository = git.repository("shop/back-web")?;
+/// let repository = "shop/back-web".parse()?;
 /// let token = Secret::new("ghp_…");
 /// let head = git.resolve(&repository, None, Some(&token)).await?;
 /// println!("{} is at {} of {}", head.repository, head.commit, head.branch);
@@ -105,23 +104,6 @@ impl Git {
         let path = base.path().trim_end_matches('/').to_owned();
         base.set_path(&path);
         Ok(Self { base, home, answer: options.answer })
-    }
-
-    /// Parses what a user gave for a repository: `owner/repo`, or its URL on this server, with or without `.git`.
-    ///
-    /// # Errors
-    /// [`InvalidName`](Error::InvalidName), with the rule it breaks.
-    pub fn repository(&self, text: &str) -> Result<Repository> {
-        let text = text.trim();
-        if !text.contains("://") {
-            return Repository::new(text);
-        }
-        let rest = text.strip_prefix(self.base()).and_then(|rest| rest.strip_prefix('/')).ok_or_else(|| {
-            let reason = format!("repositories are taken from {}; write it as OWNER/REPOSITORY", self.base());
-            // Whatever was given may hold a token.
-            Error::InvalidName { kind: Kind::Repository, name: "URL".into(), reason }
-        })?;
-        Repository::new(rest.trim_end_matches('/'))
     }
 
     /// Returns what the URLs of repositories begin with, without a slash at its end.

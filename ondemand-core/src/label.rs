@@ -156,7 +156,7 @@ impl Labels {
 
 /// The keys this library sets.
 pub mod keys {
-    /// What the thing is for: `database`, `import`.
+    /// What the thing is of: `database` (its volumes and its stack), `environment` (a stack), `import` (its volume), `dataset` (a published snapshot).
     pub const KIND: &str = "ondemand.kind";
     /// The data directory (the installation) that owns the thing.
     pub const INSTANCE: &str = "ondemand.instance";
@@ -180,7 +180,8 @@ pub mod keys {
     pub const CREATED: &str = "ondemand.created";
     /// The volume it runs on.
     pub const VOLUME: &str = "ondemand.volume";
-    /// How often the database was reset; the highest announced one is the database.
+    /// Which make of a thing this is, counted up by each reset of a database and each redeployment of an environment. Of several that are announced or
+    /// ready, the highest is the thing; the others are left over, and go.
     pub const GENERATION: &str = "ondemand.generation";
     /// Whether commits survive a power cut.
     pub const DURABLE: &str = "ondemand.durable";

@@ -42,14 +42,14 @@ pub use datasets::{Dataset, DatasetSnapshot, Datasets, DatasetsOptions, Format, 
 pub use environments::Environments;
 pub use error::{BoxError, Code, Error, Kind, Result};
 #[cfg(feature = "git")]
-pub use git::{Branch, Commit, Git, Repository};
+pub use git::Git;
 #[cfg(feature = "git")]
 pub use github::{GitHub, Identity};
 pub use janitor::{Janitor, Report};
 pub use label::{Labels, Selector};
 pub use name::{
-    AttemptId, DatabaseId, DatabaseName, DatasetName, DatasetRef, EnvironmentName, Hostname, LeaseId, ServiceName,
-    SnapshotName, StackName, Version, VolumeName,
+    AttemptId, Branch, Commit, DatabaseId, DatabaseName, DatasetName, DatasetRef, EnvironmentName, Hostname, LeaseId,
+    Repository, ServiceName, SnapshotName, StackName, Version, VolumeName,
 };
 pub use notation::{Size, Ttl};
 pub use ondemand::Ondemand;

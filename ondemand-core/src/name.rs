@@ -5,6 +5,10 @@ use std::str::FromStr;
 
 use crate::error::{Error, Kind, Result, shorten};
 
+mod git;
+
+pub use git::{Branch, Commit, Repository};
+
 /// Checks `text` against what every name here has in common: it starts and ends with a letter or digit, holds lower-case
 /// letters, digits and the characters of `inner`, and is not too long. So no name can be a path, an option or a format.
 fn check(kind: Kind, text: &str, inner: &str, longest: usize) -> Result<()> {
@@ -100,8 +104,7 @@ macro_rules! text_newtype {
         }
     };
 }
-#[cfg(feature = "git")]
-pub(crate) use text_newtype;
+use text_newtype;
 
 name! {
     /// Names a dataset: `production`, `fixtures`.

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use futures_util::{FutureExt, StreamExt, stream};
+use axum::response::Response;
 use ondemand_core::environments::{Caller, CreateEnvironment, Environment, Environments, StepReporter};
 use ondemand_core::orchestrator::{LogLine, LogOptions};
 use ondemand_core::{EnvironmentName, Error, Hostname, Result, Secret};
@@ -19,6 +17,7 @@ use crate::auth::{Access, Bearer};
 use crate::body::{Json, reply};
 use crate::events;
 use crate::life::Life;
+use crate::lines;
 use crate::openapi::Problems;
 use crate::problem::Problem;
 use crate::request::{Moment, Parameters, Segment};
@@ -77,9 +76,10 @@ async fn list(
 
 /// Creates an environment, and answers once it is reached by its URLs.
 ///
-/// With `Accept: text/event-stream` the answer is a stream of events that begins at once: `progress` for each step, and `done` with the answer or
-/// `error` with a problem at the end. With `Prefer: respond-async` it is answered as soon as the name is taken, and made in the background. A client
-/// that waits and goes away ends the creation, which then leaves nothing.
+/// With `Accept: text/event-stream` the answer is a stream of events, which begins once the name is taken and the branches are found: `progress` for
+/// each step, those before included, and `done` with the answer or `error` with a problem at the end. What is wrong before is answered with a status,
+/// as it is without. With `Prefer: respond-async` it is answered at the same moment, and made in the background. A client that waits and goes away
+/// ends the creation, which then leaves nothing.
 #[utoipa::path(post, path = "/envs", operation_id = "create_environment", tag = "environments", security(("bearer" = []), ()),
     params(("plan" = Option<bool>, Query, description = "Whether to tell only what would be done.")),
     request_body(content = PostEnvironment),
@@ -102,8 +102,8 @@ async fn create(
         Bearer::Token(token) => Some(token),
         Bearer::Admin | Bearer::Nobody => None,
     });
-    let is_named = wanted.name.as_ref().is_some_and(|name| !name.is_empty());
     let wanted = CreateEnvironment::try_from(wanted)?;
+    let is_named = wanted.name.is_some();
     if plan {
         let plan = environments.plan(token, wanted).await?;
         return Ok(reply(StatusCode::OK, &EnvironmentPlan::from(plan)));
@@ -181,7 +181,10 @@ async fn delete(
     Ok(reply(StatusCode::OK, &done("done", &[], None)))
 }
 
-/// Replaces an environment by what its branches are at now: same URLs, same data. It answers as creating one does.
+/// Replaces an environment by what its branches are at now: same URLs, same data.
+///
+/// With `Accept: text/event-stream` the answer is a stream of events as for creating one, which begins at once: whatever is wrong is an `error` at its
+/// end. A client that waits and goes away ends it, and the old one stays.
 #[utoipa::path(post, path = "/envs/{name}/redeploy", operation_id = "redeploy_environment", tag = "environments",
     security(("bearer" = []), ()),
     params(("name" = String, Path, description = "Its name.")),
@@ -238,24 +241,14 @@ async fn logs(
     parameters.finish()?;
     let (caller, _) = caller(&environments, bearer).await?;
     let is_named = options.service.is_some();
-    let mut lines = environments.logs(&name.parse()?, &caller, options).await?;
-    // What fails at once is still answered with a status; what fails later can only end the stream.
-    let first = match lines.next().now_or_never() {
-        Some(Some(Err(error))) => return Err(error.into()),
-        Some(first) => stream::iter(first).left_stream(),
-        None => stream::empty().right_stream(),
-    };
-    let shutdown = async move { life.ending().await };
-    let text = first.chain(lines).take_until(Box::pin(shutdown)).map(move |line| match line {
-        Ok(LogLine { text, .. }) if is_named => Ok(text + "\n"),
-        Ok(LogLine { text, service, .. }) => Ok(format!("{service}: {text}\n")),
-        Err(error) => {
-            tracing::warn!("a log ends early: {error}");
-            Err(error)
-        }
-    });
-    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
-    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(text)).into_response())
+    let lines = environments.logs(&name.parse()?, &caller, options).await?;
+    lines::answer(
+        lines,
+        life,
+        move |LogLine { text, service, .. }| {
+            if is_named { text } else { format!("{service}: {text}") }
+        },
+    )
 }
 
 fn done(status: &str, urls: &[Hostname], name: Option<String>) -> EnvironmentDone {

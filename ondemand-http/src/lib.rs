@@ -12,6 +12,7 @@ mod events;
 mod health;
 mod leases;
 mod life;
+mod lines;
 mod openapi;
 mod pool;
 mod problem;

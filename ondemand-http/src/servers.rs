@@ -2,12 +2,10 @@
 
 use std::time::SystemTime;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use futures_util::{FutureExt, StreamExt, stream};
-use ondemand_core::orchestrator::{LogLine, LogOptions};
+use axum::response::Response;
+use ondemand_core::orchestrator::LogOptions;
 use ondemand_core::{Databases, DatasetName};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -16,6 +14,7 @@ use crate::AppState;
 use crate::body::{Json, reply};
 use crate::events;
 use crate::life::Life;
+use crate::lines;
 use crate::openapi::Problems;
 use crate::problem::Problem;
 use crate::request::{Parameters, Segment};
@@ -140,21 +139,5 @@ async fn logs(
         LogOptions { tail: parameters.one("tail")?, follow: parameters.switch("follow")?, ..LogOptions::default() };
     parameters.finish()?;
     let id = databases.find(&id)?;
-    let mut lines = databases.logs(&id, options)?;
-    // What fails at once is still answered with a status; what fails later can only end the stream.
-    let first = match lines.next().now_or_never() {
-        Some(Some(Err(error))) => return Err(error.into()),
-        Some(first) => stream::iter(first).left_stream(),
-        None => stream::empty().right_stream(),
-    };
-    let shutdown = async move { life.ending().await };
-    let text = first.chain(lines).take_until(Box::pin(shutdown)).map(|line| match line {
-        Ok(LogLine { text, .. }) => Ok(text + "\n"),
-        Err(error) => {
-            tracing::warn!("a log ends early: {error}");
-            Err(error)
-        }
-    });
-    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
-    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(text)).into_response())
+    lines::answer(databases.logs(&id, options)?, life, |line| line.text)
 }

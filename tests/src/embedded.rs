@@ -12,6 +12,7 @@ use ondemand_core::router::{Proxy, Saved};
 use ondemand_core::{Config, Environments, Ondemand, Router};
 
 use crate::crash_config;
+use crate::shop::visit_through;
 
 /// One service that answers at once with the commit it was deployed for, under two names, on a database.
 const TEMPLATE: &str = r#"x-ondemand:
@@ -105,8 +106,6 @@ impl Embedded {
     /// # Errors
     /// If the proxy does not answer.
     pub async fn visit(&self, host: &str) -> Result<(u16, String)> {
-        let client = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(10)).build()?;
-        let answer = client.get(format!("http://{}/", self.proxy.address())).header("host", host).send().await?;
-        Ok((answer.status().as_u16(), answer.text().await?))
+        visit_through(self.proxy.address(), host, "/").await
     }
 }

@@ -1,5 +1,6 @@
 //! The shop of the examples, in Git repositories of a test's own, with the template that makes environments of it.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -144,7 +145,15 @@ impl Shop {
 /// # Errors
 /// If the proxy does not answer.
 pub async fn visit(server: &Server, host: &str, path: &str) -> Result<(u16, String)> {
-    let url = format!("http://{}{path}", server.proxy()?);
+    visit_through(server.proxy()?, host, path).await
+}
+
+/// As [`visit`], through the proxy at an address.
+///
+/// # Errors
+/// If the proxy does not answer.
+pub async fn visit_through(proxy: SocketAddr, host: &str, path: &str) -> Result<(u16, String)> {
+    let url = format!("http://{proxy}{path}");
     let client = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(20)).build()?;
     let answer = client.get(url).header("host", host).send().await?;
     Ok((answer.status().as_u16(), answer.text().await?))

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use ondemand_core::git::GitOptions;
 use ondemand_core::github::GitHubOptions;
-use ondemand_core::{Branch, Code, Error, Git, GitHub, Secret};
+use ondemand_core::{Branch, Code, Error, Git, GitHub, Repository, Secret};
 use ondemand_tests::Forge;
 use ondemand_tests::forge::{Fault, Part};
 
@@ -80,7 +80,7 @@ async fn a_branch_is_resolved_with_a_token() -> Result<()> {
     forge.push("shop/back-web", "feature/check", &[("README", "hello you")]).await?;
     let token = forge.token("alice", &["shop/back-web"]);
     let git = git(forge.url());
-    let repository = git.repository("shop/back-web")?;
+    let repository = "shop/back-web".parse::<Repository>()?;
     let head = git.resolve(&repository, None, Some(&token)).await?;
     ensure!((head.branch.as_str(), head.commit.as_str()) == ("trunk", &*trunk), "{head:?}");
     ensure!(head.url == format!("{}/shop/back-web.git", forge.url()), "{head:?}");
@@ -117,11 +117,11 @@ async fn what_is_not_there_or_not_readable_is_named() -> Result<()> {
         ("shop/back-web", Some("refs/heads/main"), "branch \"shop/back-web@refs/heads/main\" does not exist"),
     ] {
         let wanted = wanted.map(branch);
-        let error = git.resolve(&git.repository(name)?, wanted.as_ref(), Some(&token)).await.expect_err(said);
+        let error = git.resolve(&name.parse()?, wanted.as_ref(), Some(&token)).await.expect_err(said);
         ensure!(error.code() == Code::NotFound && error.to_string() == said, "{error:?}");
         shows_nothing(Some(&error), &token);
     }
-    let error = git.resolve(&git.repository("shop/back-web")?, None, None).await.expect_err("no token");
+    let error = git.resolve(&"shop/back-web".parse()?, None, None).await.expect_err("no token");
     ensure!(error.to_string() == "repository \"shop/back-web\" does not exist", "{error:?}");
     Ok(())
 }
@@ -132,7 +132,7 @@ async fn a_token_that_is_not_taken_says_so() -> Result<()> {
     forge.push("shop/back-web", "main", &[("README", "hello")]).await?;
     let token = forge.token("alice", &["shop/back-web"]);
     let git = git(forge.url());
-    let repository = git.repository("shop/back-web")?;
+    let repository = "shop/back-web".parse::<Repository>()?;
     git.resolve(&repository, None, Some(&token)).await?;
     forge.revoke(&token);
     let before = forge.asked().len();
@@ -150,7 +150,7 @@ async fn a_server_that_fails_is_told_from_one_that_refuses() -> Result<()> {
     forge.push("shop/back-web", "main", &[("README", "hello")]).await?;
     let token = forge.token("alice", &["shop/back-web"]);
     let git = git(forge.url());
-    let repository = git.repository("shop/back-web")?;
+    let repository = "shop/back-web".parse::<Repository>()?;
     let said = token.expose().to_owned();
     let rate_limit = Fault::RateLimit { seconds: 60, secondary: true };
     for (fault, code, transient) in [
@@ -180,7 +180,7 @@ async fn a_server_that_hangs_or_is_not_there_holds_nobody() -> Result<()> {
     let token = forge.token("alice", &["shop/back-web"]);
     forge.fail_always(Part::Git, Fault::Hang);
     let git = Git::new(&GitOptions { base: forge.url(), answer: Duration::from_millis(200), ..GitOptions::default() })?;
-    let repository = git.repository("shop/back-web")?;
+    let repository = "shop/back-web".parse::<Repository>()?;
     let began = Instant::now();
     let error = git.resolve(&repository, None, Some(&token)).await.expect_err("it hangs");
     ensure!(error.code() == Code::Backend && error.is_transient(), "{error:?}");

@@ -6,6 +6,7 @@ use ondemand_core::{Error, Kind};
 use crate::arguments::Global;
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::token;
 
 mod create;
 mod delete;
@@ -65,15 +66,9 @@ pub(crate) struct Token {
 impl Token {
     /// Makes a client that sends the token; where there is none, that of the server, for whoever runs it.
     fn client(&self, global: &Global) -> Result<Client, Failure> {
-        let given = self.github_token.as_deref().and_then(trimmed);
-        Client::new(&Global { token: given.or_else(|| global.token.clone()), ..global.clone() })
+        let given = self.github_token.as_deref().and_then(token::Token::github);
+        Client::with_token(&global.url, given.or_else(|| global.token.as_deref().and_then(token::Token::own)))
     }
-}
-
-/// Returns a token without what was copied with it; none if nothing is left.
-pub(crate) fn trimmed(token: &str) -> Option<String> {
-    let token = token.trim();
-    (!token.is_empty()).then(|| token.to_owned())
 }
 
 /// Which environment.

@@ -208,6 +208,38 @@ fn variables_say_the_token_and_the_server() {
 }
 
 #[test]
+fn the_token_of_the_server_is_not_sent() {
+    let (server, directory) = (server(), empty_directory());
+    let mut command = as_users_have_it(&directory, &server);
+    let output = run(command.env("ONDEMAND_TOKEN", "s3same").arg("list"));
+    assert!(output.status.success(), "{}", outcome(&output));
+    assert_eq!(server.last("GET /envs").header("authorization"), None);
+    server.refuse(401, &problem("unauthenticated", 401, "this server wants a token"));
+    for words in [&["list"][..], &["create"], &["list", "--github-token", TOKEN]] {
+        let output = run(as_users_have_it(&directory, &server).args(words));
+        let hint = "\nhint: only `ondemand env` sends the server's own token: give it that with ONDEMAND_TOKEN\n";
+        assert!(output.status.code() == Some(10) && stderr(&output).ends_with(hint), "{}", outcome(&output));
+    }
+}
+
+#[test]
+fn a_password_in_the_url_is_sent_and_not_shown() {
+    let (server, directory) = (server(), empty_directory());
+    let host = server.url().replace("http://", "");
+    for (url, shown) in [
+        (format!("http://anna:hunter2@{host}"), format!("http://anna:****@{host}")),
+        (format!("http://:hunter2@{host}/"), format!("http://:****@{host}")),
+        // A name alone may be a token.
+        (format!("http://hunter2@{host}"), format!("http://****@{host}")),
+    ] {
+        let output = run(env_on_demand(&directory).env("ENV_ON_DEMAND_URL", url).arg("list"));
+        assert_eq!(stderr(&output), format!("Sending GET to {shown}/envs\n"));
+        let sent = server.last("GET /envs");
+        assert!(sent.header("authorization").is_some_and(|sent| sent.starts_with("Basic ")), "{sent:?}");
+    }
+}
+
+#[test]
 fn a_refusal_leaves_standard_output_empty() {
     let (server, directory) = (server(), empty_directory());
     for (code, status, exit) in [("unauthenticated", 401, 10), ("already_exists", 409, 4), ("service_failed", 422, 19)]

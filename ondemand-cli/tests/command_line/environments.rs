@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use ondemand_core::Code;
 use serde_json::{Value, json};
 
-use crate::envs::{Envs, TOKEN, events, problem};
+use crate::envs::{Envs, TOKEN, environment, events, problem};
 use crate::{empty_directory, ondemand, outcome, run, stderr, stdout};
 
 /// Runs the program against a server, with a GitHub token. Whatever happens, the token is in nothing that it writes.
@@ -41,8 +41,8 @@ fn create_shows_progress_to_people_and_prints_urls() {
     insta::assert_snapshot!(outcome(&ask(&server, &words)), @r"
     status 0
     --- stdout
-    http://demo.localhost:8000
     http://demoapi.localhost:8000
+    http://demoweb.localhost:8000
     --- stderr
     resolving, 0s
     cloning data, 0s: shop
@@ -82,6 +82,17 @@ fn create_takes_the_words_of_the_other_command_too() {
         "with-fixtures": true, "template": "small",
     });
     assert_eq!(server.asked()[0].body(), expected);
+}
+
+#[test]
+fn an_empty_name_is_none() {
+    let server = Envs::start();
+    // As a script has it whose variable is not set: `--name "$NAME"`.
+    let output = ask(&server, &["create", "--name", ""]);
+    let urls = "http://demoapi.localhost:8000\nhttp://demoweb.localhost:8000\n";
+    assert_eq!((output.status.code(), &*stdout(&output)), (Some(0), urls), "{}", outcome(&output));
+    assert!(stderr(&output).ends_with("\ndemo is ready\n"), "{}", outcome(&output));
+    assert_eq!(server.asked()[0].body(), json!({}));
 }
 
 #[test]
@@ -194,7 +205,7 @@ fn refusals_are_exit_statuses_for_every_command() {
             let output = ask(&server, words);
             assert_eq!(output.status.code(), Some(exit), "{words:?}: {}", outcome(&output));
             assert_eq!(stdout(&output), "", "{words:?}");
-            let hint = if code == Code::Unauthenticated { "GITHUB_TOKEN or --github-token" } else { "do this" };
+            let hint = if code == Code::Unauthenticated { "that of GITHUB_TOKEN was sent" } else { "do this" };
             let told = stderr(&output);
             assert!(told.starts_with("error: GitHub says no\n") && told.contains(hint), "{words:?}: {told}");
         }
@@ -215,11 +226,42 @@ fn a_git_server_that_takes_no_token_is_none_that_wants_the_servers() {
     --- stdout
     --- stderr
     error: https://git.internal does not take the token (any more)
-    hint: give a GitHub token with GITHUB_TOKEN or --github-token; https://github.com/settings/tokens makes one
+    hint: that of GITHUB_TOKEN was sent; https://github.com/settings/tokens makes a new one
     ");
-    // The server's own is another one.
-    server.refuse(401, &problem("unauthenticated", 401, "this server wants a token"));
-    assert!(stderr(&ask(&server, &["list"])).contains("ONDEMAND_TOKEN or --token"));
+}
+
+#[test]
+fn what_to_do_about_a_token_names_the_one_that_was_sent() {
+    let (github, own) = (("GITHUB_TOKEN", TOKEN), ("ONDEMAND_TOKEN", "s3same"));
+    let none = "give a GitHub token with GITHUB_TOKEN or --github-token; https://github.com/settings/tokens makes one";
+    let new = |from| format!("that of {from} was sent; https://github.com/settings/tokens makes a new one");
+    let other = |from| format!("that of {from} was sent; {none}");
+    let left = |from| {
+        let which = "which goes before the server's own; leave it out, and give that with ONDEMAND_TOKEN or --token";
+        format!("that of {from} was sent, {which}")
+    };
+    let wrong = |from| format!("that of {from} was sent; see that it is the one of the server's configuration");
+    for (detail, variables, flags, hint) in [
+        ("a GitHub token is needed", &[][..], &[][..], none.to_owned()),
+        ("the GitHub token is not valid", &[github, own], &[], new("GITHUB_TOKEN")),
+        ("the GitHub token is not valid", &[github], &["--github-token", "x"], new("--github-token")),
+        ("the GitHub token is not valid", &[("GITHUB_TOKEN", ""), own], &[], other("ONDEMAND_TOKEN")),
+        ("the GitHub token is not valid", &[own], &["--token", "x"], other("--token")),
+        // The server's own is another one.
+        ("this server wants a token", &[], &[], "give the token with ONDEMAND_TOKEN or --token".to_owned()),
+        ("the token is not the one", &[own], &[], wrong("ONDEMAND_TOKEN")),
+        ("the token is not the one", &[], &["--token", "x"], wrong("--token")),
+        ("the token is not the one", &[github, own], &[], left("GITHUB_TOKEN")),
+        ("the token is not the one", &[own], &["--github-token", "x"], left("--github-token")),
+    ] {
+        let server = Envs::start();
+        server.refuse(401, &problem("unauthenticated", 401, detail));
+        for words in [&["list"][..], &["create"], &["redeploy", "demo"]] {
+            let output = ask_with(&server, &[words, flags].concat(), variables);
+            let expected = format!("error: {detail}\nhint: {hint}\n");
+            assert_eq!((output.status.code(), stderr(&output)), (Some(10), expected), "{words:?} {flags:?}");
+        }
+    }
 }
 
 #[test]
@@ -256,8 +298,8 @@ fn an_environment_is_shown_with_all_about_it() {
     insta::assert_snapshot!(done(&server, &["show", "demo"]), @r"
     name      demo
     status    ready
-    url       http://demo.localhost:8000
     url       http://demoapi.localhost:8000
+    url       http://demoweb.localhost:8000
     owner     anna
     template  demo
     back      shop/back@main at 0123456789abcdef0123456789abcdef01234567
@@ -296,8 +338,8 @@ fn environments_are_redeployed_extended_and_deleted() {
     insta::assert_snapshot!(outcome(&ask(&server, &["redeploy", "demo"])), @r"
     status 0
     --- stdout
-    http://demo.localhost:8000
     http://demoapi.localhost:8000
+    http://demoweb.localhost:8000
     --- stderr
     resolving, 0s
     ready, 2s
@@ -330,6 +372,23 @@ fn an_environment_is_opened_in_the_browser_of_choice() {
         assert_eq!((output.status.code(), &*stdout(&output)), (Some(1), "http://demo.localhost:8000\n"));
         assert!(stderr(&output).contains(part), "{}", outcome(&output));
     }
+}
+
+#[test]
+fn without_a_main_route_the_first_link_is_opened_and_listed() {
+    let server = Envs::start();
+    let mut environment = environment();
+    // The services of its main route belong to a part that it was made without.
+    environment.as_object_mut().expect("an object").remove("main");
+    server.answer("GET /envs/demo", StatusCode::OK, &environment.to_string());
+    let first = "http://demoapi.localhost:8000\n";
+    let opened = ask_with(&server, &["open", "demo"], &[("BROWSER", "true"), ("PATH", "/usr/bin:/bin")]);
+    assert_eq!((opened.status.code(), &*stdout(&opened)), (Some(0), first), "{}", outcome(&opened));
+    assert!(done(&server, &["list"]).ends_with(&format!("  {first}")));
+    environment["links"] = json!([]);
+    server.answer("GET /envs/demo", StatusCode::OK, &environment.to_string());
+    let none = ask(&server, &["open", "demo"]);
+    assert!(none.status.code() == Some(1) && stderr(&none).contains("has no URL"), "{}", outcome(&none));
 }
 
 #[test]
@@ -407,6 +466,8 @@ fn templates_are_checked_without_a_server() {
         ("undefined", good.replace("{{ back.commit }}", "{{ back.comit }}")),
         ("unsupported", good.replace("  front:\n    image", "  front:\n    build: .\n    image")),
         ("no-such-service", good.replace("service: front", "service: frnt")),
+        ("repository", good.replace("repository: shop/front,", "repository: front,")),
+        ("branch", good.replace("repository: shop/back, branch: main", "repository: shop/back, branch: feature..x")),
         ("syntax", good.replace("{{ urls.api }}", "{{ urls.api }")),
     ];
     for (name, text) in bad {

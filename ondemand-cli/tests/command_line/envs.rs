@@ -99,11 +99,12 @@ pub(crate) fn events(events: &[(&str, Value)]) -> String {
     events.iter().map(|(name, data)| format!("event: {name}\ndata: {data}\n\n")).collect::<Vec<_>>().concat()
 }
 
-fn environment() -> Value {
+/// Describes the environment `demo`, whose main route is not the first.
+pub(crate) fn environment() -> Value {
     let now = SystemTime::now();
     json!({
-        "name": "demo", "status": "ready", "urls": ["demo.localhost", "demoapi.localhost"],
-        "links": ["http://demo.localhost:8000", "http://demoapi.localhost:8000"],
+        "name": "demo", "status": "ready", "urls": ["demoapi.localhost", "demoweb.localhost"],
+        "links": ["http://demoapi.localhost:8000", "http://demoweb.localhost:8000"], "main": "http://demo.localhost:8000",
         "owner": {"id": 583_231, "login": "anna"}, "template": "demo",
         "created": moment(now, -3600 - 5), "expires": moment(now, 5 * 86_400 - 60),
         "back": {"repository": "shop/back", "branch": "main", "commit": "0123456789abcdef0123456789abcdef01234567"},

@@ -109,6 +109,7 @@ pub(super) async fn begin(
     if let Some(dataset) = &draft.dataset {
         inner.databases.check_dataset(dataset).await?;
     }
+    draft.check(inner)?;
     let urls = draft.record.urls();
     turn.work.show(draft.record.clone());
     let inner = Arc::clone(inner);

@@ -47,9 +47,7 @@ impl Draft {
     /// Returns what is to be deployed.
     pub(super) fn spec(&self, inner: &Inner, token: Option<&Secret>, database: Option<&Database>) -> Result<StackSpec> {
         let record = &self.record;
-        let document = self.render(inner, database)?;
-        let labels = record.labels(&inner.instance.id)?;
-        let mut spec = document.to_stack(record.stack()?, record.attempt.clone(), labels)?;
+        let mut spec = self.stack(inner, &self.render(inner, database)?)?;
         secrets::give(inner, record, &mut spec, token, database)?;
         for service in &mut spec.services {
             if service.container.user.is_none() {

@@ -357,6 +357,7 @@ impl Inner {
         Environment {
             status,
             links: record.urls().iter().map(|host| self.link(host.as_str())).collect(),
+            main: record.main().map(|host| self.link(host.as_str())),
             urls: record.urls(),
             name: record.name,
             owner: record.owner,

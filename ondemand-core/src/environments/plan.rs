@@ -9,15 +9,13 @@ use time::OffsetDateTime;
 use super::inner::{Deployed, Inner, keep};
 use super::record::{HostRoute, Record, State};
 use super::under_way::{Doing, Turn, Work};
-use super::{Choice, CreateEnvironment, Source, names, secrets};
-use crate::compose::Document;
-use crate::databases::Database;
+use super::{Choice, CreateEnvironment, Source, names};
 use crate::error::{Error, Kind, Result};
 use crate::git::Resolved;
 use crate::github::Identity;
 use crate::name::{AttemptId, DatasetRef, EnvironmentName, Hostname};
 use crate::secret::Secret;
-use crate::template::{self, Part, Settings, Template};
+use crate::template::{Part, Settings, Template};
 
 /// What creating an environment would do.
 #[derive(Debug, Clone, PartialEq)]
@@ -291,6 +289,7 @@ pub(super) async fn plan(inner: &Arc<Inner>, token: Option<&Secret>, wanted: Cre
     if let Some(dataset) = &draft.dataset {
         inner.databases.check_dataset(dataset).await?;
     }
+    draft.check(inner)?;
     let document = draft.render(inner, None)?;
     let Draft { record, dataset, .. } = draft;
     Ok(Plan {
@@ -306,55 +305,6 @@ pub(super) async fn plan(inner: &Arc<Inner>, token: Option<&Secret>, wanted: Cre
     })
 }
 
-impl Draft {
-    /// Renders the template, and drops the services of the parts that the environment does not have.
-    pub(super) fn render(&self, inner: &Inner, database: Option<&Database>) -> Result<Document> {
-        let record = &self.record;
-        let settings = self.template.settings();
-        let domain = &inner.options.domain;
-        let hosts: BTreeMap<String, String> = settings
-            .routes
-            .iter()
-            .map(|route| (route.suffix.clone(), format!("{}{}.{domain}", record.name, route.suffix)))
-            .collect();
-        let part = |resolved: Option<&Resolved>| match resolved {
-            None => template::PartVariables::default(),
-            Some(resolved) => template::PartVariables {
-                enabled: true,
-                repository: resolved.repository.to_string(),
-                branch: resolved.branch.to_string(),
-                commit: resolved.commit.to_string(),
-                url: resolved.url.clone(),
-            },
-        };
-        let variables = template::Variables {
-            name: record.name.to_string(),
-            domain: domain.to_string(),
-            urls: hosts.iter().map(|(suffix, host)| (suffix.clone(), inner.link(host))).collect(),
-            hosts,
-            back: part(self.back.as_ref()),
-            front: part(self.front.as_ref()),
-            database: template::DatabaseVariables {
-                enabled: self.dataset.is_some(),
-                host: database.map_or_else(String::new, |database| database.host.clone()),
-                port: database.map_or(0, |database| database.port),
-                user: database.map_or_else(String::new, |database| database.user.clone()),
-                name: database.map_or_else(String::new, |database| database.dbname.clone()),
-            },
-            owner: template::OwnerVariables { login: record.owner.login.clone(), id: record.owner.id },
-            fixtures: record.fixtures,
-            keep_days: self.keep_days,
-            expires: crate::label::rfc3339(record.expires)?,
-            secrets: secrets::files(inner, record)?,
-            attempt: record.attempt.to_string(),
-            interpolation: BTreeMap::new(),
-        };
-        let document = self.template.render(&variables)?;
-        let absent = absent(settings, self.back.is_some(), self.front.is_some());
-        document.without_services(&absent.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-}
-
 /// Returns what the database of an environment is cloned from.
 pub(super) fn dataset(settings: &Settings, fixtures: bool) -> Option<DatasetRef> {
     let database = settings.database.as_ref()?;
@@ -362,7 +312,7 @@ pub(super) fn dataset(settings: &Settings, fixtures: bool) -> Option<DatasetRef>
 }
 
 /// Returns the services of the parts that an environment does not have.
-fn absent(settings: &Settings, back: bool, front: bool) -> Vec<String> {
+pub(super) fn absent(settings: &Settings, back: bool, front: bool) -> Vec<String> {
     let parts = [(settings.back.as_ref(), back), (settings.front.as_ref(), front)];
     let missing = parts.into_iter().filter(|(_, there)| !there).filter_map(|(part, _)| part);
     missing.flat_map(|part| part.services.iter().map(ToString::to_string)).collect()
@@ -376,8 +326,7 @@ fn choose(part: &str, wanted: &Choice, setting: Option<&Part>) -> Result<Option<
         }
         return Ok(None);
     };
-    let usual = setting.repository.as_ref().map(|text| text.parse()).transpose()?;
-    let usual_branch = setting.branch.as_ref().map(|text| text.parse()).transpose()?;
+    let (usual, usual_branch) = (setting.repository.clone(), setting.branch.clone());
     match (&wanted.repository, usual) {
         (None, None) if wanted.branch.is_some() => Err(Error::invalid(
             format!("github-{part}-branch"),

@@ -98,6 +98,12 @@ impl Record {
         self.routes.iter().filter(|route| route.told).map(|route| route.host.clone()).collect()
     }
 
+    /// Returns the plain name's host name, which reaches the main route.
+    pub(super) fn main(&self) -> Option<&Hostname> {
+        let label = |host: &Hostname| host.as_str().split('.').next() == Some(self.name.as_str());
+        self.routes.iter().map(|route| &route.host).find(|host| label(host))
+    }
+
     /// Returns the labels of its stack.
     pub(super) fn labels(&self, instance: &str) -> Result<Labels> {
         let mut labels = Labels::new();

@@ -1,5 +1,6 @@
 //! Environments over fakes: what is left when calls fail, callers go away and processes end, and what races.
 
+mod early;
 mod interrupted;
 mod life;
 mod model;

@@ -71,24 +71,11 @@ fn branches_are_what_git_allows() {
 
 #[test]
 fn commits_are_full_ids() {
-    assert_eq!(Commit::new(ID).expect("an id").short(), "0123456");
+    assert_eq!(Commit::new(ID).expect("an id").as_str(), ID);
     assert!(Commit::new("a".repeat(64)).is_ok());
     for id in ["", "0123456", &ID[1..], &ID.to_uppercase(), &ID.replace('0', "g")] {
         assert!(Commit::new(id).is_err(), "{id:?} is taken");
     }
-}
-
-#[test]
-fn urls_below_the_base_are_repositories() {
-    let git = Git::new(&GitOptions { base: "https://git.example/".into(), ..GitOptions::default() }).expect("a base");
-    for given in ["shop/web", "https://git.example/shop/web", "https://git.example/shop/web.git/", " shop/web.git "] {
-        assert_eq!(git.repository(given).expect(given).as_str(), "shop/web");
-    }
-    for given in ["https://github.com/shop/web", "https://git.example.org/shop/web", "ssh://git.example/shop/web"] {
-        assert!(git.repository(given).is_err(), "{given:?} is taken");
-    }
-    let error = git.repository("https://me:ghp_secret@git.example/shop/web").expect_err("a user");
-    assert!(!format!("{error} {error:?}").contains("ghp_secret"), "{error}");
 }
 
 #[test]
@@ -164,7 +151,7 @@ async fn repositories_of_this_machine_are_read_whoever_owns_them() {
         .expect("a repository");
     let git = Git::new(&GitOptions { base: format!("file://{}", directory.path().display()), ..GitOptions::default() });
     let git = git.expect("a base");
-    let repository = git.repository("shop/web").expect("a name");
+    let repository = Repository::new("shop/web").expect("a name");
     let empty = git.resolve(&repository, None, None).await.expect_err("it has no commit");
     assert_eq!(empty.to_string(), "branch \"shop/web@HEAD\" does not exist");
     let tree = made.find_tree(made.index().and_then(|mut i| i.write_tree()).expect("a tree")).expect("the tree");

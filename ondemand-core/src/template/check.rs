@@ -102,12 +102,13 @@ fn sample(template: &Template, back: bool, front: bool, fixtures: bool) -> Varia
     let hosts = hosts.map(|suffix| (suffix.clone(), format!("{name}{suffix}.{domain}")));
     let part = |enabled: bool, part: Option<&super::Part>| match part {
         Some(part) if enabled => {
-            let repository = part.repository.clone().unwrap_or_else(|| "owner/repository".into());
+            let or = |given: Option<String>, otherwise: &str| given.unwrap_or_else(|| otherwise.to_owned());
+            let repository = or(part.repository.as_ref().map(ToString::to_string), "owner/repository");
             PartVariables {
                 enabled,
                 url: format!("https://git.example/{repository}.git"),
                 repository,
-                branch: part.branch.clone().unwrap_or_else(|| "branch".into()),
+                branch: or(part.branch.as_ref().map(ToString::to_string), "branch"),
                 commit: "0123456789abcdef0123456789abcdef01234567".into(),
             }
         }

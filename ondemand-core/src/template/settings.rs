@@ -1,6 +1,7 @@
 //! What the `x-ondemand` section says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::section;
@@ -8,8 +9,8 @@ use super::status::ExpectedStatus;
 use crate::compose::field::Field;
 use crate::compose::problem::{Problems, Read};
 use crate::compose::{self, Document, Source};
-use crate::error::Result;
-use crate::name::{DatasetRef, ServiceName};
+use crate::error::{Error, Result};
+use crate::name::{Branch, DatasetRef, Repository, ServiceName};
 
 /// The key of the section.
 pub(super) const KEY: &str = "x-ondemand";
@@ -54,9 +55,9 @@ pub struct Part {
     /// The services that an environment without this part does not have.
     pub services: Vec<ServiceName>,
     /// The repository, where the user names none.
-    pub repository: Option<String>,
+    pub repository: Option<Repository>,
     /// The branch, where the user names none.
-    pub branch: Option<String>,
+    pub branch: Option<Branch>,
 }
 
 /// Where an environment's data come from.
@@ -94,7 +95,7 @@ impl Settings {
 pub(super) fn read(file: &str, text: &str) -> Result<Settings> {
     let document = alone(file, text)?;
     let Some(node) = document.section(KEY) else {
-        return Err(crate::Error::InvalidTemplate { file: file.into(), line: 0, reason: format!("it has no {KEY}") });
+        return Err(Error::InvalidTemplate { file: file.into(), line: 0, reason: format!("it has no {KEY}") });
     };
     settings(&Field::new(KEY, node)).map_err(|problem| document.error(problem))
 }
@@ -205,8 +206,8 @@ fn part(field: &Field<'_>) -> Read<Part> {
     for field in field.entries()? {
         match field.name() {
             "services" => part.services = field.items()?.iter().map(service_name).collect::<Read<_>>()?,
-            "repository" => part.repository = Some(reference(&field)?),
-            "branch" => part.branch = Some(reference(&field)?),
+            "repository" => part.repository = Some(parsed(&field)?),
+            "branch" => part.branch = Some(parsed(&field)?),
             _ => return Err(field.unsupported()),
         }
     }
@@ -216,22 +217,17 @@ fn part(field: &Field<'_>) -> Read<Part> {
     Ok(part)
 }
 
-/// Reads what Git could not take for an option, and a terminal for a command. Whether it exists, Git knows.
-fn reference(field: &Field<'_>) -> Read<String> {
-    let text = field.word()?;
-    if text.starts_with('-') || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(field.problem("it begins with '-', or holds a space"));
-    }
-    Ok(text)
+/// Reads a name. Whether there is what it names is found out when an environment is made.
+fn parsed<T: FromStr<Err = Error>>(field: &Field<'_>) -> Read<T> {
+    field.word()?.parse().map_err(|error| field.problem(error))
 }
 
 fn database(field: &Field<'_>) -> Read<DatabaseSetting> {
     let mut database = DatabaseSetting::default();
     for field in field.entries()? {
-        let dataset = || field.word()?.parse::<DatasetRef>().map_err(|error| field.problem(error));
         match field.name() {
-            "dump" => database.dump = Some(dataset()?),
-            "fixtures" => database.fixtures = Some(dataset()?),
+            "dump" => database.dump = Some(parsed(&field)?),
+            "fixtures" => database.fixtures = Some(parsed(&field)?),
             _ => return Err(field.unsupported()),
         }
     }

@@ -38,11 +38,15 @@ impl Services {
         Swarm::new(self.options()).expect("an orchestrator")
     }
 
+    /// Returns what chooses all that this installation has.
+    fn filters(&self) -> HashMap<String, Vec<String>> {
+        HashMap::from([("label".to_owned(), vec![format!("ondemand.instance={}", self.instance)])])
+    }
+
     /// Returns the names of all that this installation has in the swarm.
     pub(crate) async fn left(&self) -> Vec<String> {
         let client = client().await;
-        let filters =
-            || Some(HashMap::from([("label".to_owned(), vec![format!("ondemand.instance={}", self.instance)])]));
+        let filters = || Some(self.filters());
         let services = ListServicesOptions { filters: filters(), ..ListServicesOptions::default() };
         let services = client.list_services(Some(services)).await.expect("services");
         let secrets = client.list_secrets(Some(ListSecretsOptions { filters: filters() })).await.expect("secrets");
@@ -101,8 +105,7 @@ impl Harness for Services {
     fn inspect<'a>(&'a self, _stack: &'a StackName) -> BoxFuture<'a, String> {
         Box::pin(async move {
             let client = client().await;
-            let filters =
-                || Some(HashMap::from([("label".to_owned(), vec![format!("ondemand.instance={}", self.instance)])]));
+            let filters = || Some(self.filters());
             let services = ListServicesOptions { filters: filters(), ..ListServicesOptions::default() };
             let services = client.list_services(Some(services)).await.expect("services");
             let secrets = client.list_secrets(Some(ListSecretsOptions { filters: filters() })).await.expect("secrets");

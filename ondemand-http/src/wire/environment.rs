@@ -63,7 +63,7 @@ impl TryFrom<PostEnvironment> for CreateEnvironment {
         };
         Ok(Self {
             name: wanted.name.filter(|name| !name.is_empty()).map(|name| name.parse()).transpose()?,
-            template: wanted.template,
+            template: wanted.template.filter(|template| !template.is_empty()),
             fixtures: wanted.with_fixtures,
             keep_days: wanted.keep_days,
             back: choice(wanted.github_back, wanted.github_back_branch)?,
@@ -112,6 +112,10 @@ pub struct Environment {
     /// What people type to reach it, in the order of `urls`.
     #[schema(example = json!(["http://demo.localhost:8000"]))]
     pub links: Vec<String>,
+    /// What people type to reach its main route, by its plain name; none where it was made without the services of that route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "http://demo.localhost:8000")]
+    pub main: Option<String>,
     /// Whose it is.
     pub owner: Owner,
     /// The template it was rendered from.
@@ -135,6 +139,13 @@ pub struct Environment {
     /// Why it could not be made, where it has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+}
+
+impl Environment {
+    /// Returns what to type to see it: what reaches the main route, else the first link there is.
+    pub fn entrance(&self) -> Option<&str> {
+        self.main.as_ref().or_else(|| self.links.first()).map(String::as_str)
+    }
 }
 
 /// Whose an environment is.
@@ -180,6 +191,7 @@ impl From<environments::Environment> for Environment {
             status: environment.status.to_string(),
             urls: environment.urls.iter().map(ToString::to_string).collect(),
             links: environment.links,
+            main: environment.main,
             owner: Owner { id: environment.owner.id, login: environment.owner.login },
             template: environment.template,
             created: Moment(environment.created.into()),

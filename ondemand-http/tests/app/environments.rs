@@ -110,6 +110,7 @@ async fn the_contract_of_environments() {
     let details = service.get("/envs/demo").await.json();
     let links = json!(["http://demo.localhost:8000", "http://demoapi.localhost:8000"]);
     assert_eq!((&details["status"], &details["links"]), (&json!("ready"), &links));
+    assert_eq!(details["main"], "http://demo.localhost:8000");
     assert_eq!((&details["with-fixtures"], &details["owner"]), (&json!(false), &json!({"id": 0, "login": "local"})));
     let states: Vec<_> = details["services"].as_array().expect("services").iter().map(|s| s["state"].clone()).collect();
     assert_eq!(states, ["running", "running"], "{details}");
@@ -177,7 +178,7 @@ async fn bodies_are_read_as_clients_write_them() {
         assert_eq!((plan.status, days(&plan.json())), (StatusCode::OK, expected), "{body}: {plan:?}");
     }
     // Text with nothing in it is as good as none.
-    let empty = r#"{"name":"","github-token":"","github-back":"","github-back-branch":"","github-front":"","github-front-branch":""}"#;
+    let empty = r#"{"name":"","github-token":"","github-back":"","github-back-branch":"","github-front":"","github-front-branch":"","template":""}"#;
     let plan = service.plan(empty).await.json();
     assert_eq!(plan["back"]["repository"], "shop/back", "{plan}");
     assert!(plan["name"].as_str().is_some_and(|name| !name.is_empty()), "{plan}");

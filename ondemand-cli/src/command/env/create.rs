@@ -1,15 +1,12 @@
 //! `ondemand env create`.
 
 use clap::Args;
-use ondemand_core::environments::Step;
 use ondemand_http::wire::{Environment, EnvironmentDone, EnvironmentPlan, PostEnvironment};
-use reqwest::{Method, header};
+use reqwest::Method;
 
-use super::Token;
-use super::progress::Progress;
+use super::{Token, progress};
 use crate::arguments::Global;
 use crate::client::Client;
-use crate::events::follow;
 use crate::failure::Failure;
 use crate::output;
 
@@ -56,8 +53,10 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
     let client = arguments.token.client(global)?;
+    // As a script has it whose variable is not set: what is made gets a name all the same, and is asked for by it afterwards.
+    let name = arguments.name.filter(|name| !name.is_empty());
     let wanted = PostEnvironment {
-        name: arguments.name.clone(),
+        name: name.clone(),
         github_token: None,
         with_fixtures: arguments.with_fixtures,
         keep_days: arguments.keep_days,
@@ -81,14 +80,8 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
         output::note(format_args!("{name} is being made; `ondemand env show {name}` tells how it is"));
         return begun.urls.iter().try_for_each(output::line);
     }
-    let mut progress = Progress::new();
-    let outcome = async {
-        let response = client.send(request.header(header::ACCEPT, "text/event-stream")).await?;
-        follow(&client, response, |step: &Step| progress.show(step)).await
-    };
-    let outcome = outcome.await;
-    progress.end();
-    finish(global, &client, outcome?, arguments.name).await
+    let done = progress::follow(&client, request).await?;
+    finish(global, &client, done, name).await
 }
 
 /// Prints what people type to reach an environment.

@@ -40,6 +40,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     let now = SystemTime::now();
     let row = |environment: Environment| {
         let branch = |part: Option<Source>| part.map_or_else(|| "-".into(), |source| source.branch);
+        let url = environment.entrance().unwrap_or_default().to_owned();
         [
             environment.name,
             environment.status,
@@ -47,7 +48,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
             branch(environment.back),
             branch(environment.front),
             when::until(environment.expires.0, now),
-            environment.links.into_iter().next().unwrap_or_default(),
+            url,
         ]
     };
     let header = ["NAME", "STATUS", "OWNER", "BACK", "FRONT", "EXPIRES", "URL"];

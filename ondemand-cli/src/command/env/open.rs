@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
     let client = arguments.token.client(global)?;
     let environment: Environment = client.get(&["envs", arguments.which.segment()?]).await?;
-    let link = environment.links.first().ok_or_else(|| Failure::new("the environment has no URL"))?;
+    let link = environment.entrance().ok_or_else(|| Failure::new("the environment has no URL"))?;
     output::line(link)?;
     let browser = std::env::var_os("BROWSER").unwrap_or_else(|| OPENER.into());
     let opened = Command::new(&browser).arg(link).stdin(Stdio::null()).stdout(Stdio::null()).status();

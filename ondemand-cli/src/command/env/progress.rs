@@ -4,14 +4,30 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ondemand_core::environments::{Phase, Step};
+use ondemand_http::wire::EnvironmentDone;
+use reqwest::{RequestBuilder, header};
 
-use crate::{output, when};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::{events, output, when};
 
 /// How often what moves on a terminal moves.
 const TICK: Duration = Duration::from_millis(120);
 
+/// Sends a request whose answer takes its time, shows how far that is, and returns it.
+pub(super) async fn follow(client: &Client, request: RequestBuilder) -> Result<EnvironmentDone, Failure> {
+    let mut progress = Progress::new();
+    let outcome = async {
+        let response = client.send(request.header(header::ACCEPT, "text/event-stream")).await?;
+        events::follow(client, response, |step: &Step| progress.show(step)).await
+    };
+    let outcome = outcome.await;
+    progress.end();
+    outcome
+}
+
 /// Shows steps.
-pub(super) enum Progress {
+enum Progress {
     /// To a person who watches.
     Bar(ProgressBar),
     /// To a file or a pipe.
@@ -20,7 +36,7 @@ pub(super) enum Progress {
 
 impl Progress {
     /// Makes one that writes to standard error.
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         if !output::is_watched() {
             return Self::Lines(None);
         }
@@ -34,7 +50,7 @@ impl Progress {
     }
 
     /// Shows a step.
-    pub(super) fn show(&mut self, step: &Step) {
+    fn show(&mut self, step: &Step) {
         match self {
             Self::Bar(bar) => bar.set_message(describe(step)),
             Self::Lines(last) if *last != Some(step.phase) => {
@@ -46,7 +62,7 @@ impl Progress {
     }
 
     /// Takes the line that moves away.
-    pub(super) fn end(self) {
+    fn end(self) {
         if let Self::Bar(bar) = self {
             bar.finish_and_clear();
         }

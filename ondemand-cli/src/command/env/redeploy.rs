@@ -1,13 +1,10 @@
 //! `ondemand env redeploy`.
 
 use clap::Args;
-use ondemand_core::environments::Step;
-use reqwest::{Method, header};
+use reqwest::Method;
 
-use super::progress::Progress;
-use super::{Token, Which, create};
+use super::{Token, Which, create, progress};
 use crate::arguments::Global;
-use crate::events::follow;
 use crate::failure::Failure;
 
 /// Which environment.
@@ -23,12 +20,6 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     let client = arguments.token.client(global)?;
     let name = arguments.which.segment()?;
     let request = client.request(Method::POST, &["envs", name, "redeploy"]);
-    let mut progress = Progress::new();
-    let outcome = async {
-        let response = client.send(request.header(header::ACCEPT, "text/event-stream")).await?;
-        follow(&client, response, |step: &Step| progress.show(step)).await
-    };
-    let outcome = outcome.await;
-    progress.end();
-    create::finish(global, &client, outcome?, Some(name.to_owned())).await
+    let done = progress::follow(&client, request).await?;
+    create::finish(global, &client, done, Some(name.to_owned())).await
 }

@@ -183,3 +183,27 @@ async fn a_template_of_fixtures_only_says_that_they_are_to_be_asked_for() {
     world.environments.create(None, wanted, silent()).await.expect("they were asked for");
     world.check(&["demo"]).await;
 }
+
+#[tokio::test]
+async fn the_plain_name_is_what_people_type_whichever_route_it_reaches() {
+    let world = World::new().await;
+    let page = CreateEnvironment { template: Some("page".into()), ..wanted("plain") };
+    let made = world.environments.create(None, page, silent()).await.unwrap();
+    assert_eq!(made.links, ["https://plain-page.env.dev.internal"]);
+    assert_eq!(made.main.as_deref(), Some("https://plain.env.dev.internal"), "and it is none of those");
+    // The shop's main route has no suffix.
+    let shop = world.create("demo").await.unwrap();
+    assert_eq!((shop.main.as_ref(), shop.links.len()), (shop.links.first(), 2));
+}
+
+#[tokio::test]
+async fn without_the_services_of_its_main_route_an_environment_has_no_plain_name() {
+    let world = World::new().await;
+    let template = "x-ondemand:\n  routes: [{suffix: api, service: back, port: 1}, {suffix: web, service: front, port: 2}]\n  \
+                    main: web\n  front: {services: [front]}\n\
+                    services:\n  back: {image: x, entrypoint: [x]}\n  front: {image: x, entrypoint: [x]}\n";
+    std::fs::write(world.options.templates.join("parts.yml"), template).unwrap();
+    let parts = CreateEnvironment { template: Some("parts".into()), ..wanted("demo") };
+    let made = world.environments.create(None, parts, silent()).await.unwrap();
+    assert_eq!((made.links, made.main), (vec!["https://demoapi.env.dev.internal".to_owned()], None));
+}

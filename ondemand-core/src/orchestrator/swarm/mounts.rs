@@ -19,7 +19,7 @@ pub(super) fn mounts(stack: &StackSpec, asked: &ServiceSpec, names: &Names) -> R
         });
     }
     for mount in &asked.volumes {
-        mounts.push(volume(stack, asked, names, mount)?);
+        mounts.push(volume(stack, names, mount));
     }
     let too_large = |_| Error::invalid(format!("service {}", asked.name), "a size is too large");
     for tmpfs in &asked.tmpfs {
@@ -45,17 +45,8 @@ pub(super) fn mounts(stack: &StackSpec, asked: &ServiceSpec, names: &Names) -> R
 }
 
 /// A node makes a volume when the first task there needs it, with the labels by which it is found again.
-fn volume(stack: &StackSpec, asked: &ServiceSpec, names: &Names, mount: &VolumeMount) -> Result<Mount> {
-    let spec = match &mount.volume {
-        None => None,
-        Some(volume) => Some((
-            volume,
-            stack.volumes.get(volume).ok_or_else(|| {
-                let reason = format!("there is no volume {volume:?} in the stack");
-                Error::invalid(format!("service {}", asked.name), reason)
-            })?,
-        )),
-    };
+fn volume(stack: &StackSpec, names: &Names, mount: &VolumeMount) -> Mount {
+    let spec = mount.volume.as_ref().and_then(|volume| Some((volume, stack.volumes.get(volume)?)));
     let source = spec
         .map(|(volume, spec)| spec.external.clone().or_else(|| spec.name.clone()).unwrap_or_else(|| names.of(volume)));
     let own = spec.filter(|(_, spec)| spec.external.is_none()).map(|(_, spec)| spec);
@@ -68,7 +59,7 @@ fn volume(stack: &StackSpec, asked: &ServiceSpec, names: &Names, mount: &VolumeM
         let options = (!spec.driver_opts.is_empty()).then(|| spec.driver_opts.clone().into_iter().collect());
         MountVolumeOptionsDriverConfig { name: spec.driver.clone(), options }
     });
-    Ok(Mount {
+    Mount {
         typ: Some(MountType::VOLUME),
         source,
         target: Some(mount.target.display().to_string()),
@@ -80,5 +71,5 @@ fn volume(stack: &StackSpec, asked: &ServiceSpec, names: &Names, mount: &VolumeM
             subpath: None,
         }),
         ..Mount::default()
-    })
+    }
 }

@@ -42,25 +42,15 @@ pub(super) struct Known {
     pub(super) configs: HashMap<String, (String, String)>,
 }
 
-/// Checks what a swarm cannot do, before anything is made.
+/// Checks what a swarm cannot do, before anything is made. That services name only what the stack has was checked before.
 pub(super) fn check(stack: &StackSpec) -> Result<()> {
-    let unsupported = |message: String, hint: &str| Err(Error::Unsupported { message, hint: hint.into() });
-    let invalid = |what: &Asked, reason: String| Err(Error::invalid(format!("service {}", what.name), reason));
     for service in &stack.services {
         image(service)?;
         if let Some(port) = service.ports.iter().find(|port| !port.published.ip().is_unspecified()) {
-            let message = format!("a swarm cannot publish a port at the address {} alone", port.published.ip());
-            return unsupported(message, "publish it at every address of the node: 0.0.0.0");
-        }
-        if let Some(unknown) = service.configs.iter().find(|file| !stack.configs.contains_key(&file.source)) {
-            return invalid(service, format!("there is no configuration file {:?} in the stack", unknown.source));
-        }
-        if let Some(file) = service.secrets.iter().find(|file| !stack.secrets.contains_key(&file.source)) {
-            return invalid(service, format!("there is no secret {:?} in the stack", file.source));
-        }
-        let undefined = |name: &String| name != DEFAULT_NETWORK && !stack.networks.contains_key(name);
-        if let Some(unknown) = service.networks.iter().map(|network| &network.network).find(|name| undefined(name)) {
-            return invalid(service, format!("there is no network {unknown:?} in the stack"));
+            return Err(Error::Unsupported {
+                message: format!("a swarm cannot publish a port at the address {} alone", port.published.ip()),
+                hint: "publish it at every address of the node: 0.0.0.0".into(),
+            });
         }
     }
     Ok(())
@@ -353,10 +343,9 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
 
     use super::*;
-    use crate::error::Code::{InvalidInput, Unsupported};
+    use crate::error::Code::Unsupported;
     use crate::name::{AttemptId, ServiceName, StackName};
-    use crate::orchestrator::{Condition, Dependency, NetworkAttachment, PublishedPort, RestartPolicy, SecretSpec};
-    use crate::secret::Secret;
+    use crate::orchestrator::{Condition, Dependency, NetworkAttachment, PublishedPort, RestartPolicy};
 
     fn asked(name: &str) -> Asked {
         let mut asked = Asked::new(ServiceName::new(name).expect("a name"), vec!["/bin/x".into()]);
@@ -419,19 +408,11 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Asked)| {
             let mut main = asked("main");
             change(&mut main);
-            let (mut spec, _) = stack(vec![main]);
-            spec.secrets.insert("known".into(), SecretSpec::Content(Secret::new("x")));
+            let (spec, _) = stack(vec![main]);
             check(&spec).err().map(|error| error.code())
         };
         let local = PublishedPort { published: SocketAddr::from((Ipv4Addr::LOCALHOST, 80)), target: 80 };
-        let file = |source: &str| FileMount { source: source.into(), target: None, uid: None, gid: None, mode: None };
         assert_eq!(refused(&|main| main.image = None), Some(Unsupported));
         assert_eq!(refused(&|main| main.ports = vec![local]), Some(Unsupported));
-        assert_eq!(refused(&|main| main.secrets = vec![file("known")]), None);
-        assert_eq!(refused(&|main| main.secrets = vec![file("unknown")]), Some(InvalidInput));
-        assert_eq!(refused(&|main| main.configs = vec![file("known")]), Some(InvalidInput));
-        let attach = |network: &str| vec![NetworkAttachment { network: network.into(), aliases: Vec::new() }];
-        assert_eq!(refused(&|main| main.networks = attach("unknown")), Some(InvalidInput));
-        assert_eq!(refused(&|main| main.networks = attach(DEFAULT_NETWORK)), None);
     }
 }

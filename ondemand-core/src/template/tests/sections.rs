@@ -28,7 +28,8 @@ fn a_section_says_what_a_template_needs() {
     assert_eq!(settings.main, "");
     let back = settings.back.expect("a back end");
     assert_eq!(back.services.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["back", "worker"]);
-    assert_eq!((back.repository.as_deref(), back.branch.as_deref()), (Some("shop/back-web"), Some("master")));
+    assert_eq!(back.repository.as_ref().map(AsRef::as_ref), Some("shop/back-web"));
+    assert_eq!(back.branch.as_ref().map(AsRef::as_ref), Some("master"));
     assert_eq!(settings.front.expect("a front end").repository, None);
     let database = settings.database.expect("a database");
     assert_eq!(database.dump.map(|dataset| dataset.to_string()).as_deref(), Some("production"));
@@ -72,7 +73,19 @@ fn what_is_wrong_with_a_section_is_named_with_its_line() {
         ),
         (format!("{route}back: {{}}"), 3, "x-ondemand.back: it has no services"),
         (format!("{route}back: {{services: [a], foo: 1}}"), 3, "x-ondemand.back.foo: this key"),
-        (format!("{route}back: {{services: [a], branch: --upload-pack=x}}"), 3, "begins with '-'"),
+        (
+            format!("{route}back: {{services: [a], branch: --upload-pack=x}}"),
+            3,
+            "back.branch: \"--upload-pack=x\" is not",
+        ),
+        (format!("{route}back: {{services: [a], branch: feature..x}}"), 3, "back.branch: \"feature..x\" is not"),
+        (format!("{route}back:\n  services: [a]\n  repository: web"), 5, "back.repository: \"web\" is not"),
+        (
+            format!("{route}front: {{services: [a], repository: 'https://git.example/shop/web'}}"),
+            3,
+            "write it as OWNER/REPOSITORY",
+        ),
+        (format!("{route}back: {{services: [a], repository: ''}}"), 3, "back.repository: it is empty"),
         (format!("{route}back: {{services: [a]}}\nfront: {{services: [a]}}"), 2, "is of both parts"),
         (format!("{route}database: {{}}"), 3, "it names no dataset"),
         (format!("{route}database: {{dump: ../x}}"), 3, "is not a dataset name"),

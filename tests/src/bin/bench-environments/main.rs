@@ -115,8 +115,6 @@ async fn create(cluster: &Cluster, name: &str, token: &Secret) -> Result<Duratio
 
 async fn delete(cluster: &Cluster, name: &str, token: &Secret) -> Result<Duration> {
     let begun = Instant::now();
-    let request = cluster.server.request(reqwest::Method::DELETE, &format!("/envs/{name}"));
-    let answer = request.bearer_auth(token.expose()).send().await?;
-    ensure!(answer.status().is_success(), "{}", answer.text().await?);
+    cluster.delete(name, token).await?;
     Ok(begun.elapsed())
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::text_newtype;
 use crate::error::{Error, Kind, Result, shorten};
-use crate::name::text_newtype;
 
 /// Names a repository on its server: `shop/back-web`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,16 +53,6 @@ impl Repository {
     /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// Returns whose it is: what stands before the slash.
-    pub fn owner(&self) -> &str {
-        self.0.split_once('/').map_or("", |(owner, _)| owner)
-    }
-
-    /// Returns its name without its owner: what stands after the slash.
-    pub fn name(&self) -> &str {
-        self.0.split_once('/').map_or(&*self.0, |(_, name)| name)
     }
 }
 
@@ -121,11 +111,6 @@ impl Commit {
     /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// Returns the first digits of the id, as people write it.
-    pub fn short(&self) -> &str {
-        self.0.get(..7).unwrap_or(&self.0)
     }
 }
 
