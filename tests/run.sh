@@ -41,6 +41,8 @@ cargo build --locked --workspace --all-features --all-targets
 cargo metadata --locked --all-features --format-version 1 >"$work/cargo.json"
 cargo nextest list --locked --workspace --all-features --list-type binaries-only --message-format json >"$work/binaries.json"
 
+tests/python.sh
+
 step "running the tests"
 # Root's environment may lack cargo and its home; the build is given, so that nothing is compiled as root.
 as_root env "PATH=$PATH" "CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}" \
