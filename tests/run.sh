@@ -41,7 +41,7 @@ cargo build --locked --workspace --all-features --all-targets
 cargo metadata --locked --all-features --format-version 1 >"$work/cargo.json"
 cargo nextest list --locked --workspace --all-features --list-type binaries-only --message-format json >"$work/binaries.json"
 
-tests/python.sh
+tests/python.sh -n 4
 
 step "running the tests"
 # Root's environment may lack cargo and its home; the build is given, so that nothing is compiled as root.
