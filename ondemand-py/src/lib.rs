@@ -1,7 +1,7 @@
 //! The native half of the Python package: waiting for a server without holding Python up, and being one.
 //!
-//! Everything with a meaning is in the package's Python files; here is what Python cannot do well by itself. A [`session::Session`] asks a server, for callers
-//! that block and for callers that await; [`keeper`] runs the server of those who have none.
+//! Everything with a meaning is in the package's Python files; here is what Python cannot do well by itself. A `session::Session` asks a server, for callers
+//! that block and for callers that await; `keeper` runs the server of those who have none.
 
 use pyo3::prelude::*;
 
