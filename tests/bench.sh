@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What `make bench` runs: installs what is missing, builds, and measures the proxy against others, databases as ratios to a bare program that does
-# the same, and environments against `docker stack deploy`. ONLY=proxy, ONLY=databases or ONLY=environments is one of them.
+# the same, and environments against `docker stack deploy`. ONLY=proxy, ONLY=databases, ONLY=environments
+# or ONLY=python is one of them.
 #
 # The proxy: ROUNDS is how often each thing is measured, MEASURE what (cpu, browser, routes, changes, latency, bodies, sockets; or noise and
 # load, which are not unless they are asked for), PEERS which proxies besides nginx are shown (haproxy, caddy).
@@ -9,6 +10,8 @@
 # large dataset, ROUNDS how often each thing is measured, LIVE how many databases live at once.
 #
 # Environments: as root; ROUNDS is how often each thing is measured, LIVE how many environments live at once.
+#
+# Python: as root; ROUNDS is how often a create is measured, TESTS how many tests a suite has, LARGE the megabytes of the large dataset.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup/privilege.sh
@@ -48,15 +51,31 @@ environments() {
         "$target/release/bench-environments" --rounds "${ROUNDS:-7}" --live "${LIVE:-50}"
 }
 
+python() {
+    tests/setup/packages.sh build run test
+    cargo build --locked --release --package ondemand-tests --bin bench-library
+    local venv=$target/python/bench wheels=$target/python/release
+    # Below the home of root, Postgres's user could not run what pytest-postgresql starts.
+    /usr/bin/python3 -m venv --clear "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement ondemand-py/bench/requirements.txt
+    rm -rf -- "$wheels"
+    PATH="$venv/bin:$PATH" maturin build --quiet --locked --release --manifest-path ondemand-py/Cargo.toml --out "$wheels"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps "$wheels"/*.whl
+    as_root env "PATH=$PATH" ${TMPDIR:+"TMPDIR=$TMPDIR"} tests/setup/with-engine.sh "$target/test-cache" \
+        "$venv/bin/python" ondemand-py/bench/compare.py --library "$target/release/bench-library" \
+        --rounds "${ROUNDS:-40}" --tests "${TESTS:-200}" --large "${LARGE:-1000}"
+}
+
 case "${ONLY:-}" in
     '')
         proxy
         databases
         environments
+        python
         ;;
-    proxy | databases | environments) "$ONLY" ;;
+    proxy | databases | environments | python) "$ONLY" ;;
     *)
-        echo "error: ONLY is proxy, databases or environments, not $ONLY" >&2
+        echo "error: ONLY is proxy, databases, environments or python, not $ONLY" >&2
         exit 2
         ;;
 esac
