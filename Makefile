@@ -17,7 +17,7 @@ test: ## Checks everything: lints, documentation, and all tests against real eng
 demo: ## Shows it all on 1 GB of sample data; KEEP=1 leaves it running
 	@KEEP="$(KEEP)" SIZE="$(SIZE)" tests/demo.sh
 
-bench: ## Measures the proxy, databases and environments against others; ONLY=proxy, ONLY=databases or ONLY=environments for one
+bench: ## Measures the proxy, databases, environments and the Python package against others; ONLY=proxy, databases, environments or python for one
 	@tests/bench.sh
 
 lint: ## Checks formatting, lints, documentation and scripts
