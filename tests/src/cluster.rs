@@ -169,6 +169,20 @@ impl Cluster {
         })
     }
 
+    /// Has the swarm start services again a second after they end, rather than five, in environments that are made from now on, and gives those so long
+    /// to answer.
+    ///
+    /// # Errors
+    /// If the template cannot be changed.
+    pub fn start_again(&self, ready_timeout: &str) -> Result<()> {
+        self.change_template(|line| {
+            if line.starts_with("  deploy:") {
+                return "  deploy: { restart_policy: { condition: any, delay: 1s } }".to_owned();
+            }
+            line.replace("ready-timeout: 90s", &format!("ready-timeout: {ready_timeout}"))
+        })
+    }
+
     fn change_template(&self, change: impl Fn(&str) -> String) -> Result<()> {
         let template = self.home.path().join("templates/shop.yml");
         let old = std::fs::read_to_string(&template)?;

@@ -113,6 +113,51 @@ async fn a_failing_build_on_the_swarm_leaves_nothing_and_says_why() -> Result<()
     cluster.nothing_is_left().await
 }
 
+/// What its back end does before it serves: it ends the first time, since then the database knows of one start only.
+const ENDS_ONCE: &str = r#"
+my @parts = $ENV{DATABASE_URL} =~ m{^postgres(?:ql)?://([^:@/]+):([^@/]*)\@([^\]@/]+?):(\d+)/([^?]+)};
+@ENV{qw(PGUSER PGPASSWORD PGHOST PGPORT PGDATABASE)} = @parts;
+my $starts = qx(psql -XAtq -c 'CREATE TABLE IF NOT EXISTS starts(n int); INSERT INTO starts VALUES (1); SELECT count(*) FROM starts' 2>/dev/null);
+if ($starts < 2) { print STDERR "the first time\n"; exit 4 }
+exec 'perl', 'real.pl';
+"#;
+
+#[tokio::test]
+async fn a_service_that_the_swarm_starts_again_may_end_once_and_not_for_ever() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let token = cluster.token("anna");
+    let files = [("build.sh", "mv server.pl real.pl; mv first.pl server.pl\n"), ("first.pl", ENDS_ONCE)];
+    push(&cluster.forge, "shop/back-web", "slow", &files).await?;
+    cluster.start_again("60s")?;
+    let once = body("demo", &token, json!({ "github-back-branch": "slow" }));
+    cluster.server.succeed("POST", "/envs", once).await?;
+    let log = cluster.server.request(reqwest::Method::GET, "/envs/demo/logs").bearer_auth(token.expose());
+    ensure!(log.send().await?.error_for_status()?.text().await?.contains("the first time"), "it did not end");
+    cluster.delete("demo", &token).await?;
+
+    let crash = [("build.sh", "true\n"), ("server.pl", "print STDERR \"the cause of it all\\n\"; exit 4;\n")];
+    push(&cluster.forge, "shop/front-web", "crashes", &crash).await?;
+    let crashes = body("demo", &token, json!({ "github-front-branch": "crashes" }));
+    let refused = cluster.server.refused(("POST", "/envs"), crashes, (422, "service_failed")).await?;
+    ensure!(refused["detail"].to_string().contains("front"), "{refused}");
+    ensure!(refused["log"].to_string().contains("the cause of it all"), "{refused}");
+    cluster.nothing_is_left().await
+}
+
+#[tokio::test]
+async fn a_service_that_never_answers_on_the_swarm_leaves_nothing_and_says_why() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let token = cluster.token("anna");
+    let hangs = [("build.sh", "true\n"), ("server.pl", "print STDERR \"thinking\\n\"; sleep 1 while 1;\n")];
+    push(&cluster.forge, "shop/front-web", "hangs", &hangs).await?;
+    cluster.start_again("10s")?;
+    let hangs = body("demo", &token, json!({ "github-front-branch": "hangs" }));
+    let refused = cluster.server.refused(("POST", "/envs"), hangs, (503, "not_ready")).await?;
+    ensure!(refused["detail"].to_string().contains("front"), "{refused}");
+    ensure!(refused["log"].to_string().contains("thinking"), "{refused}");
+    cluster.nothing_is_left().await
+}
+
 #[tokio::test]
 async fn a_server_that_is_killed_on_the_swarm_leaves_nothing() -> Result<()> {
     let mut cluster = Cluster::start().await?;

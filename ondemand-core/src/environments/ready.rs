@@ -1,5 +1,6 @@
 //! Waiting until an environment answers.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::inner::Inner;
 use super::record::{HostRoute, Record};
 use super::routes::upstreams;
 use crate::error::{Error, Result};
-use crate::name::{Hostname, StackName};
+use crate::name::{Hostname, ServiceName, StackName};
 use crate::orchestrator::depends;
 use crate::orchestrator::{LogOptions, RestartCondition, Service, ServiceSpec, ServiceState, Stack, StackSpec};
 use crate::template::{RouteSetting, Settings};
@@ -22,6 +23,11 @@ use crate::template::{RouteSetting, Settings};
 const PAUSE: Duration = Duration::from_millis(150);
 /// How often a service may end by itself before it is taken to do nothing else.
 const MOST_RESTARTS: u32 = 3;
+/// How long a service stays ended that is to be started again, before it is taken to have been given up: a Swarm takes a moment to begin with the next
+/// task. Child processes are not started again while their environment is made, so the first time it must not be long.
+const NOT_BEGUN: Duration = Duration::from_millis(500);
+/// The same for one that was started again before.
+const GIVEN_UP: Duration = Duration::from_secs(3);
 
 /// How long an environment may take until all its routes answer, from the beginning of its deployment.
 #[derive(Debug, Clone, Copy)]
@@ -85,11 +91,12 @@ pub(super) async fn answer_themselves(
     let unasked = || Said::Nothing("it was not asked yet".into());
     let mut waiting: Vec<(&Check, Said)> = checks.iter().map(|check| (check, unasked())).collect();
     let last_line = LastLine::follow(inner, &spec.name);
+    let mut ended = Ended::default();
     loop {
         // An engine that does not answer for a moment has not lost what it runs.
         match inner.orchestrator.get(&spec.name).await {
             Ok(stack) => {
-                if let Some(error) = failure(inner, spec, &stack).await {
+                if let Some(error) = failure(inner, spec, &stack, &mut ended).await {
                     return Err(error);
                 }
                 let mut still = Vec::new();
@@ -183,11 +190,26 @@ fn starting(stack: &Stack) -> Option<&Service> {
     stack.services.iter().find(|service| service.state == ServiceState::Starting)
 }
 
+/// Since when services are seen to have ended, without a break.
+#[derive(Debug, Default)]
+struct Ended(HashMap<ServiceName, Instant>);
+
+impl Ended {
+    /// Returns for how long a service has been, after one more look at it.
+    fn look(&mut self, service: &Service) -> Duration {
+        if matches!(service.state, ServiceState::Exited { .. }) {
+            return self.0.entry(service.name.clone()).or_insert_with(Instant::now).elapsed();
+        }
+        self.0.remove(&service.name);
+        Duration::ZERO
+    }
+}
+
 /// Tells why an environment will never be ready.
-async fn failure(inner: &Inner, spec: &StackSpec, stack: &Stack) -> Option<Error> {
+async fn failure(inner: &Inner, spec: &StackSpec, stack: &Stack, ended: &mut Ended) -> Option<Error> {
     for service in &stack.services {
         let Some(wanted) = spec.services.iter().find(|wanted| wanted.name == service.name) else { continue };
-        let Some(reason) = has_failed(spec, wanted, service) else { continue };
+        let Some(reason) = has_failed(spec, wanted, service, ended.look(service)) else { continue };
         let reason = match &service.error {
             Some(error) if !reason.contains(error) => format!("{reason}: {error}"),
             _ => reason,
@@ -198,19 +220,19 @@ async fn failure(inner: &Inner, spec: &StackSpec, stack: &Stack) -> Option<Error
     None
 }
 
-fn has_failed(spec: &StackSpec, wanted: &ServiceSpec, service: &Service) -> Option<String> {
+/// `ended` is for how long the service has been seen to have ended.
+fn has_failed(spec: &StackSpec, wanted: &ServiceSpec, service: &Service, ended: Duration) -> Option<String> {
     let restarts = wanted.placement.restart_policy.as_ref().map(|policy| policy.condition);
+    let patience = if service.restarts == 0 { NOT_BEGUN } else { GIVEN_UP };
     match service.state {
         ServiceState::Exited { status: Some(0) } if depends::runs_once(spec, wanted) => None,
         ServiceState::Exited { status: Some(0) } if restarts != Some(RestartCondition::Any) => None,
+        _ if service.restarts >= MOST_RESTARTS => Some(again_and_again(service.restarts)),
         // Whoever starts it again has not done so yet.
-        ServiceState::Exited { .. }
-            if restarts.is_some_and(|c| c != RestartCondition::None) && service.restarts > 0 =>
-        {
-            (service.restarts >= MOST_RESTARTS).then(|| again_and_again(service.restarts))
+        ServiceState::Exited { .. } if restarts.is_some_and(|c| c != RestartCondition::None) && ended < patience => {
+            None
         }
         ServiceState::Exited { .. } => Some(format!("it {}", service.state)),
-        _ if service.restarts >= MOST_RESTARTS => Some(again_and_again(service.restarts)),
         _ => None,
     }
 }
@@ -274,7 +296,54 @@ pub(super) fn checks(record: &Record, settings: &Settings) -> Vec<Check> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::AttemptId;
+    use crate::orchestrator::RestartPolicy;
     use crate::template::Template;
+
+    #[test]
+    fn what_an_engine_starts_again_has_failed_when_it_does_not() {
+        let name: ServiceName = "web".parse().unwrap();
+        let spec = |condition: Option<RestartCondition>| {
+            let mut service = ServiceSpec::new(name.clone(), vec!["true".into()]);
+            service.placement.restart_policy =
+                condition.map(|condition| RestartPolicy { condition, ..RestartPolicy::default() });
+            StackSpec::new("demo".parse().unwrap(), AttemptId::random().unwrap(), vec![service])
+        };
+        let failed = |condition, status, restarts, ended| {
+            let service = Service { restarts, ..Service::new(name.clone(), ServiceState::Exited { status }) };
+            let spec = spec(condition);
+            has_failed(&spec, &spec.services[0], &service, ended)
+        };
+        let (now, late) = (Duration::ZERO, GIVEN_UP);
+        // Nobody starts it again.
+        assert_eq!(failed(None, Some(4), 0, now).as_deref(), Some("it exited with status 4"));
+        assert!(failed(Some(RestartCondition::None), Some(4), 0, now).is_some());
+        assert_eq!(failed(Some(RestartCondition::OnFailure), Some(0), 0, late), None);
+        // Somebody will, unless there were enough tries.
+        for condition in [RestartCondition::Any, RestartCondition::OnFailure] {
+            for restarts in [0, 1, MOST_RESTARTS - 1] {
+                let late = if restarts == 0 { NOT_BEGUN } else { late };
+                assert_eq!(failed(Some(condition), Some(4), restarts, now), None);
+                assert!(failed(Some(condition), Some(4), restarts, late).is_some());
+            }
+            assert!(failed(Some(condition), Some(4), MOST_RESTARTS, now).is_some_and(|why| why.contains("3 times")));
+        }
+        assert_eq!(failed(Some(RestartCondition::Any), Some(0), 0, now), None);
+        assert!(failed(Some(RestartCondition::Any), Some(0), 0, late).is_some());
+    }
+
+    #[test]
+    fn how_long_it_has_ended_begins_anew_when_it_runs_between() {
+        let mut ended = Ended::default();
+        let web = |state| Service::new("web".parse().unwrap(), state);
+        let over = ServiceState::Exited { status: Some(1) };
+        ended.look(&web(over));
+        let before = Instant::now().checked_sub(GIVEN_UP).unwrap();
+        ended.0.insert("web".parse().unwrap(), before);
+        assert!(ended.look(&web(over)) >= GIVEN_UP);
+        assert_eq!(ended.look(&web(ServiceState::Starting)), Duration::ZERO);
+        assert!(ended.look(&web(over)) < GIVEN_UP);
+    }
 
     #[test]
     fn each_route_is_asked_for_its_own_path() {
