@@ -26,7 +26,10 @@ ondemand_core::orchestrator_conformance!(Services::start());
 
 /// Runs the Docker CLI on a manager, and returns what it printed.
 fn docker(arguments: &[&str]) -> String {
-    let host = variable("ONDEMAND_TEST_SWARM_HOST");
+    docker_on(&variable("ONDEMAND_TEST_SWARM_HOST"), arguments)
+}
+
+fn docker_on(host: &str, arguments: &[&str]) -> String {
     let output = Command::new("docker").arg("--host").arg(host).args(arguments).output().expect("the Docker CLI");
     assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
@@ -243,6 +246,59 @@ async fn every_replica_has_an_endpoint_and_a_log() {
         lines(&swarm, &spec.name, LogOptions { tail: Some(2), ..LogOptions::default() }).await,
         ["here", "here"]
     );
+    swarm.remove(&deployed.id).await.expect("removed");
+}
+
+/// A container that has the next free port of its node's IPv4 addresses, and none of the IPv6 addresses, until this is dropped.
+struct OnlyIpv4 {
+    host: String,
+    container: String,
+}
+
+impl OnlyIpv4 {
+    fn on(host: &str) -> Self {
+        let image = variable("ONDEMAND_TEST_SWARM_IMAGE");
+        let container = docker_on(
+            host,
+            &["run", "--detach", "--publish", "0.0.0.0::80", &image, "/bin/sh", "-c", "exec sleep 1000"],
+        );
+        Self { host: host.to_owned(), container: container.trim().to_owned() }
+    }
+}
+
+impl Drop for OnlyIpv4 {
+    fn drop(&mut self) {
+        docker_on(&self.host, &["rm", "--force", &self.container]);
+    }
+}
+
+/// An engine counts the ports of the two kinds of addresses apart. As soon as one was taken of only one kind, a port that it publishes for both has two
+/// numbers, and only one of them is that of the address by which the node is known.
+#[tokio::test]
+async fn an_endpoint_is_of_the_kind_of_address_that_its_node_has() {
+    let hosts = [variable("ONDEMAND_TEST_SWARM_HOST"), variable("ONDEMAND_TEST_SWARM_WORKERS")].join(",");
+    let _taken: Vec<_> = hosts.split(',').map(OnlyIpv4::on).collect();
+    let services = Services::start();
+    let swarm = services.swarm();
+    let mut main = web("main");
+    main.placement.mode = DeployMode::Replicated(3);
+    main.placement.max_replicas_per_node = Some(1);
+    let spec = stack("a", vec![main]);
+    let deployed = swarm.deploy(&spec).await.expect("deployed");
+    let filter = format!("label=ondemand.instance={}", services.instance);
+    for host in hosts.split(',') {
+        let ports = docker_on(host, &["ps", "--filter", &filter, "--format", "{{.Ports}}"]);
+        let numbers: HashSet<_> =
+            ports.split(", ").filter_map(|port| port.split("->").next()?.rsplit(':').next()).collect();
+        assert_eq!(numbers.len(), 2, "the same port for both kinds of addresses of {host}: {ports}");
+    }
+    let endpoints = &deployed.services[0].endpoints;
+    assert_eq!(endpoints.len(), 3, "{endpoints:?}");
+    let mut names = HashSet::new();
+    for endpoint in endpoints {
+        names.insert(page(&endpoint.address).await);
+    }
+    assert_eq!(names.len(), 3, "each answers for itself");
     swarm.remove(&deployed.id).await.expect("removed");
 }
 

@@ -139,7 +139,8 @@ pub struct Service {
     pub state: ServiceState,
     /// The process on this host, where it is known.
     pub pid: Option<u32>,
-    /// Where its published ports are reached now, for those of its replicas that run.
+    /// Where its published ports are reached now, for those of its replicas that run. On a Swarm each replica has one for each target, of the kind of address
+    /// that its node is known by.
     pub endpoints: Vec<Endpoint>,
     /// How often it has ended by itself and was started again, as far as the orchestrator knows.
     pub restarts: u32,

@@ -1,10 +1,10 @@
 //! What tasks tell about a service.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{
-    EndpointPortConfigProtocolEnum as Protocol, EndpointPortConfigPublishModeEnum as PortMode, Service as Found, Task,
-    TaskState,
+    EndpointPortConfig, EndpointPortConfigProtocolEnum as Protocol, EndpointPortConfigPublishModeEnum as PortMode,
+    Service as Found, Task, TaskState,
 };
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -154,26 +154,47 @@ pub(super) fn to_service(
 
 /// Returns where the TCP ports are reached: each on its task's node, or, where every node passes on, on those.
 fn endpoints(found: Option<&Found>, running: &[&Task], nodes: &Nodes) -> Vec<Endpoint> {
-    let mut endpoints = Vec::new();
     let everywhere = found.and_then(|service| service.endpoint.as_ref()?.ports.as_ref()).into_iter().flatten();
     let everywhere: Vec<_> = everywhere.filter(|port| port.publish_mode == Some(PortMode::INGRESS)).collect();
+    let mut endpoints = Vec::new();
     for task in running {
         let Some(address) = nodes.of(task) else { continue };
         let own = task.status.as_ref().and_then(|status| status.port_status.as_ref()?.ports.as_ref());
-        for port in own.into_iter().flatten().chain(everywhere.iter().copied()) {
-            let numbers = (port.target_port.map(u16::try_from), port.published_port.map(u16::try_from));
-            let (Some(Ok(target)), Some(Ok(published))) = numbers else { continue };
-            if published == 0 || port.protocol.is_some_and(|protocol| protocol != Protocol::TCP) {
-                continue;
-            }
-            let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
-            endpoints.push(Endpoint { target, address: format!("{address}:{published}") });
+        let mut published: BTreeMap<u16, u16> = everywhere.iter().filter_map(|port| numbers(port)).collect();
+        published.extend(of_one_kind(own.into_iter().flatten(), address.contains(':')));
+        endpoints.extend(published.into_iter().map(|(target, published)| Endpoint {
+            target,
+            address: if address.contains(':') {
+                format!("[{address}]:{published}")
+            } else {
+                format!("{address}:{published}")
+            },
+        }));
+    }
+    endpoints.sort();
+    endpoints
+}
+
+/// Returns the published port of each target that is reached by a node's address. An engine publishes a port for both kinds of addresses, and where
+/// it chooses the number it counts for each kind apart: once a number was taken of one kind alone, the two differ from then on, and the other one
+/// belongs to another container, or to nobody. What a manager tells does not say which is which, but keeps the engine's order: IPv4 comes first.
+fn of_one_kind<'a>(ports: impl Iterator<Item = &'a EndpointPortConfig>, v6: bool) -> BTreeMap<u16, u16> {
+    let mut chosen = BTreeMap::new();
+    for (target, published) in ports.filter_map(numbers) {
+        if v6 {
+            chosen.insert(target, published);
+        } else {
+            chosen.entry(target).or_insert(published);
         }
     }
-    // An engine tells a port twice that it publishes for both kinds of addresses.
-    endpoints.sort();
-    endpoints.dedup();
-    endpoints
+    chosen
+}
+
+/// Returns the target and the published port of what is published for TCP.
+fn numbers(port: &EndpointPortConfig) -> Option<(u16, u16)> {
+    let target = u16::try_from(port.target_port?).ok()?;
+    let published = u16::try_from(port.published_port?).ok().filter(|published| *published != 0)?;
+    port.protocol.is_none_or(|protocol| protocol == Protocol::TCP).then_some((target, published))
 }
 
 #[cfg(test)]
@@ -204,5 +225,27 @@ mod tests {
         assert_eq!(doing(&twin), Doing::Stopped, "it never gets a node");
         assert_eq!(doing(&task("new", "03", TaskState::RUNNING, TaskState::PENDING)), Doing::Waiting);
         assert_eq!(doing(&task("job", "03", TaskState::COMPLETE, TaskState::PENDING)), Doing::Waiting);
+    }
+
+    #[test]
+    fn a_port_is_of_the_kind_of_address_that_the_node_has() {
+        let port = |target, published, protocol| EndpointPortConfig {
+            target_port: Some(target),
+            published_port: Some(published),
+            protocol: Some(protocol),
+            ..EndpointPortConfig::default()
+        };
+        let told = [
+            port(80, 32770, Protocol::TCP),
+            port(80, 32769, Protocol::TCP),
+            port(53, 32771, Protocol::UDP),
+            port(443, 443, Protocol::TCP),
+            port(443, 443, Protocol::TCP),
+            port(9, 0, Protocol::TCP),
+        ];
+        assert_eq!(of_one_kind(told.iter(), false), BTreeMap::from([(80, 32770), (443, 443)]));
+        assert_eq!(of_one_kind(told.iter(), true), BTreeMap::from([(80, 32769), (443, 443)]));
+        // Without IPv6, there is only one.
+        assert_eq!(of_one_kind(told[..1].iter(), true), BTreeMap::from([(80, 32770)]));
     }
 }
