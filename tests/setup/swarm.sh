@@ -112,6 +112,8 @@ await_node() {
 # Makes the bridge and the namespaces, joined by a cable each.
 make_network() {
     local node
+    # The first of a machine makes a mount of the directory that they are in.
+    if ! mountpoint --quiet /run/netns; then touch "$dir/netns"; fi
     ip link add name "$id" type bridge
     ip addr add "$subnet.1/24" dev "$id"
     ip link set "$id" up
@@ -266,12 +268,16 @@ stop() {
             if [ -e "/run/netns/$id-$node" ]; then ip netns delete "$id-$node" || failed=1; fi
             if [ -e "/sys/class/net/$id-$node" ]; then ip link delete "$id-$node" 2>/dev/null || true; fi
         done
+        # Not while others have some there.
+        if [ -e "$dir/netns" ] && [ -z "$(ls -A /run/netns)" ] && mountpoint --quiet /run/netns; then
+            umount /run/netns || umount --lazy /run/netns || failed=1
+        fi
         if [ -e "/sys/class/net/$id" ]; then ip link delete "$id" || failed=1; fi
         while iptables -D FORWARD -i "$id" -o "$id" -j ACCEPT 2>/dev/null; do :; done
         while IFS= read -r group; do rmdir -- "$group" 2>/dev/null || true; done < <(cgroups_of "$id")
     fi
     if [ "$failed" -eq 0 ]; then
-        rm -rf --one-file-system -- "$dir"/{1,2,3} "$dir"/{image,environment,subnet,registry.yml,registry.log,s3.log,id}
+        rm -rf --one-file-system -- "$dir"/{1,2,3} "$dir"/{image,environment,subnet,registry.yml,registry.log,s3.log,netns,id}
     fi
     return "$failed"
 }
