@@ -54,13 +54,11 @@ environments() {
 python() {
     tests/setup/packages.sh build run test
     cargo build --locked --release --package ondemand-tests --bin bench-library
-    local venv=$target/python/bench wheels=$target/python/release
+    local venv=$target/python/bench
     # Below the home of root, Postgres's user could not run what pytest-postgresql starts.
     /usr/bin/python3 -m venv --clear "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement ondemand-py/bench/requirements.txt
-    rm -rf -- "$wheels"
-    PATH="$venv/bin:$PATH" maturin build --quiet --locked --release --manifest-path ondemand-py/Cargo.toml --out "$wheels"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps "$wheels"/*.whl
+    PATH="$venv/bin:$PATH" "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation ./ondemand-py
     as_root env "PATH=$PATH" ${TMPDIR:+"TMPDIR=$TMPDIR"} tests/setup/with-engine.sh "$target/test-cache" \
         "$venv/bin/python" ondemand-py/bench/compare.py --library "$target/release/bench-library" \
         --rounds "${ROUNDS:-40}" --tests "${TESTS:-200}" --large "${LARGE:-1000}"

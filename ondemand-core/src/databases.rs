@@ -100,6 +100,13 @@ pub enum Programs {
     },
 }
 
+/// What a database's data are published as.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PublishOptions {
+    /// Makes the version a by-product; see [`ImportOptions::derived`](crate::ImportOptions::derived).
+    pub derived: bool,
+}
+
 /// What a new database is to be.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CreateOptions {
@@ -372,8 +379,14 @@ impl Databases {
     ///
     /// # Cancel safety
     /// Dropped, it goes on in the background.
-    pub async fn publish(&self, id: &DatabaseId, dataset: &DatasetName, reporter: Reporter) -> Result<DatasetSnapshot> {
-        publish::publish(&self.inner, id, dataset, reporter).await
+    pub async fn publish(
+        &self,
+        id: &DatabaseId,
+        dataset: &DatasetName,
+        options: PublishOptions,
+        reporter: Reporter,
+    ) -> Result<DatasetSnapshot> {
+        publish::publish(&self.inner, id, dataset, options, reporter).await
     }
 
     /// Tells whether there is nothing to look after: no database, nobody who makes one, and no lease.

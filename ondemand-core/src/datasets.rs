@@ -117,6 +117,8 @@ pub struct DatasetSnapshot {
     pub data_bytes: u64,
     /// Bytes of the dump it was made from.
     pub dump_bytes: u64,
+    /// Whether it is a by-product; see [`ImportOptions::derived`].
+    pub derived: bool,
     /// How many databases live on it.
     pub databases: usize,
 }
@@ -163,6 +165,8 @@ pub struct ImportOptions {
     pub postgres: Option<u32>,
     /// Refuses if the dataset exists already: of several that make the same one, one does.
     pub new: bool,
+    /// Makes it a by-product, which is used by name alone: whoever names no dataset gets the only one that is none.
+    pub derived: bool,
 }
 
 impl fmt::Debug for Source {

@@ -170,6 +170,8 @@ pub mod keys {
     pub const DATASET: &str = "ondemand.dataset";
     /// The version of the dataset.
     pub const VERSION: &str = "ondemand.version";
+    /// Whether a version is a by-product, which is used by name alone.
+    pub const DERIVED: &str = "ondemand.derived";
     /// The state in its life.
     pub const STATE: &str = "ondemand.state";
     /// The published port.

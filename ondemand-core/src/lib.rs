@@ -36,7 +36,9 @@ pub mod template;
 
 pub use config::Config;
 pub use data_dir::DataDir;
-pub use databases::{CreateOptions, Database, DatabaseState, Databases, DatabasesOptions, Lease, Programs};
+pub use databases::{
+    CreateOptions, Database, DatabaseState, Databases, DatabasesOptions, Lease, Programs, PublishOptions,
+};
 pub use datasets::{Dataset, DatasetSnapshot, Datasets, DatasetsOptions, Format, ImportOptions, Source};
 #[cfg(feature = "environments")]
 pub use environments::Environments;

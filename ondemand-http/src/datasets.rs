@@ -59,6 +59,7 @@ async fn get(State(datasets): State<Datasets>, Segment(name): Segment) -> Result
         ("no_owner" = Option<bool>, Query, description = "Whether to leave out owners and privileges."),
         ("postgres" = Option<u32>, Query, description = "The major version of Postgres to restore with."),
         ("new" = Option<bool>, Query, description = "Whether to refuse if the dataset exists already."),
+        ("derived" = Option<bool>, Query, description = "Whether it is a by-product: whoever names no dataset gets the only one that is none."),
         ("empty" = Option<bool>, Query, description = "Whether there is no dump: the version holds nothing but an empty database."),
     ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The dump."),
@@ -82,6 +83,7 @@ async fn import(
         no_owner: parameters.switch("no_owner")?,
         postgres: parameters.one("postgres")?,
         new: parameters.switch("new")?,
+        derived: parameters.switch("derived")?,
     };
     let empty = parameters.switch("empty")?;
     parameters.finish()?;

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use ondemand_core::orchestrator::LogOptions;
-use ondemand_core::{Databases, DatasetName};
+use ondemand_core::{Databases, DatasetName, PublishOptions};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -117,7 +117,9 @@ async fn publish(
 ) -> Result<Response, Problem> {
     let dataset: DatasetName = wanted.dataset.parse()?;
     let id = databases.find(&id)?;
-    let publish = |reporter| async move { databases.publish(&id, &dataset, reporter).await.map(Snapshot::from) };
+    let options = PublishOptions { derived: wanted.derived };
+    let publish =
+        |reporter| async move { databases.publish(&id, &dataset, options, reporter).await.map(Snapshot::from) };
     events::answer_reported(&headers, publish, Problem::from).await
 }
 

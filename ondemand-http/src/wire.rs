@@ -161,6 +161,9 @@ pub struct PublishServer {
     /// The dataset. It need not exist.
     #[schema(example = "fixtures")]
     pub dataset: String,
+    /// Whether it is a by-product: whoever names no dataset gets the only one that is none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub derived: bool,
 }
 
 /// When a server is to be reaped: one of the first two fields; and whether it is to be taken off its lease.
@@ -244,6 +247,9 @@ pub struct Snapshot {
     /// Bytes of the dump it was made from.
     #[serde(rename = "Dump_bytes")]
     pub dump_bytes: u64,
+    /// Whether it is a by-product; left out where it is none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub derived: bool,
     /// How many servers live on it.
     pub servers: usize,
 }
@@ -259,6 +265,7 @@ impl From<DatasetSnapshot> for Snapshot {
             dbname: snapshot.dbname,
             data_bytes: snapshot.data_bytes,
             dump_bytes: snapshot.dump_bytes,
+            derived: snapshot.derived,
             servers: snapshot.databases,
         }
     }

@@ -67,7 +67,7 @@ impl Holder {
 
 /// Holds it over one connection, until that breaks; then there is always an error.
 async fn hold_once(server: &Server, body: &str, tell: &watch::Sender<State>) -> Outcome<()> {
-    let question = Question::new("POST", "/leases".to_owned(), Some(body.as_bytes().to_vec()), None)
+    let question = Question::new("POST", "/leases".to_owned(), Some(body.as_bytes().to_vec()))
         .map_err(|e| NoAnswer(e.to_string()))?;
     let mut response = server.send(question).await?;
     let status = response.status();

@@ -5,6 +5,7 @@
 
 use pyo3::prelude::*;
 
+mod answer;
 mod keeper;
 mod lease;
 mod session;
@@ -15,6 +16,7 @@ mod wait;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     module.add("CODES", ondemand_core::Code::ALL.map(ondemand_core::Code::as_str).to_vec())?;
+    module.add_class::<answer::Taken>()?;
     module.add_class::<session::Session>()?;
     module.add_class::<stream::Stream>()?;
     module.add_function(wrap_pyfunction!(keeper::keep, module)?)

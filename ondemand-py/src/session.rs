@@ -6,20 +6,24 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, HeaderValue};
+use reqwest::header::{CONTENT_LENGTH, HeaderValue};
 use reqwest::{Body, Method, Url};
 use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
+use crate::answer::{Reply, Undo};
 use crate::lease::Holder;
 use crate::stream::Stream;
-use crate::wait::{Answer, NoAnswer, Outcome, awaitable, block};
+use crate::wait::{NoAnswer, Outcome, awaitable, block};
 
 /// How long a server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long a session that nobody has any more goes on for what is still to be done.
+const LAST: Duration = Duration::from_secs(60);
 
 /// A server, what it takes to ask it, and a runtime with a thread of its own. It is of use to the process that made it, and not to one that was forked from that.
 #[pyclass(frozen, module = "ondemand._native")]
@@ -27,6 +31,8 @@ pub(crate) struct Session {
     runtime: Option<Runtime>,
     server: Server,
     holder: Mutex<Option<Holder>>,
+    /// What is still to be done when nobody has the session any more.
+    last: TaskTracker,
 }
 
 /// Whom to ask, and how. Clones are one.
@@ -45,16 +51,6 @@ pub(crate) struct Question {
     path: String,
     body: Option<Vec<u8>>,
     file: Option<PathBuf>,
-    accept: Option<String>,
-}
-
-/// A status and a body.
-struct Reply(u16, Bytes);
-
-impl Answer for Reply {
-    fn into_python(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        Ok((self.0, PyBytes::new(py, &self.1)).into_pyobject(py)?.into_any().unbind())
-    }
 }
 
 impl Server {
@@ -94,9 +90,6 @@ impl Server {
         if let Some(token) = &self.token {
             request = request.header(reqwest::header::AUTHORIZATION, token.clone());
         }
-        if let Some(accept) = &question.accept {
-            request = request.header(ACCEPT, accept);
-        }
         if let Some(path) = &question.file {
             let failed = |e: std::io::Error| NoAnswer(format!("reading {}: {e}", path.display()));
             let file = tokio::fs::File::open(path).await.map_err(failed)?;
@@ -113,24 +106,46 @@ impl Server {
         Ok(response)
     }
 
-    async fn ask(self, question: Question) -> Outcome<Reply> {
+    pub(crate) async fn ask(&self, question: Question) -> Outcome<Reply> {
         let response = self.send(question).await?;
         let status = response.status().as_u16();
         let body = response.bytes().await.map_err(|e| NoAnswer::of(&e.without_url()))?;
-        Ok(Reply(status, body))
+        Ok(Reply::new(status, body))
     }
 }
 
 impl Question {
-    pub(crate) fn new(method: &str, path: String, body: Option<Vec<u8>>, accept: Option<String>) -> PyResult<Self> {
+    pub(crate) fn new(method: &str, path: String, body: Option<Vec<u8>>) -> PyResult<Self> {
         let method = method.parse().map_err(|_| PyValueError::new_err("it is no method of HTTP"))?;
-        Ok(Self { method, path, body, file: None, accept })
+        Ok(Self { method, path, body, file: None })
     }
 }
 
 impl Session {
     fn runtime(&self) -> PyResult<&Runtime> {
         self.runtime.as_ref().ok_or_else(|| PyRuntimeError::new_err("the session is closed"))
+    }
+
+    /// Asks. With `finish` the question is carried to its end, whoever still waits for the answer.
+    fn asking(
+        &self,
+        question: Question,
+        undo: Option<String>,
+        finish: bool,
+    ) -> PyResult<impl Future<Output = Outcome<Reply>> + Send + 'static + use<>> {
+        let runtime = self.runtime()?.handle().clone();
+        let (server, last) = (self.server.clone(), self.last.clone());
+        Ok(async move {
+            let undo = undo.map(|path| Undo::new(runtime.clone(), last.clone(), server.clone(), path));
+            let asking = async move { Ok(server.ask(question).await?.or_undo(undo)) };
+            if !finish {
+                return asking.await;
+            }
+            let (tell, told) = oneshot::channel();
+            // Where nobody waits any more the answer ends here, so that its undoing has begun when this is over.
+            last.spawn_on(async { drop(tell.send(asking.await)) }, &runtime);
+            told.await.unwrap_or_else(|e| Err(NoAnswer(e.to_string())))
+        })
     }
 
     /// Holds a lease, unless it is held already.
@@ -155,60 +170,62 @@ impl Session {
             .enable_all()
             .build()
             .map_err(|e| PyRuntimeError::new_err(format!("starting a thread: {e}")))?;
-        Ok(Self { runtime: Some(runtime), server: Server::new(url, token)?, holder: Mutex::default() })
+        Ok(Self {
+            runtime: Some(runtime),
+            server: Server::new(url, token)?,
+            holder: Mutex::default(),
+            last: TaskTracker::new(),
+        })
     }
 
-    #[pyo3(signature = (method, path, body=None, accept=None, file=None))]
+    /// Asks, and returns the answer. If that is of a success and nobody claims it, what `undo` says is asked to be deleted.
+    #[pyo3(signature = (method, path, body=None, file=None, undo=None, finish=false))]
+    #[expect(clippy::too_many_arguments, reason = "each is an argument of its own in Python")]
     fn request(
         &self,
         py: Python<'_>,
         method: &str,
         path: String,
         body: Option<Vec<u8>>,
-        accept: Option<String>,
         file: Option<PathBuf>,
+        undo: Option<String>,
+        finish: bool,
     ) -> PyResult<Py<PyAny>> {
-        let question = Question { file, ..Question::new(method, path, body, accept)? };
-        block(py, self.runtime()?, self.server.clone().ask(question))
+        let question = Question { file, ..Question::new(method, path, body)? };
+        block(py, self.runtime()?, self.asking(question, undo, finish)?)
     }
 
-    #[pyo3(signature = (method, path, body=None, accept=None, file=None))]
+    #[pyo3(signature = (method, path, body=None, file=None, undo=None, finish=false))]
+    #[expect(clippy::too_many_arguments, reason = "each is an argument of its own in Python")]
     fn request_async<'py>(
         &self,
         py: Python<'py>,
         method: &str,
         path: String,
         body: Option<Vec<u8>>,
-        accept: Option<String>,
         file: Option<PathBuf>,
+        undo: Option<String>,
+        finish: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let question = Question { file, ..Question::new(method, path, body, accept)? };
-        awaitable(py, self.runtime()?, self.server.clone().ask(question))
+        let question = Question { file, ..Question::new(method, path, body)? };
+        awaitable(py, self.runtime()?, self.asking(question, undo, finish)?)
     }
 
-    #[pyo3(signature = (method, path, body=None, accept=None))]
-    fn open(
-        &self,
-        py: Python<'_>,
-        method: &str,
-        path: String,
-        body: Option<Vec<u8>>,
-        accept: Option<String>,
-    ) -> PyResult<Py<PyAny>> {
-        let (server, question) = (self.server.clone(), Question::new(method, path, body, accept)?);
+    #[pyo3(signature = (method, path, body=None))]
+    fn open(&self, py: Python<'_>, method: &str, path: String, body: Option<Vec<u8>>) -> PyResult<Py<PyAny>> {
+        let (server, question) = (self.server.clone(), Question::new(method, path, body)?);
         block(py, self.runtime()?, async move { server.send(question).await.map(Stream::new) })
     }
 
-    #[pyo3(signature = (method, path, body=None, accept=None))]
+    #[pyo3(signature = (method, path, body=None))]
     fn open_async<'py>(
         &self,
         py: Python<'py>,
         method: &str,
         path: String,
         body: Option<Vec<u8>>,
-        accept: Option<String>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (server, question) = (self.server.clone(), Question::new(method, path, body, accept)?);
+        let (server, question) = (self.server.clone(), Question::new(method, path, body)?);
         awaitable(py, self.runtime()?, async move { server.send(question).await.map(Stream::new) })
     }
 
@@ -244,9 +261,20 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Nobody waits for what is still under way, and Python is not held up.
-        if let Some(runtime) = self.runtime.take() {
+        let Some(runtime) = self.runtime.take() else { return };
+        self.last.close();
+        if self.last.is_empty() {
+            // Nobody waits for what is still under way, and Python is not held up.
             runtime.shutdown_background();
+            return;
         }
+        let last = self.last.clone();
+        // Without a thread it is dropped, and ends at once.
+        let waiting = std::thread::Builder::new().name("ondemand-last".to_owned()).spawn(move || {
+            // Where this is too long, the lease ends what is left, or its time.
+            drop(runtime.block_on(async { timeout(LAST, last.wait()).await }));
+            runtime.shutdown_background();
+        });
+        drop(waiting);
     }
 }

@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Set
+from typing import Callable, Dict, Iterator, List, Set, Tuple, Union
 
 import pytest
 
@@ -23,11 +24,11 @@ pytest_plugins = ["pytester"]
 SQL = "CREATE TABLE people(name text); INSERT INTO people SELECT 'person ' || n FROM generate_series(1, 100) n;"
 
 
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
-    """Wait for what nothing tells of."""
+def eventually(condition: Callable[[], bool], what: Union[str, Callable[[], str]], seconds: float = 20.0) -> None:
+    """Wait for what nothing tells of; `what` says what is wrong, and may look for it when it is."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, what if isinstance(what, str) else what()
         time.sleep(0.02)
 
 
@@ -39,6 +40,7 @@ class Place:
     data_dir: Path
     env: Dict[str, str]
     od: ondemand.Ondemand
+    started: "List[subprocess.Popen[str]]" = field(default_factory=list)
 
     def postgres(self) -> Set[int]:
         """The processes of Postgres that work in the data directory."""
@@ -62,14 +64,24 @@ class Place:
         return not self.postgres() and not self.volumes()
 
     def run(self, script: str, *arguments: str) -> "subprocess.Popen[str]":
-        """Start a program that uses this place."""
-        return subprocess.Popen(
-            [sys.executable, "-c", script, *arguments],
+        """Start a program that uses this place. Ctrl-C reaches it even where whoever runs the tests ignores it, as a job in the background does."""
+        program = subprocess.Popen(
+            ["env", "--default-signal=INT", sys.executable, "-c", script, *arguments],
             env={**os.environ, **self.env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(program)
+        return program
+
+    def end_programs(self) -> None:
+        """End what a test that failed left running: nobody waits for it any more, and it would keep its databases."""
+        for program in self.started:
+            if program.poll() is None:
+                program.kill()
+                program.wait()
+        self.started.clear()
 
     def keeper(self) -> int:
         """The process of the keeper."""
@@ -78,9 +90,9 @@ class Place:
         return int(json.loads((self.data_dir / "keeper.json").read_text())["pid"])
 
 
-def _home() -> Path:
+def new_home() -> Path:
     home = Path(tempfile.mkdtemp(prefix="ondemand-py-", dir=os.environ.get("TMPDIR", "/var/tmp")))
-    # Postgres runs as another user, who has to pass through.
+    # Postgres and services run as other users, who have to pass through.
     home.chmod(0o711)
     return home
 
@@ -92,8 +104,9 @@ def is_open(port: int) -> bool:
 
 
 def free_ports(count: int) -> int:
-    """The first of so many ports that nothing listens on. They are below those that the kernel gives to clients."""
-    for first in range(21000, 31000, count):
+    """The first of so many ports that nothing listens on. They are below those that the kernel gives to clients, and other workers look elsewhere."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
+    for first in range(21000 + 1000 * worker, 22000 + 1000 * worker, count):
         if not any(is_open(port) for port in range(first, first + count)):
             return first
     raise AssertionError("no ports are free")
@@ -101,7 +114,7 @@ def free_ports(count: int) -> int:
 
 @pytest.fixture(scope="session")
 def dump() -> Iterator[Path]:
-    home = _home()
+    home = new_home()
     path = home / "dump.sql"
     path.write_text(SQL)
     yield path
@@ -111,7 +124,7 @@ def dump() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def keeper_place(dump: Path) -> Iterator[Place]:
     """A data directory for keepers, with a dataset."""
-    home = _home()
+    home = new_home()
     data_dir = home / "data"
     env = {"ONDEMAND_DATA_DIR": str(data_dir), "ONDEMAND_KEEPER_IDLE": "1", "ONDEMAND_URL": ""}
     with pytest.MonkeyPatch.context() as patch:
@@ -132,21 +145,21 @@ def _remove(home: Path) -> bool:
     return not home.exists()
 
 
-@pytest.fixture(scope="session")
-def server_place(dump: Path) -> Iterator[Place]:
-    """A server as an operator starts it, with a dataset."""
+@contextmanager
+def serving(*arguments: str) -> Iterator[Tuple[Path, str]]:
+    """A server as an operator starts it, and its URL; it has 99 ports for databases, and the one before that of the URL is free."""
     program = os.environ["ONDEMAND_TEST_PROGRAM"]
-    home = _home()
-    data_dir = home / "data"
+    home = new_home()
     first = free_ports(101)
     url = f"http://127.0.0.1:{first + 100}"
     log = open(home / "log", "w")
     server = subprocess.Popen(
-        [program, "serve", "--data-dir", str(data_dir), "--store", "copy", "--listen", url[7:], "--no-proxy"],
+        [program, "serve", "--data-dir", str(home / "data"), "--store", "copy", "--listen", url[7:], *arguments],
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith("ONDEMAND_")},
             "ONDEMAND_TOKEN": "a token",
-            "ONDEMAND_PORTS": f"{first}-{first + 99}",
+            "ONDEMAND_PORTS": f"{first}-{first + 98}",
+            "ONDEMAND_PROXY_LISTEN": f"127.0.0.1:{first + 99}",
         },
         stderr=log,
         stdout=log,
@@ -163,9 +176,8 @@ def server_place(dump: Path) -> Iterator[Place]:
             return True
 
         eventually(answers, "the server does not answer")
-        od.datasets.import_("production", dump)
-        yield Place("server", data_dir, {"ONDEMAND_URL": url, "ONDEMAND_TOKEN": "a token"}, od)
         od.close()
+        yield home / "data", url
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(20)
@@ -173,9 +185,20 @@ def server_place(dump: Path) -> Iterator[Place]:
     shutil.rmtree(home)
 
 
+@pytest.fixture(scope="session")
+def server_place(dump: Path) -> Iterator[Place]:
+    """A server with a dataset."""
+    with serving("--no-proxy") as (data_dir, url):
+        od = ondemand.connect(url, "a token")
+        od.datasets.import_("production", dump)
+        yield Place("server", data_dir, {"ONDEMAND_URL": url, "ONDEMAND_TOKEN": "a token"}, od)
+        od.close()
+
+
 @pytest.fixture(params=["embedded", "server"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """Each mode in turn; afterwards nothing is left in it."""
     found: Place = request.getfixturevalue("keeper_place" if request.param == "embedded" else "server_place")
     yield found
-    eventually(found.is_clean, f"something is left: {found.postgres()}, {found.volumes()}", seconds=5)
+    found.end_programs()
+    eventually(found.is_clean, lambda: f"something is left: {found.postgres()}, {found.volumes()}", seconds=5)

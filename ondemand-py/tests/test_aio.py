@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any, Optional
 
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 from conftest import Place, eventually
 
 import ondemand
-from ondemand import aio
+from ondemand import _native, aio
 
 
 def client(place: Place) -> aio.Ondemand:
@@ -76,6 +77,11 @@ def test_the_loop_runs_meanwhile(place: Place) -> None:
     assert asyncio.run(main()) > 20
 
 
+async def cleaned(place: Place) -> None:
+    """Wait, in a loop that runs, until nothing is left."""
+    await asyncio.get_running_loop().run_in_executor(None, eventually, place.is_clean, "something is left", 5)
+
+
 def test_a_creation_that_is_cancelled_leaves_nothing(place: Place) -> None:
     async def main() -> None:
         od = client(place)
@@ -89,7 +95,66 @@ def test_a_creation_that_is_cancelled_leaves_nothing(place: Place) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await creation
                 raise asyncio.CancelledError
-        eventually(place.is_clean, "something is left", seconds=5)
+        await cleaned(place)
+
+    asyncio.run(main())
+
+
+def is_running(place: Place) -> bool:
+    return any(database.status == "Running" for database in place.od.databases.list())
+
+
+def test_a_creation_that_is_cancelled_when_it_is_done_leaves_nothing(place: Place) -> None:
+    async def main() -> None:
+        od = client(place)
+        await od.datasets.list()
+        creation = asyncio.ensure_future(od.databases.create("production"))
+        while not place.od.databases.list():
+            await asyncio.sleep(0)
+        # Now the loop, which is held up, does not notice that it is there.
+        eventually(lambda: is_running(place), "it is not created")
+        creation.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await creation
+        await cleaned(place)
+
+    asyncio.run(main())
+
+
+class Interrupting:
+    """A session that cancels a task the moment there is an answer for it, before it has run and got that."""
+
+    def __init__(self, session: _native.Session) -> None:
+        self.session = session
+        self.status: Optional[int] = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def request_async(self, method: str, *arguments: Any) -> Any:
+        future: Any = self.session.request_async(method, *arguments)
+        task = asyncio.current_task()
+        assert task is not None
+
+        def interrupt(answered: Any) -> None:
+            self.status = answered.result().status
+            task.cancel()
+
+        if method == "POST":
+            future.add_done_callback(interrupt)
+        return future
+
+
+def test_a_creation_whose_answer_is_not_taken_leaves_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        od = client(place)
+        await od.datasets.list()
+        interrupting = Interrupting(od._connection._session())
+        monkeypatch.setattr(od._connection, "_session", lambda: interrupting)
+        with pytest.raises(asyncio.CancelledError):
+            await od.databases.create("production")
+        assert interrupting.status == 201
+        await cleaned(place)
 
     asyncio.run(main())
 

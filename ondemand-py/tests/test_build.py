@@ -100,6 +100,30 @@ def test_a_function_goes_on_from_another_dataset(place: Place) -> None:
         ondemand.dataset_from(migrate, key="1", base="prodution", od=place.od)
 
 
+def test_a_newer_version_of_what_it_starts_with_makes_another_dataset(place: Place, dump: Path) -> None:
+    calls: List[ondemand.Database] = []
+    place.od.datasets.import_("daily", dump)
+    first = ondemand.dataset_from(calls.append, key="1", base="daily", od=place.od)
+    place.od.datasets.import_("daily", dump)
+    second = ondemand.dataset_from(calls.append, key="1", base="daily", od=place.od)
+    assert first != second
+    assert ondemand.dataset_from(calls.append, key="1", base="daily", od=place.od) == second
+    # A version can be named, too.
+    oldest = place.od.datasets.get("daily").versions[0].name
+    assert ondemand.dataset_from(calls.append, key="1", base=oldest, od=place.od) == first
+    assert len(calls) == 2
+
+
+def test_what_was_built_is_never_what_no_name_means(place: Place, tmp_path: Path) -> None:
+    ondemand.dataset_from(migrations(tmp_path), od=place.od)
+    ondemand.dataset_from(lambda db: None, key="nothing", od=place.od)
+    with place.od.pg_snapshot() as db:
+        assert db.dataset == "production"
+    derived = {dataset.name: dataset.versions[-1].derived for dataset in place.od.datasets.list()}
+    assert derived.pop("production") is False
+    assert len(derived) == 3 and all(derived.values())
+
+
 def test_a_function_that_raises_leaves_nothing(place: Place) -> None:
     def fail(db: ondemand.Database) -> None:
         raise KeyError("mine")

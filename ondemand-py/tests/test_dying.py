@@ -38,24 +38,22 @@ WAYS = {
     ),
     "a_cancelled_task": (
         """
-async def use():
+async def use(running):
     async with aio.pg_snapshot('production') as db:
         made(db)
+        running.set()
         await asyncio.sleep(60)
 
 async def main():
-    task = asyncio.create_task(use())
-    while not task.done():
-        await asyncio.sleep(0.01)
-        if any(each for each in await aio.connect_or_embedded().databases.list()):
-            task.cancel()
+    running = asyncio.Event()
+    task = asyncio.create_task(use(running))
+    await running.wait()
+    task.cancel()
     try:
         await task
     except asyncio.CancelledError:
         os._exit(5)
 
-from ondemand import _choose
-aio.connect_or_embedded = lambda: aio.Ondemand(_choose.default())
 asyncio.run(main())
 """,
         5,
@@ -115,6 +113,29 @@ for number in range(10_000):
     assert time.monotonic() - sent < 1, "it took too long"
     assert program.returncode == -signal.SIGINT and "KeyboardInterrupt" in err
     eventually(place.is_clean, "something is left", seconds=5)
+
+
+def test_nothing_is_left_by_a_program_that_goes_on_after_ctrl_c(place: Place) -> None:
+    # At many moments of a create and of a delete. What was begun is made and then deleted, so all of it takes a while.
+    script = """
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+interrupted = 0
+ondemand.pg_snapshot('production').close()
+for milliseconds in range(1, 200, 12):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
+        ondemand.pg_snapshot('production').close()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        interrupted += 1
+print(interrupted, flush=True)
+time.sleep(60)
+"""
+    program = place.run(BEGIN + script)
+    assert program.stdout is not None
+    assert int(program.stdout.readline()) > 5
+    eventually(place.is_clean, "something is left")
+    assert program.poll() is None
 
 
 def test_a_child_does_not_keep_its_parents_databases(place: Place) -> None:

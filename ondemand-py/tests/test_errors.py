@@ -89,7 +89,10 @@ def test_a_wrong_token(server_place: Place) -> None:
 def test_what_does_not_exist(place: Place) -> None:
     with pytest.raises(ondemand.NotFound) as missing:
         place.od.pg_snapshot("prodution")
-    assert "prodution" in str(missing.value) and missing.value.hint
+    assert "prodution" in str(missing.value)
+    assert missing.value.hint == (
+        "list those that exist with `od.datasets.list()`, or import one: `od.datasets.import_(NAME, FILE)`"
+    )
     with pytest.raises(ondemand.InvalidName):
         place.od.pg_snapshot("no good")
     with pytest.raises(ondemand.InvalidInput):

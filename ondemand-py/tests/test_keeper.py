@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-from conftest import Place, _home, _remove, eventually, free_ports
+from conftest import Place, _remove, eventually, free_ports, new_home
 
 import ondemand
 
@@ -20,7 +20,7 @@ import ondemand
 @pytest.fixture
 def own(dump: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A data directory that no keeper has been started on."""
-    home = _home()
+    home = new_home()
     data_dir = home / "data"
     env = {"ONDEMAND_DATA_DIR": str(data_dir), "ONDEMAND_KEEPER_IDLE": "1", "ONDEMAND_URL": ""}
     for name, value in env.items():

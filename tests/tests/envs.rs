@@ -264,8 +264,11 @@ async fn a_name_is_made_where_none_is_given() -> Result<()> {
 #[tokio::test]
 async fn progress_is_told_step_by_step() -> Result<()> {
     let place = Place::new().await?;
+    // Long enough for its log to be read while it is made.
+    place.shop.write("back", "build.sh", "echo slow >version.txt; sleep 2\n")?;
+    place.shop.push("back", "slow", "Take one's time").await?;
     let request = place.server.request(Method::POST, "/envs").header("accept", "text/event-stream");
-    let answer = request.body(r#"{"name":"demo"}"#).send().await?.error_for_status()?;
+    let answer = request.body(r#"{"name":"demo","github-back-branch":"slow"}"#).send().await?.error_for_status()?;
     let text = answer.text().await?;
     let phases: Vec<String> = text
         .lines()

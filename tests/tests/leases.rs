@@ -149,3 +149,36 @@ async fn a_database_that_was_built_becomes_a_dataset() -> Result<()> {
     ensure!(query(&again.url, "SELECT count(*) FROM pg_tables WHERE tablename = 'people'").await? == "0");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_products_are_used_by_name_alone() -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    server.succeed("POST", "/datasets/people", "CREATE TABLE people()").await?;
+    let made = server.succeed("POST", "/datasets/one?derived=true&new=true", "CREATE TABLE one()").await?;
+    ensure!(made["Derived"] == true, "{made}");
+    let built = server.create(json!({ "Dataset": "one" })).await?;
+    let path = format!("/servers/{}/publish", built.id);
+    let wanted = json!({ "Dataset": "two", "Derived": true }).to_string();
+    ensure!(server.succeed("POST", &path, wanted).await?["Derived"] == true);
+
+    let unnamed = server.succeed("POST", "/servers", "{}").await?;
+    ensure!(unnamed["Dataset"].as_str().is_some_and(|dataset| dataset.starts_with("people")), "{unnamed}");
+    let listed = server.succeed("GET", "/datasets", "").await?;
+    let listed = listed.as_array().context("an array")?;
+    let derived: Vec<_> = listed.iter().map(|each| (&each["Name"], each["Versions"][0].get("Derived"))).collect();
+    ensure!(
+        derived == [(&json!("one"), Some(&json!(true))), (&json!("people"), None), (&json!("two"), Some(&json!(true)))]
+    );
+
+    // A second one that is none has to be told from the first.
+    server.succeed("POST", "/datasets/more", "SELECT 1").await?;
+    server.refused(("POST", "/servers"), "{}", (400, "invalid_input")).await?;
+    let id = unnamed["Id"].as_str().context("an id")?;
+    server.succeed("DELETE", &format!("/servers/{id}"), "").await?;
+    for dataset in ["people", "more"] {
+        server.succeed("DELETE", &format!("/datasets/{dataset}"), "").await?;
+    }
+    server.refused(("POST", "/servers"), "{}", (404, "not_found")).await?;
+    Ok(())
+}

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::DatabaseState;
 use super::inner::{Inner, detached};
+use super::{DatabaseState, PublishOptions};
 use crate::datasets::DatasetSnapshot;
 use crate::error::{Error, Kind, Result};
 use crate::name::{DatabaseId, DatasetName};
@@ -15,6 +15,7 @@ pub(super) async fn publish(
     inner: &Arc<Inner>,
     id: &DatabaseId,
     dataset: &DatasetName,
+    options: PublishOptions,
     reporter: Reporter,
 ) -> Result<DatasetSnapshot> {
     inner.record(id)?;
@@ -30,7 +31,7 @@ pub(super) async fn publish(
             inner.remove_run_dir(&record.id)?;
         }
         handover.mark(&volume).await?;
-        let published = handover.publish(volume, record.dbname, reporter).await;
+        let published = handover.publish(volume, record.dbname, options, reporter).await;
         // Until then its name is taken: whoever waits for it to be free finds the dataset, or finds that there is none.
         inner.forget(&id);
         published

@@ -13,6 +13,8 @@ use crate::snapshot::{Snapshot, SnapshotStore};
 
 /// The value of [`keys::KIND`] for published snapshots.
 pub(super) const DATASET: &str = "dataset";
+/// The value of [`keys::DERIVED`].
+pub(super) const TRUE: &str = "true";
 /// The value of [`keys::KIND`] for volumes that databases live on.
 const DATABASE: &str = "database";
 
@@ -40,6 +42,7 @@ pub(super) async fn find(store: &dyn SnapshotStore, reference: Option<&DatasetRe
     };
     let mut versions = versions(store, selector).await?;
     if reference.is_none() {
+        versions.retain(|version| !version.derived);
         let names: BTreeSet<_> = versions.iter().map(|version| version.dataset.as_str()).collect();
         if names.len() > 1 {
             let names = names.into_iter().collect::<Vec<_>>().join(", ");
@@ -134,6 +137,7 @@ pub(super) fn published(snapshot: &Snapshot) -> Result<DatasetSnapshot> {
         dbname: text(labels, keys::DBNAME)?.to_owned(),
         data_bytes: number(labels, keys::DATA_BYTES)?,
         dump_bytes: number(labels, keys::DUMP_BYTES)?,
+        derived: labels.get(keys::DERIVED) == Some(TRUE),
         databases: 0,
     })
 }

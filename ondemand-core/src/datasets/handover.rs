@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::import::{Claim, Work, labels, run};
 use super::{DatasetSnapshot, ImportOptions, Inner};
+use crate::databases::PublishOptions;
 use crate::error::Result;
 use crate::name::DatasetName;
 use crate::progress::Reporter;
@@ -29,8 +30,14 @@ impl Handover {
     }
 
     /// Cleans what is in the volume, publishes it, and deletes the volume.
-    pub(crate) async fn publish(self, volume: Volume, dbname: String, reporter: Reporter) -> Result<DatasetSnapshot> {
-        let options = ImportOptions { dbname: Some(dbname), ..ImportOptions::default() };
+    pub(crate) async fn publish(
+        self,
+        volume: Volume,
+        dbname: String,
+        options: PublishOptions,
+        reporter: Reporter,
+    ) -> Result<DatasetSnapshot> {
+        let options = ImportOptions { dbname: Some(dbname), derived: options.derived, ..ImportOptions::default() };
         run(&self.inner, &self.dataset, self.claim, Work::Volume(volume), options, reporter).await
     }
 }

@@ -5,14 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-use time::macros::format_description;
 use tokio_util::io::SyncIoBridge;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::catalog::{self, DATASET, published};
+use super::catalog;
 use super::input::{self, Bytes, Input};
 use super::meter::Meter;
 use super::reconcile::{end_holders, remove_private};
@@ -21,13 +18,15 @@ use super::unpack::{self, Writer};
 use super::{DatasetSnapshot, DatasetsOptions, ImportOptions, Inner, Source, restore};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector, keys};
-use crate::name::{AttemptId, DatasetName, SnapshotName, Version, VolumeName};
+use crate::name::{AttemptId, DatasetName, SnapshotName, VolumeName};
 use crate::postgres::cluster::{self, Cluster, Server};
 use crate::postgres::controldata::ControlData;
 use crate::postgres::program::Processes;
-use crate::postgres::{Install, memory, neutralise, slot, vacuum};
+use crate::postgres::{Install, memory, neutralise};
 use crate::progress::{Phase, Reporter};
 use crate::snapshot::Volume;
+
+mod publish;
 
 /// The value of [`keys::KIND`] for the volumes of imports.
 pub(super) const IMPORT: &str = "import";
@@ -474,69 +473,6 @@ impl Import {
         cluster.single_user(&neutralise::admin_commands()).await?;
         cluster.start().await
     }
-
-    /// Makes the dataset's newest version of what the server has.
-    async fn publish(&self, server: Server, volume: &Volume) -> Result<DatasetSnapshot> {
-        let options = &self.inner.options;
-        let report = |detail: &str| self.meter.detail(detail);
-        self.meter.phase(Phase::Neutralising);
-        let databases = neutralise::clean_catalogs(&server, &report).await?;
-        let dbname = match &self.options.dbname {
-            Some(name) if databases.contains(name) => name.clone(),
-            Some(name) => return Err(Error::invalid("dbname", format!("there is no database {name:?} in it"))),
-            None => neutralise::main_database(&server).await?,
-        };
-        self.meter.phase(Phase::Analysing);
-        vacuum::vacuum(&server, &databases, options.jobs, &report).await?;
-
-        self.meter.phase(Phase::Publishing);
-        let verifier = neutralise::finish(&server, &dbname).await?;
-        let install = server.cluster().install.clone();
-        server.stop().await?;
-        let control = ControlData::read(&install, options.user, &volume.path).await?;
-        assert_shut_down(&control)?;
-        let (pgdata, user) = (volume.path.clone(), options.user);
-        let data_bytes = self
-            .block(move || {
-                neutralise::trim_wal(&pgdata, &control)?;
-                neutralise::clean_files(&pgdata, user)?;
-                if !control.has_checksums() {
-                    slot::note(&pgdata, &verifier, user)?;
-                }
-                bytes_below(&pgdata)
-            })
-            .await?;
-
-        let store = &self.inner.store;
-        let selector = Selector::all().with(keys::KIND, DATASET).with(keys::DATASET, self.dataset.as_str());
-        let versions = store.snapshots(&selector).await?;
-        let newest = versions.iter().filter_map(|snapshot| snapshot.labels.get(keys::VERSION)).max();
-        let created = OffsetDateTime::now_utc();
-        let version = next_version(created, newest)?;
-        let name = SnapshotName::of(&self.dataset, &version);
-        let mut labels = Labels::new();
-        labels.set(keys::KIND, DATASET)?;
-        labels.set(keys::INSTANCE, options.instance.as_str())?;
-        labels.set(keys::ATTEMPT, self.attempt.as_str())?;
-        labels.set(keys::DATASET, self.dataset.as_str())?;
-        labels.set(keys::VERSION, version.as_str())?;
-        labels.set(keys::POSTGRES, install.major.to_string())?;
-        labels.set(keys::DBNAME, dbname)?;
-        labels.set(keys::DUMP_BYTES, self.meter.bytes().to_string())?;
-        labels.set(keys::DATA_BYTES, data_bytes.to_string())?;
-        let created = created.format(&Rfc3339).map_err(|e| Error::backend("import", "writing the time", e))?;
-        labels.set(keys::CREATED, created)?;
-
-        let made = |name| *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = name;
-        made(Some(name.clone()));
-        let snapshot = store.snapshot(&volume.name, &name, &labels).await.inspect_err(|error| {
-            // That one is somebody else's.
-            if matches!(error, Error::AlreadyExists { .. }) {
-                made(None);
-            }
-        })?;
-        published(&snapshot)
-    }
 }
 
 /// Returns the labels of an import's volume.
@@ -566,17 +502,6 @@ fn unclean(reason: &str) -> Error {
     }
 }
 
-/// Returns a version for now, later than `newest`.
-fn next_version(now: OffsetDateTime, newest: Option<&str>) -> Result<Version> {
-    let format = format_description!("[year][month][day]-[hour][minute][second]");
-    let mut time = now;
-    if let Some(newest) = newest.and_then(|text| time::PrimitiveDateTime::parse(text, format).ok()) {
-        // Two imports may end within a second, and clocks may go back.
-        time = time.max(newest.assume_utc() + time::Duration::SECOND);
-    }
-    Version::new(time.format(format).map_err(|e| Error::backend("import", "writing the time", e))?)
-}
-
 /// Returns the bytes of all files below a directory. Blocking.
 fn bytes_below(dir: &Path) -> Result<u64> {
     let mut pending = vec![dir.to_owned()];
@@ -600,21 +525,4 @@ fn bytes_below(dir: &Path) -> Result<u64> {
         pending.extend(below);
     }
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use time::macros::datetime;
-
-    #[test]
-    fn a_version_is_later_than_the_newest() {
-        let now = datetime!(2026-11-22 19:23:00.9 UTC);
-        let next = |newest| next_version(now, newest).expect("a version").to_string();
-        assert_eq!(next(None), "20261122-192300");
-        assert_eq!(next(Some("20261122-192259")), "20261122-192300");
-        assert_eq!(next(Some("20261122-192300")), "20261122-192301");
-        assert_eq!(next(Some("20271231-235959")), "20280101-000000");
-        assert_eq!(next(Some("first")), "20261122-192300");
-    }
 }

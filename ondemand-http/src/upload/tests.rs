@@ -24,6 +24,7 @@ fn snapshot(dump_bytes: u64) -> Snapshot {
         dbname: "shop".into(),
         data_bytes: 1,
         dump_bytes,
+        derived: false,
         servers: 0,
     }
 }

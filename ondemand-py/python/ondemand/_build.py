@@ -35,12 +35,13 @@ def dataset_from(
         source: files of SQL, which are run one after the other in an empty database; or a function, which is called with a database and may do
             anything with it.
         key: what tells this version of the function from others, such as a hash of the migrations. For files it may say more than their bytes.
-        base: for a function, the dataset it starts with; by default an empty database.
+        base: for a function, the dataset it starts with, whose newest version is part of the key; by default an empty database.
         od: where to build it; by default where `pg_snapshot()` asks.
 
     Raises:
         InvalidDump: with Postgres's first error, if the SQL does not run.
         InvalidInput: for a function without a key.
+        NotFound: if a file or the base does not exist.
 
     >>> shop = ondemand.dataset_from(sorted(Path("migrations").glob("*.sql")))
     >>> with ondemand.pg_snapshot(shop) as db:
@@ -103,7 +104,7 @@ def _exists(connection: Connection, name: str) -> Operation[bool]:
 
 def _from_files(connection: Connection, contents: List[bytes], key: Optional[str]) -> Operation[str]:
     name = f"from-{_digest(b'sql', (key or '').encode(), *contents)}"
-    yield from _once(connection, name, f"/datasets/{name}?new=true", b"\n".join(contents))
+    yield from _once(connection, name, f"/datasets/{name}?new=true&derived=true", b"\n".join(contents))
     return name
 
 
@@ -121,11 +122,14 @@ def _once(connection: Connection, name: str, path: str, sql: bytes) -> Operation
 def _from_function(
     connection: Connection, fill: Callable[[Json], object], key: str, base: Optional[str]
 ) -> Operation[str]:
+    if base is not None:
+        # Of the data that it starts with, not of their name: a newer version makes another dataset.
+        base = (yield from _operations.dataset(connection, base)).versions[-1].name
     digest = _digest(b"function", key.encode(), (base or "").encode())
     name, lock = f"from-{digest}", f"build-{digest}"
     if base is None:
         base = _EMPTY
-        yield from _once(connection, base, f"/datasets/{base}?empty=true&new=true", b"")
+        yield from _once(connection, base, f"/datasets/{base}?empty=true&new=true&derived=true", b"")
     while not (yield from _exists(connection, name)):
         try:
             # Its name is the lock. Should this process die, it goes with its lease, and the next one builds.
@@ -137,7 +141,7 @@ def _from_function(
             # Whoever had the name before may have published just before this process got it.
             if not (yield from _exists(connection, name)):
                 yield _effects.Call(lambda: fill(database))
-                yield from _operations.publish(connection, database["Id"], name)
+                yield from _operations.publish(connection, database["Id"], name, derived=True)
         finally:
             yield from _operations.close(connection, database["Id"])
     return name

@@ -36,9 +36,9 @@ def embedded(data_dir: "os.PathLike[str] | str | None", config: Optional[Dict[st
     """Return a connection to the keeper of a data directory."""
     chosen = dict(config or {})
     home = Path(data_dir or os.environ.get("ONDEMAND_DATA_DIR") or _usual_place()).absolute()
-    bin_dir = _postgres.bin_dir(home)
-    if bin_dir is not None and "bin-dir" not in chosen.get("postgres", {}):
-        chosen["postgres"] = {**chosen.get("postgres", {}), "bin-dir": str(bin_dir)}
+    mine = chosen.get("postgres", {})
+    if "bin-dir" not in mine and (postgres := _postgres.settings(home)):
+        chosen["postgres"] = {**postgres, **mine}
     try:
         idle = float(os.environ.get("ONDEMAND_KEEPER_IDLE") or 10)
     except ValueError:

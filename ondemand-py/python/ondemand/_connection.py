@@ -70,26 +70,32 @@ class Connection:
         *,
         leased: bool = False,
         file: Optional[str] = None,
-        accept: Optional[str] = None,
         raw: Optional[bytes] = None,
+        undo: Optional[str] = None,
+        finish: bool = False,
     ) -> Operation[Any]:
         """Ask, and return the JSON of the answer."""
         encoded = raw if body is None else json.dumps(body).encode()
+        asked = _effects.Request(method, path, encoded, file=file, undo=undo, finish=finish)
+        answer = yield from self.answer(asked, leased)
+        result = content(answer)
+        answer.claim()
+        return result
+
+    def answer(self, asked: _effects.Request, leased: bool = False) -> Operation[_native.Answer]:
+        """Ask, and return the answer, which is a success."""
         attempt = 0
         while True:
             yield from self._ready(leased)
             try:
-                status, answer = yield _effects.Request(method, path, encoded, accept, file)
+                answer: _native.Answer = yield asked
                 break
             except ConnectionError as error:
                 yield from self._lost(error, attempt)
                 attempt += 1
-        if status >= 300:
-            raise _errors.from_problem(answer, status)
-        try:
-            return json.loads(answer) if answer else None
-        except ValueError:
-            raise _errors.from_problem(answer, status) from None
+        if answer.status >= 300:
+            raise _errors.from_problem(answer.body, answer.status)
+        return answer
 
     def open(self, method: str, path: str) -> Operation[_native.Stream]:
         """Ask for what comes bit by bit."""
@@ -186,11 +192,13 @@ class Connection:
 
     def _do(self, effect: _effects.Effect) -> Any:
         if isinstance(effect, _effects.Request):
-            return self._session().request(effect.method, effect.path, effect.body, effect.accept, effect.file)
+            return self._session().request(
+                effect.method, effect.path, effect.body, effect.file, effect.undo, effect.finish
+            )
         if isinstance(effect, _effects.Hold):
             return self._session().hold(effect.lease)
         if isinstance(effect, _effects.Open):
-            return self._session().open(effect.method, effect.path, effect.body, effect.accept)
+            return self._session().open(effect.method, effect.path, effect.body)
         if isinstance(effect, _effects.Read):
             return self._session().read(effect.stream)
         if isinstance(effect, _effects.Sleep):
@@ -200,12 +208,12 @@ class Connection:
     async def _do_async(self, effect: _effects.Effect) -> Any:
         if isinstance(effect, _effects.Request):
             return await self._session().request_async(
-                effect.method, effect.path, effect.body, effect.accept, effect.file
+                effect.method, effect.path, effect.body, effect.file, effect.undo, effect.finish
             )
         if isinstance(effect, _effects.Hold):
             return await self._session().hold_async(effect.lease)
         if isinstance(effect, _effects.Open):
-            return await self._session().open_async(effect.method, effect.path, effect.body, effect.accept)
+            return await self._session().open_async(effect.method, effect.path, effect.body)
         if isinstance(effect, _effects.Read):
             return await self._session().read_async(effect.stream)
         if isinstance(effect, _effects.Sleep):
@@ -224,6 +232,14 @@ class Connection:
         _of_parents.append(before.session)
         if self._url is not None:
             self._session_at(self._url, self._token)
+
+
+def content(answer: _native.Answer) -> Any:
+    """Return the JSON of an answer."""
+    try:
+        return json.loads(answer.body) if answer.body else None
+    except ValueError:
+        raise _errors.from_problem(answer.body, answer.status) from None
 
 
 _connections: "weakref.WeakSet[Connection]" = weakref.WeakSet()

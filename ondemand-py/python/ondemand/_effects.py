@@ -17,13 +17,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Request:
-    """An HTTP request; its outcome is a status and a body."""
+    """An HTTP request; its outcome is an answer.
+
+    If that is a success which nobody claims, what it made is deleted: `undo` is where, and `{FIELD}` in it is that field of the answer. With
+    `finish` the request is carried to its end even if nobody waits any more.
+    """
 
     method: str
     path: str
     body: Optional[bytes] = None
-    accept: Optional[str] = None
     file: Optional[str] = None
+    undo: Optional[str] = None
+    finish: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,6 @@ class Open:
     method: str
     path: str
     body: Optional[bytes] = None
-    accept: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -190,13 +190,27 @@ _CLASSES: Dict[str, Type[Error]] = {
     )
 }
 
+# Hints name the program's commands. Whoever has the package may not have the program.
+_IN_PYTHON = {
+    "`ondemand dataset list`": "`od.datasets.list()`",
+    "`ondemand dataset import NAME --dump FILE`": "`od.datasets.import_(NAME, FILE)`",
+    "`ondemand env list`": "`od.environments.list()`",
+    "apt-get install postgresql, or set postgres.bin-dir": "apt-get install postgresql, or pip install 'ondemand[postgres]'",
+}
+
+
+def _in_python(hint: str) -> str:
+    for command, call in _IN_PYTHON.items():
+        hint = hint.replace(command, call)
+    return hint
+
 
 def from_problem(body: bytes, status: int = 0) -> Error:
     """Make the exception for an answer that is a problem (RFC 9457)."""
     try:
         problem = json.loads(body)
         code, detail = str(problem["code"]), str(problem["detail"])
-        hint = problem.get("hint")
+        hint = _in_python(problem["hint"]) if problem.get("hint") else None
         causes, log = problem.get("causes") or (), problem.get("log") or ()
     except (ValueError, TypeError, KeyError, AttributeError):
         return Unreachable(

@@ -39,6 +39,8 @@ class Snapshot:
     """The Postgres database that holds the data."""
     data_bytes: int
     dump_bytes: int
+    derived: bool
+    """Whether `dataset_from()` built it: it is no dataset that `pg_snapshot()` uses where none is named."""
     databases: int
     """How many databases live on it."""
 
@@ -53,6 +55,7 @@ class Snapshot:
             dbname=json["Dbname"],
             data_bytes=json["Data_bytes"],
             dump_bytes=json["Dump_bytes"],
+            derived=json.get("Derived", False),
             databases=json["Servers"],
         )
 
@@ -255,13 +258,20 @@ class Coordinates:
         return self.url_for("postgresql")
 
     def url_for(self, scheme: str) -> str:
-        """Return the connection URL with another scheme, such as SQLAlchemy's `postgresql+psycopg`."""
+        """Return the connection URL with another scheme, as SQLAlchemy wants one.
+
+        >>> sqlalchemy.create_engine(db.url_for("postgresql+psycopg"))
+        """
         host = f"[{self.host}]" if ":" in self.host else self.host
         user, password, dbname = (quote(text, safe="") for text in (self.user, self.password, self.dbname))
         return f"{scheme}://{user}:{password}@{host}:{self.port}/{dbname}"
 
     def dsn(self) -> str:
-        """Return the keywords and values that libpq takes: `host=... port=... user=...`."""
+        """Return the keywords and values that libpq takes.
+
+        >>> db.dsn()
+        'host=127.0.0.1 port=5433 user=postgres password=... dbname=postgres'
+        """
         values = {
             "host": self.host,
             "port": str(self.port),

@@ -4,6 +4,13 @@ from typing import Awaitable, Callable, Optional, Union
 VERSION: str
 CODES: list[str]
 
+class Answer:
+    @property
+    def status(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
+    def claim(self) -> None: ...
+
 class Stream:
     @property
     def status(self) -> int: ...
@@ -15,22 +22,24 @@ class Session:
         method: str,
         path: str,
         body: Optional[bytes] = None,
-        accept: Optional[str] = None,
         file: Optional[Union[str, PathLike[str]]] = None,
-    ) -> tuple[int, bytes]: ...
+        undo: Optional[str] = None,
+        finish: bool = False,
+    ) -> Answer: ...
     def request_async(
         self,
         method: str,
         path: str,
         body: Optional[bytes] = None,
-        accept: Optional[str] = None,
         file: Optional[Union[str, PathLike[str]]] = None,
-    ) -> Awaitable[tuple[int, bytes]]: ...
+        undo: Optional[str] = None,
+        finish: bool = False,
+    ) -> Awaitable[Answer]: ...
     def open(
-        self, method: str, path: str, body: Optional[bytes] = None, accept: Optional[str] = None
+        self, method: str, path: str, body: Optional[bytes] = None
     ) -> Stream: ...
     def open_async(
-        self, method: str, path: str, body: Optional[bytes] = None, accept: Optional[str] = None
+        self, method: str, path: str, body: Optional[bytes] = None
     ) -> Awaitable[Stream]: ...
     def read(self, stream: Stream) -> Optional[bytes]: ...
     def read_async(self, stream: Stream) -> Awaitable[Optional[bytes]]: ...

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import timedelta
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 from urllib.parse import quote, urlencode
 
-from . import _errors, _native
-from ._connection import Connection
+from . import _effects, _errors, _native
+from ._connection import Connection, content
 from ._effects import Operation
 from ._models import Dataset, Environment, Json, Plan, Snapshot
 
@@ -50,7 +51,9 @@ def create(
         body["Settings"] = dict(settings)
     if leased:
         body["Lease"] = connection.lease
-    return (yield from connection.request("POST", "/servers", body, leased=leased))  # type: ignore[no-any-return]
+    # It takes a moment, so whoever is interrupted has it made and deleted. To break off could come too late, and leave it.
+    made = yield from connection.request("POST", "/servers", body, leased=leased, undo="/servers/{Id}", finish=True)
+    return made  # type: ignore[no-any-return]
 
 
 def get(connection: Connection, database: str) -> Operation[Json]:
@@ -65,7 +68,7 @@ def databases(connection: Connection) -> Operation[List[Json]]:
 
 def delete(connection: Connection, database: str) -> Operation[None]:
     """Delete a database."""
-    yield from connection.request("DELETE", _path("servers", database))
+    yield from connection.request("DELETE", _path("servers", database), finish=True)
 
 
 def close(connection: Connection, database: str) -> Operation[None]:
@@ -95,10 +98,10 @@ def keep(connection: Connection, database: str, lifetime: Optional[Ttl]) -> Oper
     return (yield from connection.request("PATCH", _path("servers", database), body))  # type: ignore[no-any-return]
 
 
-def publish(connection: Connection, database: str, dataset: str) -> Operation[Snapshot]:
+def publish(connection: Connection, database: str, dataset: str, derived: bool = False) -> Operation[Snapshot]:
     """Make a dataset's newest version of a database, which is gone then."""
     path = _path("servers", database, "publish")
-    return Snapshot._read((yield from connection.request("POST", path, {"Dataset": dataset})))
+    return Snapshot._read((yield from connection.request("POST", path, {"Dataset": dataset, "Derived": derived})))
 
 
 def datasets(connection: Connection) -> Operation[List[Dataset]]:
@@ -187,8 +190,14 @@ def _token(given: Optional[str]) -> Optional[str]:
 
 def create_environment(connection: Connection, wanted: Json) -> Operation[Environment]:
     """Create an environment, and return it once it answers."""
-    done = yield from connection.request("POST", "/envs", wanted)
-    return (yield from environment(connection, done.get("name") or wanted["name"]))
+    # It takes minutes, so whoever is interrupted breaks it off, which the server undoes.
+    # The answer has the name only if none was asked for.
+    named = wanted.get("name")
+    undo = _path("envs", named) if named else "/envs/{name}"
+    answer = yield from connection.answer(_effects.Request("POST", "/envs", json.dumps(wanted).encode(), undo=undo))
+    made = yield from environment(connection, content(answer).get("name") or wanted["name"])
+    answer.claim()
+    return made
 
 
 def plan_environment(connection: Connection, wanted: Json) -> Operation[Plan]:

