@@ -25,6 +25,7 @@ mod deploy;
 mod failures;
 mod follow;
 mod inner;
+mod last_line;
 mod names;
 mod plan;
 mod ready;

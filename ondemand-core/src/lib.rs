@@ -25,6 +25,7 @@ mod name;
 mod notation;
 mod ondemand;
 pub mod orchestrator;
+mod pause;
 pub mod postgres;
 pub mod progress;
 pub mod router;

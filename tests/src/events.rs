@@ -38,9 +38,16 @@ impl Steps {
     /// # Errors
     /// If it has not within 100 seconds, or the answer ends before, with all that was told.
     pub async fn until(&mut self, phase: &str) -> Result<()> {
-        let phase = format!("\"phase\":\"{phase}\"");
-        while !self.text.contains(&phase) {
-            ensure!(self.more().await?, "it ended before {phase}:\n{}", self.text);
+        self.until_told(&format!("\"phase\":\"{phase}\"")).await
+    }
+
+    /// Waits until something has been told.
+    ///
+    /// # Errors
+    /// If it has not within 100 seconds, or the answer ends before, with all that was told.
+    pub async fn until_told(&mut self, what: &str) -> Result<()> {
+        while !self.text.contains(what) {
+            ensure!(self.more().await?, "it ended before {what}:\n{}", self.text);
         }
         Ok(())
     }

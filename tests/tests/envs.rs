@@ -264,12 +264,22 @@ async fn a_name_is_made_where_none_is_given() -> Result<()> {
 #[tokio::test]
 async fn progress_is_told_step_by_step() -> Result<()> {
     let place = Place::new().await?;
-    // Long enough for its log to be read while it is made.
-    place.shop.write("back", "build.sh", "echo slow >version.txt; sleep 2\n")?;
+    // What the back end writes is told while the front end is up already, which wrote last.
+    let go = place.home.path().join("go");
+    let build = format!("echo slow >version.txt\nuntil [ -e {} ]; do sleep 0.05; done\n", go.display());
+    place.shop.write("back", "build.sh", &build)?;
     place.shop.push("back", "slow", "Take one's time").await?;
-    let request = place.server.request(Method::POST, "/envs").header("accept", "text/event-stream");
-    let answer = request.body(r#"{"name":"demo","github-back-branch":"slow"}"#).send().await?.error_for_status()?;
-    let text = answer.text().await?;
+    let request = place.server.request(Method::POST, "/envs");
+    let mut steps = Steps::of(request.body(r#"{"name":"demo","github-back-branch":"slow"}"#)).await?;
+    eventually(async || {
+        let log = place.server.request(Method::GET, "/envs/demo/logs").send().await?.text().await?;
+        ensure!(log.contains("front: listening on port"), "{log}");
+        Ok(())
+    })
+    .await?;
+    steps.until_told(r#""service":"back","detail":"[ondemand] building"#).await?;
+    std::fs::write(go, "")?;
+    let text = steps.rest().await?;
     let phases: Vec<String> = text
         .lines()
         .filter_map(|line| line.strip_prefix("data: "))
@@ -279,7 +289,6 @@ async fn progress_is_told_step_by_step() -> Result<()> {
     told.dedup();
     told.retain(|phase| phase != "waiting");
     assert_eq!(told, ["resolving", "cloning-data", "deploying", "building", "ready"], "{text}");
-    assert!(text.contains("[ondemand]"), "the last line of a log is told: {text}");
     let last = text.trim_end().rsplit("\n\n").next().unwrap_or_default();
     assert_eq!(last, "event: done\ndata: {\"status\":\"done\",\"urls\":[\"demo.localhost\",\"demoapi.localhost\"]}");
     place.delete("demo").await?;

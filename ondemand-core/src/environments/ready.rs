@@ -4,23 +4,19 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
-
 use super::Phase;
 use super::deploy::Teller;
 use super::inner::Inner;
+use super::last_line::LastLine;
 use super::record::{HostRoute, Record};
 use super::routes::upstreams;
 use crate::error::{Error, Result};
-use crate::name::{Hostname, ServiceName, StackName};
+use crate::name::{Hostname, ServiceName};
 use crate::orchestrator::depends;
-use crate::orchestrator::{LogOptions, RestartCondition, Service, ServiceSpec, ServiceState, Stack, StackSpec};
+use crate::orchestrator::{RestartCondition, Service, ServiceSpec, ServiceState, Stack, StackSpec};
+use crate::pause;
 use crate::template::{RouteSetting, Settings};
 
-/// How long it waits between two looks.
-const PAUSE: Duration = Duration::from_millis(150);
 /// How often a service may end by itself before it is taken to do nothing else.
 const MOST_RESTARTS: u32 = 3;
 /// How long a service stays ended that is to be started again, before it is taken to have been given up: a Swarm takes a moment to begin with the next
@@ -111,7 +107,10 @@ pub(super) async fn answer_themselves(
                     return Ok(());
                 }
                 let answering = !waiting.is_empty() && waiting.iter().all(|(_, said)| matches!(said, Said::Wrong(_)));
-                last_line.tell(teller, if answering { Phase::Waiting } else { Phase::Building });
+                let routed = |name: &ServiceName| checks.iter().any(|check| check.route.service == *name);
+                let silent = |name: &ServiceName| waiting.iter().any(|(check, _)| check.route.service == *name);
+                let phase = if answering { Phase::Waiting } else { Phase::Building };
+                last_line.tell(teller, phase, |service| silent(service) || !routed(service));
             }
             Err(error) if error.is_transient() => tracing::debug!(%error, "the engine does not answer; asking again"),
             Err(error) => return Err(error),
@@ -127,7 +126,7 @@ pub(super) async fn answer_themselves(
             let log = inner.log_tail(&spec.name, service).await;
             return Err(Error::NotReady { waited: patience.waited(), last, log });
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pause::after(patience.waited())).await;
     }
 }
 
@@ -136,6 +135,7 @@ pub(super) async fn answer_themselves(
 /// # Errors
 /// [`Error::NotReady`].
 pub(super) async fn answer_through_proxy(inner: &Inner, checks: &[Check], patience: &Patience) -> Result<()> {
+    let begun = Instant::now();
     for check in checks {
         loop {
             let asked = ask(inner, inner.options.proxy.trim_end_matches('/'), check).await;
@@ -144,7 +144,7 @@ pub(super) async fn answer_through_proxy(inner: &Inner, checks: &[Check], patien
                 let last = format!("{} through the proxy: {said}", check.route.host);
                 return Err(Error::NotReady { waited: patience.waited(), last, log: Vec::new() });
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause::after(begun.elapsed())).await;
         }
     }
     Ok(())
@@ -239,45 +239,6 @@ fn has_failed(spec: &StackSpec, wanted: &ServiceSpec, service: &Service, ended: 
 
 fn again_and_again(restarts: u32) -> String {
     format!("it ended by itself {restarts} times")
-}
-
-/// A service, and what it wrote.
-type Line = (String, String);
-
-/// The last line that any service wrote.
-struct LastLine {
-    seen: watch::Receiver<Option<Line>>,
-    told: std::sync::Mutex<Option<(Phase, Option<Line>)>>,
-    _reading: AbortOnDropHandle<()>,
-}
-
-impl LastLine {
-    fn follow(inner: &Inner, stack: &StackName) -> Self {
-        let options = LogOptions { follow: true, ..LogOptions::default() };
-        let mut lines = inner.orchestrator.logs(stack, options);
-        let (tell, seen) = watch::channel(None);
-        let reading = tokio::spawn(async move {
-            while let Some(line) = lines.next().await {
-                if let Ok(line) = line
-                    && !line.text.trim().is_empty()
-                {
-                    tell.send_replace(Some((line.service.to_string(), line.text)));
-                }
-            }
-        });
-        Self { seen, told: std::sync::Mutex::default(), _reading: AbortOnDropHandle::new(reading) }
-    }
-
-    /// Tells what is new.
-    fn tell(&self, teller: &Teller, phase: Phase) {
-        let now = (phase, self.seen.borrow().clone());
-        let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if told.as_ref() != Some(&now) {
-            let (service, line) = now.1.clone().unzip();
-            teller.tell(phase, service, line);
-            *told = Some(now);
-        }
-    }
 }
 
 /// Returns the checks of the routes that an environment has: each is asked for what the template says of its suffix, and the plain name for what it

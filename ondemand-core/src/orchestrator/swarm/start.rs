@@ -17,26 +17,26 @@ use super::whole::Whole;
 use crate::error::{Error, Result};
 use crate::name::ServiceName;
 use crate::orchestrator::{Condition, Healthcheck, ServiceSpec, StackSpec};
+use crate::pause;
 
-/// How often tasks are looked at while something is waited for: soon at first.
-const PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// How long a task may have no place to run before that counts: what was just removed may still be in its way.
 const NO_PLACE: time::Duration = time::Duration::seconds(8);
 /// From when on a container that is not healthy yet counts as started.
 const STARTED: time::Duration = time::Duration::seconds(3);
 /// How long a manager may not answer while something is waited for.
 const MISSING: Duration = Duration::from_secs(30);
+/// When one that did not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Sees a deployment again and again, with growing pauses, and forgives a manager that is away for a moment.
 pub(super) struct Watch {
-    pause: Duration,
+    begun: Instant,
     away: Option<Instant>,
 }
 
 impl Watch {
     pub(super) fn new() -> Self {
-        Self { pause: PAUSE, away: None }
+        Self { begun: Instant::now(), away: None }
     }
 
     /// Returns the deployment as it is now.
@@ -53,7 +53,7 @@ impl Watch {
                         return Err(error);
                     }
                     tracing::debug!(%error, "the manager does not answer; trying again");
-                    sleep(LONGEST_PAUSE).await;
+                    sleep(ASK_AGAIN).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -61,9 +61,8 @@ impl Watch {
     }
 
     /// Waits until it is time to look again.
-    pub(super) async fn rest(&mut self) {
-        sleep(self.pause).await;
-        self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
+    pub(super) async fn rest(&self) {
+        sleep(pause::after(self.begun.elapsed())).await;
     }
 }
 

@@ -83,6 +83,7 @@ async fn main() -> Result<()> {
         let took = create(&cluster, &format!("live-{live}"), &token).await?;
         first.add(live < 5, took);
         last.add(live + 5 >= arguments.live, took);
+        eprintln!("{} of {} live, the last after {took:?}", live + 1, arguments.live);
     }
     report.ratio(
         &format!("the last of {} environments / the first", arguments.live),

@@ -1,0 +1,33 @@
+//! How long to wait between two looks at something that tells no event.
+
+use std::time::Duration;
+
+/// Below this, looking is all that is done.
+const SHORTEST: Duration = Duration::from_millis(25);
+/// Above this, a person notices.
+const LONGEST: Duration = Duration::from_millis(250);
+
+/// Returns the pause after `waited`: a twentieth of that, so that what happens is seen at most 5 % late, and what takes long is looked at seldom.
+pub(crate) fn after(waited: Duration) -> Duration {
+    (waited / 20).clamp(SHORTEST, LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_a_second_is_seen_within_a_twentieth_of_it() {
+        for (waited, pause) in [(0, 25), (500, 25), (1000, 50), (1200, 60), (5000, 250), (60_000, 250)] {
+            assert_eq!(after(Duration::from_millis(waited)), Duration::from_millis(pause), "after {waited} ms");
+        }
+        // As seen by somebody who looks at all of them from the beginning.
+        let (mut now, mut looks) = (Duration::ZERO, 0);
+        while now < Duration::from_millis(1200) {
+            now += after(now);
+            looks += 1;
+        }
+        assert!(now <= Duration::from_millis(1260), "{now:?}");
+        assert!(looks < 45, "{looks} looks");
+    }
+}
