@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 /// Below this, looking is all that is done.
-const SHORTEST: Duration = Duration::from_millis(25);
+const SHORTEST: Duration = Duration::from_millis(20);
 /// Above this, a person notices.
 const LONGEST: Duration = Duration::from_millis(250);
 
-/// Returns the pause after `waited`: a twentieth of that, so that what happens is seen at most 5 % late, and what takes long is looked at seldom.
+/// Returns the pause after `waited`: a fortieth of that, so that what happens is seen at most 2.5 % late, and what takes long is looked at seldom.
 pub(crate) fn after(waited: Duration) -> Duration {
-    (waited / 20).clamp(SHORTEST, LONGEST)
+    (waited / 40).clamp(SHORTEST, LONGEST)
 }
 
 #[cfg(test)]
@@ -17,8 +17,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_takes_a_second_is_seen_within_a_twentieth_of_it() {
-        for (waited, pause) in [(0, 25), (500, 25), (1000, 50), (1200, 60), (5000, 250), (60_000, 250)] {
+    fn what_takes_a_second_is_seen_within_a_fortieth_of_it() {
+        for (waited, pause) in [(0, 20), (500, 20), (1000, 25), (1200, 30), (10_000, 250), (60_000, 250)] {
             assert_eq!(after(Duration::from_millis(waited)), Duration::from_millis(pause), "after {waited} ms");
         }
         // As seen by somebody who looks at all of them from the beginning.
@@ -27,7 +27,7 @@ mod tests {
             now += after(now);
             looks += 1;
         }
-        assert!(now <= Duration::from_millis(1260), "{now:?}");
-        assert!(looks < 45, "{looks} looks");
+        assert!(now <= Duration::from_millis(1230), "{now:?}");
+        assert!(looks < 60, "{looks} looks");
     }
 }

@@ -8,6 +8,7 @@ mod stack;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use futures_util::future::try_join_all;
 use ondemand_core::Secret;
 use ondemand_tests::Cluster;
 use ondemand_tests::cluster::variable;
@@ -91,9 +92,8 @@ async fn main() -> Result<()> {
         first.median(),
         1.2,
     );
-    for live in 0..arguments.live {
-        delete(&cluster, &format!("live-{live}"), &token).await?;
-    }
+    let names: Vec<_> = (0..arguments.live).map(|live| format!("live-{live}")).collect();
+    try_join_all(names.iter().map(|name| delete(&cluster, name, &token))).await?;
     cluster.nothing_is_left().await?;
     report.print("median / median of the peer or the first five, measured in turn in this run");
     Ok(())
