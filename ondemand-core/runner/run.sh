@@ -26,6 +26,7 @@ set -f
 od_child=
 od_signal=
 od_token=
+od_input=
 
 # Puts a text without the token into od_hidden.
 hide() {
@@ -252,7 +253,7 @@ run_git() {
             GIT_CONFIG_COUNT GIT_CONFIG_PARAMETERS GIT_TRACE GIT_TRACE_CURL GIT_CURL_VERBOSE GIT_TRACE_PACKET GIT_TRACE2 \
             GIT_TRACE2_EVENT GIT_TRACE2_PERF GIT_TRACE_SETUP GIT_ASKPASS SSH_ASKPASS
         export GIT_CONFIG_GLOBAL="$od_state/settings" GIT_TERMINAL_PROMPT=0 LC_ALL=C
-        exec git "$@" </dev/null
+        exec git "$@" <"${od_input:-/dev/null}"
     )
 }
 
@@ -333,8 +334,58 @@ fetch() {
 # Removes what a Git that was killed has left.
 unlock() { find "$1" -name '*.lock' -type f -exec rm -f {} + 2>/dev/null; }
 
-# Fetches the commit into the cache, which others use at the same time, and tells whether it is there.
-fill_cache() {
+# Puts a pack of the cache into the workspace, and tells whether it has all of the commit that it is named after. Git numbers objects by
+# what is in them, so what others put there can be missing, and cannot be something else.
+take() {
+    od_held=${1##*/}
+    od_held=${od_held%.pack}
+    case $od_held in *[!0-9a-f]*) return 1 ;; esac
+    if ! [ -f "$1" ]; then return 1; fi
+    od_shallow=$(cat "$od_workspace/.git/shallow" 2>/dev/null)
+    # What came before it is not there.
+    {
+        if [ -n "$od_shallow" ]; then printf '%s\n' "$od_shallow"; fi
+        printf '%s\n' "$od_held"
+    } >"$od_workspace/.git/shallow"
+    od_input=$1
+    try_git -C "$od_workspace" index-pack --stdin
+    od_taken=$?
+    od_input=
+    if [ "$od_taken" -eq 0 ] && try_git -C "$od_workspace" rev-list --objects --quiet "$od_held"; then return; fi
+    rm -f "$od_workspace/.git/shallow"
+    if [ -n "$od_shallow" ]; then printf '%s\n' "$od_shallow" >"$od_workspace/.git/shallow"; fi
+    say "the cache of $od_name is broken, and is made anew"
+    rm -f "$1"
+    return 1
+}
+
+# Puts the commit into the cache, in place of others: the next one differs from it by little.
+keep() {
+    printf -- '--shallow %s\n%s\n' "$od_commit" "$od_commit" >"$od_state/wanted"
+    od_input=$od_state/wanted
+    try_git -C "$od_workspace" pack-objects --revs --quiet "$od_state/pack"
+    od_input=
+    set +f
+    rm -f "$od_packs"/new.*
+    # A name that nobody can have put something under.
+    if od_new=$(mktemp "$od_packs/new.XXXXXX" 2>/dev/null) && cat "$od_state"/pack-*.pack 2>/dev/null >"$od_new" &&
+        chmod 644 "$od_new" && mv -f "$od_new" "$od_packs/$od_commit.pack"; then
+        for od_one in "$od_packs"/*.pack; do
+            if [ "$od_one" != "$od_packs/$od_commit.pack" ]; then rm -f "$od_one"; fi
+        done
+    else
+        say "the cache of $od_name cannot be written, and is not used"
+        rm -f "$od_packs"/new.*
+    fi
+    rm -f "$od_state"/pack-*
+    set -f
+}
+
+# Fetches the commit by way of the cache, which others use at the same time, and tells whether it is in the workspace.
+#
+# The cache holds packs, each of one commit and its files. It is never a repository to Git: whoever may mount it could put settings and hooks
+# there, which Git would follow with somebody else's token at hand.
+use_cache() {
     if [ -z "$od_cache" ]; then return 1; fi
     if ! mkdir -p "$od_cache/git" 2>/dev/null || ! [ -w "$od_cache/git" ]; then
         say "the cache cannot be written, and is not used: $od_cache"
@@ -345,45 +396,34 @@ fill_cache() {
         return 1
     fi
     # Part of the name for people; the number tells equal names apart.
-    od_mirror=$od_cache/git/${od_name##*/}-$(printf %s "$od_url" | cksum | tr ' ' -)
+    od_packs=$od_cache/git/${od_name##*/}-$(printf %s "$od_url" | cksum | tr ' ' -)
     # Tried aside first, for a shell ends when it cannot open one of its own.
-    if ! (: >>"$od_mirror.lock-file") 2>/dev/null || { [ -d "$od_mirror/objects" ] && ! [ -w "$od_mirror/objects" ]; }; then
+    if [ -h "$od_packs" ] || ! mkdir -p "$od_packs" 2>/dev/null || ! (: >>"$od_packs/lock") 2>/dev/null; then
         say "the cache of $od_name is another user's, and is not used"
         return 1
     fi
-    exec 9>>"$od_mirror.lock-file"
+    exec 9>>"$od_packs/lock"
     # A lock that ends with whoever holds it, however that ends.
     attend flock 9
     end_if_asked "waiting for the cache"
-    od_filled=1
-    if [ "$od_status" -eq 0 ]; then
-        unlock "$od_mirror"
-        # Made if it is not there, or not whole.
-        if try_git init --quiet --bare "$od_mirror"; then
-            if has_commit "$od_mirror"; then
-                say "taking $od_name from the cache"
-                od_filled=0
-            elif fetch "$od_mirror" "$od_url"; then
-                od_filled=0
-            elif said 'permission denied' || said 'no space left' || said 'unable to write'; then
-                show_said
-                say "the cache of $od_name cannot be written, and is not used"
-            elif said 'corrupt' || said 'not a git repository' || said 'bad object'; then
-                say "the cache of $od_name is broken, and is made anew next time"
-                rm -rf "$od_mirror"
-            else
-                fail_clone
-            fi
-        fi
+    if [ "$od_status" -ne 0 ]; then
+        exec 9>&-
+        return 1
     fi
-    if [ "$od_filled" -eq 0 ] && ! try_git -C "$od_workspace" fetch --quiet --no-tags --depth=1 "file://$od_mirror" \
-        "+$od_commit:refs/ondemand/commits/$od_commit"; then
-        say "the cache of $od_name is broken, and is made anew next time"
-        rm -rf "$od_mirror"
-        od_filled=1
+    if take "$od_packs/$od_commit.pack"; then
+        say "taking $od_name from the cache"
+    else
+        set +f
+        for od_one in "$od_packs"/*.pack; do
+            set -f
+            # Then only what differs from that one is fetched.
+            if take "$od_one" && try_git -C "$od_workspace" update-ref refs/ondemand/base "$od_held"; then break; fi
+        done
+        set -f
+        if ! fetch "$od_workspace" "$od_url"; then fail_clone; fi
+        keep
     fi
     exec 9>&-
-    return "$od_filled"
 }
 
 # Puts the files of the commit, and nothing else, into the workspace.
@@ -391,7 +431,7 @@ clone() {
     say "cloning $od_name at $od_short"
     unlock "$od_workspace/.git"
     if ! try_git init --quiet "$od_workspace"; then fail_clone; fi
-    if ! has_commit "$od_workspace" && ! fill_cache && ! fetch "$od_workspace" "$od_url"; then fail_clone; fi
+    if ! has_commit "$od_workspace" && ! use_cache && ! fetch "$od_workspace" "$od_url"; then fail_clone; fi
     if ! try_git -C "$od_workspace" checkout --quiet --force --detach "$od_commit"; then fail_clone; fi
     # A cache that is mounted in the workspace is not what a build has left.
     od_keep=
