@@ -20,10 +20,10 @@ use crate::template::{RouteSetting, Settings};
 /// How often a service may end by itself before it is taken to do nothing else.
 const MOST_RESTARTS: u32 = 3;
 /// How long a service stays ended that is to be started again, before it is taken to have been given up: a Swarm takes a moment to begin with the next
-/// task. Child processes are not started again while their environment is made, so the first time it must not be long.
-const NOT_BEGUN: Duration = Duration::from_millis(500);
-/// The same for one that was started again before.
-const GIVEN_UP: Duration = Duration::from_secs(3);
+/// task, and longer where the managers' disks are busy.
+const GIVEN_UP: Duration = Duration::from_secs(5);
+/// The same where nobody starts it again while its environment is made, as with child processes.
+const LEFT: Duration = Duration::from_millis(500);
 
 /// How long an environment may take until all its routes answer, from the beginning of its deployment.
 #[derive(Debug, Clone, Copy)]
@@ -209,7 +209,9 @@ impl Ended {
 async fn failure(inner: &Inner, spec: &StackSpec, stack: &Stack, ended: &mut Ended) -> Option<Error> {
     for service in &stack.services {
         let Some(wanted) = spec.services.iter().find(|wanted| wanted.name == service.name) else { continue };
-        let Some(reason) = has_failed(spec, wanted, service, ended.look(service)) else { continue };
+        let patience = if inner.options.revive { LEFT } else { GIVEN_UP };
+        let given_up = ended.look(service) >= patience;
+        let Some(reason) = has_failed(spec, wanted, service, given_up) else { continue };
         let reason = match &service.error {
             Some(error) if !reason.contains(error) => format!("{reason}: {error}"),
             _ => reason,
@@ -220,18 +222,15 @@ async fn failure(inner: &Inner, spec: &StackSpec, stack: &Stack, ended: &mut End
     None
 }
 
-/// `ended` is for how long the service has been seen to have ended.
-fn has_failed(spec: &StackSpec, wanted: &ServiceSpec, service: &Service, ended: Duration) -> Option<String> {
+/// `given_up` tells whether it has been seen to have ended for so long that nobody will start it again.
+fn has_failed(spec: &StackSpec, wanted: &ServiceSpec, service: &Service, given_up: bool) -> Option<String> {
     let restarts = wanted.placement.restart_policy.as_ref().map(|policy| policy.condition);
-    let patience = if service.restarts == 0 { NOT_BEGUN } else { GIVEN_UP };
     match service.state {
         ServiceState::Exited { status: Some(0) } if depends::runs_once(spec, wanted) => None,
         ServiceState::Exited { status: Some(0) } if restarts != Some(RestartCondition::Any) => None,
         _ if service.restarts >= MOST_RESTARTS => Some(again_and_again(service.restarts)),
         // Whoever starts it again has not done so yet.
-        ServiceState::Exited { .. } if restarts.is_some_and(|c| c != RestartCondition::None) && ended < patience => {
-            None
-        }
+        ServiceState::Exited { .. } if restarts.is_some_and(|c| c != RestartCondition::None) && !given_up => None,
         ServiceState::Exited { .. } => Some(format!("it {}", service.state)),
         _ => None,
     }
@@ -270,12 +269,12 @@ mod tests {
                 condition.map(|condition| RestartPolicy { condition, ..RestartPolicy::default() });
             StackSpec::new("demo".parse().unwrap(), AttemptId::random().unwrap(), vec![service])
         };
-        let failed = |condition, status, restarts, ended| {
+        let failed = |condition, status, restarts, given_up| {
             let service = Service { restarts, ..Service::new(name.clone(), ServiceState::Exited { status }) };
             let spec = spec(condition);
-            has_failed(&spec, &spec.services[0], &service, ended)
+            has_failed(&spec, &spec.services[0], &service, given_up)
         };
-        let (now, late) = (Duration::ZERO, GIVEN_UP);
+        let (now, late) = (false, true);
         // Nobody starts it again.
         assert_eq!(failed(None, Some(4), 0, now).as_deref(), Some("it exited with status 4"));
         assert!(failed(Some(RestartCondition::None), Some(4), 0, now).is_some());
@@ -283,7 +282,6 @@ mod tests {
         // Somebody will, unless there were enough tries.
         for condition in [RestartCondition::Any, RestartCondition::OnFailure] {
             for restarts in [0, 1, MOST_RESTARTS - 1] {
-                let late = if restarts == 0 { NOT_BEGUN } else { late };
                 assert_eq!(failed(Some(condition), Some(4), restarts, now), None);
                 assert!(failed(Some(condition), Some(4), restarts, late).is_some());
             }
