@@ -1,5 +1,6 @@
 //! Environments: running copies of the product, built from chosen branches, reached by name.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -79,6 +80,8 @@ pub struct EnvironmentsOptions {
     pub proxy: String,
     /// What people type to reach a host, with `{host}` for it: `https://{host}`.
     pub public_url: String,
+    /// What `${NAME}` is in templates.
+    pub variables: BTreeMap<String, String>,
     /// How many may live at a time.
     pub max: usize,
     /// How many of them one user may have.

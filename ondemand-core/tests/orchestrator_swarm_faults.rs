@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use laboratory::{Services, lines, service, stack, variable};
+use laboratory::{Services, lines, service, stack, variable, written};
 use ondemand_core::orchestrator::{
     Condition, Dependency, LogOptions, Publish, RestartPolicy, ServiceSpec, ServiceState, Stack, Swarm,
 };
@@ -80,6 +80,7 @@ async fn an_endpoint_follows_its_task_to_another_node() {
     let took = begun.elapsed();
     assert_eq!(moved.services[0].endpoints.len(), 1, "none leads to the dead node: {moved:?}");
     assert!(took < Duration::from_secs(30), "{took:?}");
+    written(&swarm, &spec.name, 1).await;
     assert_eq!(lines(&swarm, &spec.name, LogOptions::default()).await, ["here"], "the living node's log is read");
     let removed = tokio::time::timeout(PATIENCE, swarm.remove(&deployed.id)).await;
     removed.expect("in time, though the dead node cannot say that its task is gone").expect("removed");

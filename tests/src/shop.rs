@@ -33,7 +33,7 @@ impl Shop {
         let repositories = directory.join("repositories");
         let url = format!("file://{}", repositories.display());
         let accounts = ["--accounts", "none"].map(ToOwned::to_owned).into();
-        Self { directory, repositories, url, accounts }.open(|template| template).await
+        Self { directory, repositories, url, accounts }.open().await
     }
 
     /// Makes the same at a forge, which also has the accounts: its repositories are private, and what clones them is given the user's token.
@@ -43,18 +43,13 @@ impl Shop {
     pub async fn at(home: &Home, forge: &Forge) -> Result<Self> {
         let accounts = ["--accounts", "github", "--github-api", &forge.api()].map(ToOwned::to_owned).into();
         let (directory, repositories) = (home.path().join("shop"), forge.repositories());
-        let build = "      ONDEMAND_BUILD:";
-        let with_token = |template: String| {
-            template.replace(build, &format!("      ONDEMAND_TOKEN_FILE: {{{{ secrets.token }}}}\n{build}"))
-        };
-        Self { directory, repositories, url: forge.url(), accounts }.open(with_token).await
+        Self { directory, repositories, url: forge.url(), accounts }.open().await
     }
 
-    async fn open(self, change: impl FnOnce(String) -> String) -> Result<Self> {
+    async fn open(self) -> Result<Self> {
         let shop = self;
         std::fs::create_dir_all(shop.templates())?;
-        let template = std::fs::read_to_string(format!("{EXAMPLES}/templates/demo.yml"))?;
-        std::fs::write(shop.templates().join("demo.yml"), change(template))?;
+        std::fs::copy(format!("{EXAMPLES}/templates/demo.yml"), shop.templates().join("demo.yml"))?;
         for part in ["back", "front"] {
             let (bare, work) = (shop.bare(part), shop.work(part));
             run(Command::new("git").args(["init", "--quiet", "--bare", "--initial-branch", "main"]).arg(&bare)).await?;

@@ -53,6 +53,10 @@ async fn the_transcript_that_users_know_works() -> Result<()> {
     ensure!(done && details["status"] == "ready" && details["owner"]["login"] == "sinewyk", "{details}");
     let (done, log, _) = env_on_demand(&["logs", "--name", "demo", "--github-token", token.expose()]).await?;
     ensure!(done && log.contains("back: [ondemand] cloning shop/back-web at"), "{log}");
+    let logs = cluster.server.request(reqwest::Method::GET, "/envs/demo/logs?service=typo");
+    let refused = logs.bearer_auth(token.expose()).send().await?;
+    ensure!(refused.status() == 404, "{}", refused.status());
+    ensure!(refused.text().await?.contains("typo"), "the service is named");
     let (done, stdout, stderr) = env_on_demand(&["delete", "--name", "demo", "--github-token", token.expose()]).await?;
     ensure!(done && stdout.contains("\"done\""), "{stdout}{stderr}");
     cluster.nothing_is_left().await

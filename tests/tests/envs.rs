@@ -339,6 +339,8 @@ async fn who_goes_away_leaves_nothing() -> Result<()> {
     assert_eq!(request.body(body).send().await?.status(), 202);
     place.delete("demo").await?;
     place.nothing_is_left().await?;
+    // It has not failed: it was not wanted.
+    place.server.refused(("GET", "/envs/demo"), "", (404, "not_found")).await?;
     place.create(json!({ "name": "demo" })).await?;
     place.delete("demo").await?;
     place.nothing_is_left().await

@@ -181,6 +181,7 @@ fn environments_table(config: &EnvironmentsConfig) -> Result<Table, toml::ser::E
         proxy,
         router,
         router_token,
+        variables,
         max,
         max_per_user,
         default_keep_days,
@@ -205,7 +206,8 @@ fn environments_table(config: &EnvironmentsConfig) -> Result<Table, toml::ser::E
         .with("max-keep-days", max_keep_days)?
         .with("reserved-names", reserved_names)?
         .with("ready-timeout", ready_timeout)?
-        .with("follow-interval", follow_interval)?;
+        .with("follow-interval", follow_interval)?
+        .with("variables", variables)?;
     Ok(section.0)
 }
 
@@ -306,6 +308,8 @@ mod tests {
             reserved-names = ["intranet"]
             ready-timeout = "20m"
             follow-interval = "2s"
+            [environments.variables]
+            RUNNER_IMAGE = "registry.dev.internal/runner:3"
             [github]
             accounts = "none"
             url = "https://git.internal/"

@@ -1,5 +1,6 @@
 //! Environments, as `[environments]`, `[github]` and `[swarm]` of `ondemand.toml` configure them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::OrchestratorKind;
@@ -30,6 +31,8 @@ pub struct EnvironmentsConfig {
     pub router: Option<String>,
     /// The token that the API of that proxy wants.
     pub router_token: Option<Secret>,
+    /// What `${NAME}` is in templates.
+    pub variables: BTreeMap<String, String>,
     /// How many may live at a time.
     pub max: usize,
     /// How many of them one user may have.
@@ -96,6 +99,7 @@ impl Default for EnvironmentsConfig {
             proxy: None,
             router: None,
             router_token: None,
+            variables: BTreeMap::new(),
             max: 50,
             max_per_user: 10,
             default_keep_days: 3,

@@ -139,7 +139,10 @@ impl Creation<'_> {
         if let Err(error) = &result {
             tracing::info!(name = %draft.record.name, %error, "an environment could not be made; undoing it");
             self.undo(&draft).await;
-            self.inner.failures.remember(draft.record, error);
+            // What was given up has not failed: whoever did that knows.
+            if !matches!(error, Error::Cancelled) {
+                self.inner.failures.remember(draft.record, error);
+            }
         }
         result
     }

@@ -11,7 +11,7 @@ use super::record::{Record, State};
 use super::{Phase, Step, StepReporter, ready, secrets};
 use crate::databases::{Database, Databases};
 use crate::error::{Error, Result};
-use crate::orchestrator::{Publish, Stack, StackId, StackSpec};
+use crate::orchestrator::{Publish, ServiceState, Stack, StackId, StackSpec};
 use crate::secret::Secret;
 
 /// Tells whoever asked for an environment what is being done.
@@ -89,8 +89,14 @@ pub(super) async fn deploy(
         if let Ok(deployed) = deployed {
             return deployed;
         }
-        let last = "its services do not start, or wait for one that does not do its work".to_owned();
-        let log = inner.log_tail(&spec.name, None).await;
+        let begun = inner.orchestrator.get(&spec.name).await;
+        let late =
+            begun.iter().flat_map(|stack| &stack.services).find(|service| service.state == ServiceState::Starting);
+        let last = match late {
+            Some(service) => format!("service {} does not start, or others wait for what it does not do", service.name),
+            None => "its services do not start, or wait for one that does not do its work".to_owned(),
+        };
+        let log = inner.log_tail(&spec.name, late.map(|service| &service.name)).await;
         Err(Error::NotReady { waited: patience.waited(), last, log })
     };
     unless_cancelled(cancel, deploying).await?;

@@ -194,6 +194,12 @@ impl Inner {
         let mut deployed = self.deployed_as(name).await?;
         let newest = deployed.pop().ok_or_else(|| Error::not_found(Kind::Environment, name))?;
         caller.check(&newest.record.owner)?;
+        // Before anything is answered, as an orchestrator says it only where lines should come.
+        if let Some(service) = &options.service
+            && newest.stack.services.iter().all(|known| known.name != *service)
+        {
+            return Err(Error::not_found(Kind::Service, service));
+        }
         Ok(self.orchestrator.logs(&newest.stack.name, options))
     }
 

@@ -7,7 +7,7 @@ use super::plan::{Draft, absent};
 use super::secrets;
 use crate::compose::Document;
 use crate::databases::Database;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::git::Resolved;
 use crate::orchestrator::StackSpec;
 use crate::template::{DatabaseVariables, OwnerVariables, PartVariables, Variables};
@@ -83,9 +83,17 @@ impl Draft {
             expires: crate::label::rfc3339(record.expires)?,
             secrets: secrets::files(inner, record)?,
             attempt: record.attempt.to_string(),
-            interpolation: BTreeMap::new(),
+            interpolation: inner.options.variables.clone(),
         };
         let document = self.template.render(&variables)?;
+        if let [missing, ..] = document.missing_variables() {
+            return Err(Error::invalid(
+                format!("template {}", record.template),
+                format!(
+                    "the variable {missing} has no value: set it in environments.variables, or give it a default, ${{{missing}:-…}}"
+                ),
+            ));
+        }
         let absent = absent(settings, self.back.is_some(), self.front.is_some());
         document.without_services(&absent.iter().map(String::as_str).collect::<Vec<_>>())
     }

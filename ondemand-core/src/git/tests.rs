@@ -66,6 +66,9 @@ fn branches_are_what_git_allows() {
     }
     // Git takes it for another word for HEAD.
     assert!(Branch::new("@").is_err());
+    // Git takes it, and a Swarm would replace it.
+    assert!(Branch::new("x{{.Node.Hostname}}").is_err());
+    assert!(Branch::new("x{y}").is_ok());
     assert!(Branch::new("x".repeat(256)).is_err());
 }
 

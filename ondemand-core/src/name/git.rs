@@ -57,7 +57,8 @@ impl Repository {
 }
 
 impl Branch {
-    /// Parses the name of a branch, by the rules of `git check-ref-format --branch`.
+    /// Parses the name of a branch, by the rules of `git check-ref-format --branch`, and without `{{`: a Swarm takes that for a placeholder of its own,
+    /// wherever a template puts the name.
     ///
     /// # Errors
     /// [`Error::InvalidName`], with the rule it breaks.
@@ -77,6 +78,9 @@ impl Branch {
         }
         if text.contains("..") || text.contains("@{") || text == "@" || text == "HEAD" {
             return invalid("'..', '@{', '@' and 'HEAD' mean something else to Git");
+        }
+        if text.contains("{{") {
+            return invalid("'{{' means something else to a Swarm");
         }
         if text.starts_with('-') || text.ends_with('.') {
             return invalid("it may not begin with '-' or end with '.'");

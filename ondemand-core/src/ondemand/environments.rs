@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+#[cfg(feature = "swarm")]
+use std::time::Duration;
 
 use super::Ondemand;
 use crate::config::{Accounts, Config, OrchestratorKind};
@@ -55,6 +57,7 @@ pub(super) fn open(
             domain: environments.domain.clone(),
             proxy: environments.proxy.clone().unwrap_or_else(|| proxy.here.clone()),
             public_url: environments.public_url.clone().unwrap_or_else(|| proxy.by_people.clone()),
+            variables: environments.variables.clone(),
             max: environments.max,
             max_per_user: environments.max_per_user,
             default_keep_days: environments.default_keep_days,
@@ -120,6 +123,8 @@ pub(super) fn orchestrator(config: &Config, instance: &str) -> Result<Arc<dyn Or
             host: config.swarm.host.clone(),
             registry_auth: config.swarm.registry_auth.clone(),
             ingress: config.swarm.ingress,
+            // How long an environment may take is its template's to say.
+            start_timeout: Duration::MAX,
             ..SwarmOptions::new(instance)
         })?)),
         #[allow(unreachable_patterns, reason = "all are there unless a feature is left out")]

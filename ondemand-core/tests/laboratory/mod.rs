@@ -10,8 +10,8 @@ use std::time::Duration;
 use bollard::query_parameters::{
     ListConfigsOptions, ListNetworksOptions, ListSecretsOptions, ListServicesOptions, ListTasksOptions,
 };
-use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, TryStreamExt};
 use ondemand_core::conformance::orchestrator::{Harness, Program};
 use ondemand_core::orchestrator::{LogOptions, ServiceSpec, StackSpec, Swarm, SwarmOptions};
 use ondemand_core::{AttemptId, Orchestrator, Selector, ServiceName, StackName};
@@ -136,6 +136,13 @@ pub(crate) fn service_name(name: &str) -> ServiceName {
 
 pub(crate) fn stack(name: &str, services: Vec<ServiceSpec>) -> StackSpec {
     StackSpec::new(StackName::new(name).expect("a stack name"), AttemptId::random().expect("randomness"), services)
+}
+
+/// Waits until the services of a stack have written so many lines: what a container writes is in its log a moment later.
+pub(crate) async fn written(swarm: &Swarm, name: &StackName, count: usize) {
+    let lines = swarm.logs(name, LogOptions { follow: true, ..LogOptions::default() }).take(count);
+    let read = tokio::time::timeout(Duration::from_secs(30), lines.try_collect::<Vec<_>>()).await;
+    read.expect("it is written").expect("a log");
 }
 
 pub(crate) async fn lines(swarm: &Swarm, name: &StackName, options: LogOptions) -> Vec<String> {

@@ -41,6 +41,25 @@ async fn what_has_expired_is_reaped_with_all_that_belongs_to_it() {
 }
 
 #[tokio::test]
+async fn variables_of_a_template_come_from_the_configuration_or_are_missed() {
+    let mut world = World::new().await;
+    let template = "x-ondemand:\n  routes: [{ suffix: '', service: web, port: 80, path: /, status: 200 }]\n\
+                    services:\n  web: { image: '${REGISTRY}/web:${TAG:-1}', entrypoint: [web] }\n";
+    std::fs::write(world.options.templates.join("variables.yml"), template).unwrap();
+    let wanted = || CreateEnvironment { template: Some("variables".into()), ..wanted("demo") };
+    let error = world.environments.create(None, wanted(), silent()).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidInput);
+    let text = error.to_string();
+    assert!(text.contains("REGISTRY") && text.contains("environments.variables"), "{text}");
+    world.check(&[]).await;
+    world.options.variables = BTreeMap::from([("REGISTRY".into(), "registry.dev.internal".into())]);
+    world.reopen();
+    world.environments.create(None, wanted(), silent()).await.unwrap();
+    let spec = world.orchestrator.spec(&"env-demo".parse().unwrap()).unwrap();
+    assert_eq!(spec.services[0].image.as_deref(), Some("registry.dev.internal/web:1"));
+}
+
+#[tokio::test]
 async fn of_two_that_are_ready_the_older_goes() {
     let world = World::new().await;
     world.create("demo").await.unwrap();

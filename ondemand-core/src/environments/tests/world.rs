@@ -73,6 +73,7 @@ impl World {
             max_keep_days: 7,
             reserved_names: vec!["admin".into(), "wwwapi".into()],
             ready_timeout: Duration::from_secs(10),
+            variables: BTreeMap::new(),
             follow_interval: Duration::from_millis(10),
             revive: true,
             run_as: None,

@@ -1,6 +1,6 @@
 //! Starting services in the order of what they wait for, and seeing that they do start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bollard::models::{Task, TaskState};
@@ -23,6 +23,8 @@ use crate::pause;
 const NO_PLACE: time::Duration = time::Duration::seconds(8);
 /// From when on a container that is not healthy yet counts as started.
 const STARTED: time::Duration = time::Duration::seconds(3);
+/// How often what others wait for may end by itself, in one place, before that is all it will do.
+const MOST_ENDS: usize = 3;
 /// How long a manager may not answer while something is waited for.
 const MISSING: Duration = Duration::from_secs(30);
 /// When one that did not answer is asked again.
@@ -247,6 +249,9 @@ fn happened(stack: &StackSpec, whole: &Whole, on: &crate::orchestrator::Dependen
 /// Returns the error if what a service waits for will never happen.
 fn cannot_happen(whole: &Whole, on: &crate::orchestrator::Dependency) -> Option<Error> {
     let tasks = whole.tasks_of(&on.service);
+    if let Some(error) = ends_again_and_again(&tasks, on) {
+        return Some(error);
+    }
     // What the manager has not dealt with yet, it may start again.
     let settled = |task: &&Task| !matches!(task.desired_state, Some(TaskState::RUNNING | TaskState::COMPLETE));
     let over = newest(&tasks).into_iter().filter(settled).find(|task| match (on.condition, doing(task)) {
@@ -260,6 +265,26 @@ fn cannot_happen(whole: &Whole, on: &crate::orchestrator::Dependency) -> Option<
         (None, Doing::Ended(Some(status))) => format!("it ended with status {status}"),
         _ => "it ended".to_owned(),
     };
+    Some(Error::ServiceFailed { service: on.service.to_string(), reason, log: Vec::new() })
+}
+
+/// Returns the error if what a service waits for is started again and again, in vain. A manager remembers five tasks of a place.
+fn ends_again_and_again(tasks: &[&Task], on: &crate::orchestrator::Dependency) -> Option<Error> {
+    let in_vain = |task: &Task| match (on.condition, doing(task)) {
+        (Condition::Healthy, Doing::Ended(_)) => !never_ran(task),
+        (Condition::CompletedSuccessfully, Doing::Ended(status)) => status != Some(0) && !never_ran(task),
+        _ => false,
+    };
+    // One on every node has no number.
+    let place = |task: &Task| (task.slot, task.slot.is_none().then(|| task.node_id.clone()));
+    let mut ends: BTreeMap<_, Vec<&Task>> = BTreeMap::new();
+    for task in tasks.iter().filter(|task| in_vain(task)) {
+        ends.entry(place(task)).or_default().push(task);
+    }
+    let ends = ends.into_values().find(|ends| ends.len() >= MOST_ENDS)?;
+    let (count, last) = (ends.len(), ends.into_iter().max_by_key(|task| since(task))?);
+    let why = complaint(last).map(|why| format!(": {why}")).unwrap_or_default();
+    let reason = format!("it ended by itself {count} times{why}");
     Some(Error::ServiceFailed { service: on.service.to_string(), reason, log: Vec::new() })
 }
 
