@@ -185,9 +185,9 @@ async fn keep_order(state: AppState, interval: Duration) {
                 break;
             }
             Err(error) => {
-                state.set_trouble(&error);
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 tracing::error!(cause, "what runs is not known, and requests have to wait: {error}");
+                state.set_trouble(&error);
                 tokio::time::sleep(interval).await;
             }
         }

@@ -70,10 +70,7 @@ start() {
     # Written down before it is made, so that a stop finds it whenever this is cut off.
     id=$(random_id)
     echo "$id" >"$dir/id"
-    subnet=$(free_subnet)
-    ip link add name "$id" type bridge
-    ip addr add "$subnet.1/24" dev "$id"
-    ip link set "$id" up
+    subnet=$(make_bridge "$id")
 
     # A containerd of its own: dockerd would otherwise use the machine's, where it runs.
     cat >"$dir/containerd.toml" <<TOML

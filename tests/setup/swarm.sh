@@ -109,14 +109,11 @@ await_node() {
     return 1
 }
 
-# Makes the bridge and the namespaces, joined by a cable each.
+# Makes the namespaces, joined to the bridge by a cable each.
 make_network() {
     local node
     # The first of a machine makes a mount of the directory that they are in.
     if ! mountpoint --quiet /run/netns; then touch "$dir/netns"; fi
-    ip link add name "$id" type bridge
-    ip addr add "$subnet.1/24" dev "$id"
-    ip link set "$id" up
     # Where another Docker Engine runs, this machine forwards nothing that isn't allowed, and may count what a bridge passes on as forwarded.
     if iptables -S FORWARD 2>/dev/null | grep -qxF -e '-P FORWARD DROP'; then iptables -I FORWARD -i "$id" -o "$id" -j ACCEPT; fi
     for node in $nodes; do
@@ -209,7 +206,7 @@ start() {
     # Written down before it is made, so that a stop finds it whenever this is cut off.
     id=$(random_id)
     echo "$id" >"$dir/id"
-    subnet=$(free_subnet)
+    subnet=$(make_bridge "$id")
     echo "$subnet" >"$dir/subnet"
     make_network
     for node in $nodes; do start_node "$node"; done

@@ -54,7 +54,8 @@ impl Home {
     pub fn servers(&self) -> Result<Vec<(Pid, PathBuf)>> {
         let found: Vec<_> = pids()?.into_iter().filter_map(|pid| Some((pid, self.data_directory(pid)?))).collect();
         // A process that a server has just started has the server's command line until it has a title of its own.
-        let is_server = |pid: &Pid| parent(*pid).is_none_or(|parent| found.iter().all(|(other, _)| *other != parent));
+        // One that has ended meanwhile is neither.
+        let is_server = |pid: &Pid| parent(*pid).is_some_and(|parent| found.iter().all(|(other, _)| *other != parent));
         Ok(found.iter().filter(|(pid, _)| is_server(pid)).cloned().collect())
     }
 

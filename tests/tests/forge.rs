@@ -340,7 +340,7 @@ async fn a_known_token_outlives_an_outage_of_github_and_an_unknown_one_waits() -
     let github = github(&forge, |options| {
         options.keep = Duration::ZERO;
         options.keep_refusal = Duration::ZERO;
-        options.answer = Duration::from_millis(300);
+        options.answer = Duration::from_secs(2);
     });
     github.whoami(&known).await?;
     let limit = Fault::RateLimit { seconds: 0, secondary: true };

@@ -107,7 +107,7 @@ fn reap(data: &Path, options: &ServerOptions) -> Result<Output> {
 async fn reap_works_without_a_server_and_leaves_a_running_one_alone() -> Result<()> {
     let home = Home::new()?;
     let options = ServerOptions::default();
-    let server = Server::start(&home.data(), &options).await?;
+    let server = Server::start(&home.data(), &configured(&home, RARELY)?).await?;
     server.import("production", "CREATE TABLE t ();").await?;
     let stays = server.create(json!({})).await?;
     let before = Inventory::take(&home, &home.data())?;

@@ -207,7 +207,10 @@ async fn a_removed_container_is_made_again() -> Result<()> {
 async fn what_expired_meanwhile_is_reaped_at_the_start() -> Result<()> {
     let home = Home::new()?;
     let options = ServerOptions::default();
-    let server = Server::start(&home.data(), &options).await?;
+    // Its janitor comes by itself only after the test.
+    let config = home.file("ondemand.toml", "[databases]\nreap-interval = '1h'\n")?;
+    let rarely = ServerOptions::default().with(["--config", config.to_str().context("a path")?]);
+    let server = Server::start(&home.data(), &rarely).await?;
     server.import("production", T).await?;
     let empty = Inventory::take(&home, &home.data())?;
     let database = create(&server, json!({ "Ttl": "2s" })).await?;

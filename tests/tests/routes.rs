@@ -14,7 +14,7 @@ use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// An ordinary user.
 const NOBODY: u32 = 65_534;
@@ -128,8 +128,8 @@ struct Last {
     changes: usize,
 }
 
-/// Sets and deletes one host again and again, until the proxy is gone.
-async fn change(server: &Server, client: usize) -> Last {
+/// Sets and deletes one host again and again, until the proxy is gone. `begun` is told of the first answer.
+async fn change(server: &Server, client: usize, begun: mpsc::UnboundedSender<()>) -> Last {
     let mut last = Last::default();
     for number in 1.. {
         let path = format!("/routes/h{client}.localhost");
@@ -140,7 +140,13 @@ async fn change(server: &Server, client: usize) -> Last {
             None => server.request(Method::DELETE, &path),
         };
         match request.send().await {
-            Ok(answer) if answer.status().is_success() => (last.answered, last.changes) = (upstream, number),
+            Ok(answer) if answer.status().is_success() => {
+                if last.changes == 0 {
+                    // Nobody waits any more where one before it was not answered.
+                    let _ = begun.send(());
+                }
+                (last.answered, last.changes) = (upstream, number);
+            }
             _ => return last,
         }
     }
@@ -156,13 +162,17 @@ async fn a_proxy_killed_amid_changes_forgets_none_that_was_answered() -> Result<
         for host in found.keys() {
             server.request(Method::DELETE, &format!("/routes/{host}")).send().await?.error_for_status()?;
         }
+        let (begun, mut answers) = mpsc::unbounded_channel();
         let clients = (0..8).map(|client| {
-            let server = Arc::clone(&server);
-            async move { change(&server, client).await }
+            let (server, begun) = (Arc::clone(&server), begun.clone());
+            async move { change(&server, client, begun).await }
         });
         let clients = tokio::spawn(join_all(clients));
+        for _ in 0..8 {
+            answers.recv().await.context("each client changes something")?;
+        }
         // The moment of the kill is what this test is about.
-        tokio::time::sleep(Duration::from_millis(100 + 70 * round)).await;
+        tokio::time::sleep(Duration::from_millis(70 * round)).await;
         kill_process(server.pid()?, Signal::KILL)?;
         let all = clients.await?;
         drop(server);

@@ -293,7 +293,10 @@ async fn a_server_that_never_answers_is_an_error_that_leaves_nothing() {
 
 #[tokio::test]
 async fn a_server_that_ends_at_once_is_an_error_that_says_so() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    // It ends before it is given up.
+    world.options.ready_timeout = Duration::from_secs(20);
+    world.crash();
     world.engine.silent.store(true, Ordering::Relaxed);
     let create = tokio::spawn({
         let databases = world.databases.clone();
@@ -347,7 +350,7 @@ async fn only_one_change_at_a_time() {
     let world = World::new().await;
     let database = world.create().await.unwrap();
     let base = world.plan.count("clone_snapshot");
-    world.plan.on("clone_snapshot", base + 1, Fault::Delay(Duration::from_millis(200)));
+    world.plan.on("clone_snapshot", base + 1, Fault::Delay(Duration::from_secs(1)));
     let reset = tokio::spawn({
         let (databases, id) = (world.databases.clone(), database.id.clone());
         async move { databases.reset(&id).await }

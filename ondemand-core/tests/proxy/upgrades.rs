@@ -304,13 +304,13 @@ async fn a_tunnel_loses_nothing_when_one_end_is_slow() {
 /// For ever is the rule; a limit can be set.
 #[tokio::test]
 async fn a_silent_tunnel_ends_where_that_is_configured() {
-    let lab = lab::start_with(|config| config.upgrade_idle_timeout = Some(lab::seconds(1))).await;
+    let lab = lab::start_with(|config| config.upgrade_idle_timeout = Some(lab::seconds(2))).await;
     let upstream = lab.scripted("app.example").await;
     let (mut client, mut connection) = tunnel(&lab, &upstream).await;
     // Speaking keeps it open, in either direction.
     let begin = tokio::time::Instant::now();
     let mut beat = tokio::time::interval(std::time::Duration::from_millis(250));
-    while begin.elapsed() < std::time::Duration::from_millis(2200) {
+    while begin.elapsed() < std::time::Duration::from_millis(3200) {
         beat.tick().await;
         connection.send("x").await;
         client.exactly(1).await;

@@ -44,9 +44,10 @@ async fn start(config: Config, idle: Duration) -> (String, JoinHandle<Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn it_lives_for_as_long_as_it_is_needed() {
     let home = Home::new().expect("a home");
-    let idle = Duration::from_millis(300);
-    let (url, mut running) = start(config(&home), idle).await;
+    let idle = Duration::from_secs(1);
+    // Before it runs, as making a client takes its time.
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let (url, mut running) = start(config(&home), idle).await;
     let held = client.post(format!("{url}/leases")).body(LEASE).send().await.expect("an answer");
     let post = async |path: &str, body: String| -> Value {
         let answer = client.post(format!("{url}{path}")).body(body).send().await.expect("an answer");
@@ -62,9 +63,9 @@ async fn it_lives_for_as_long_as_it_is_needed() {
     drop(held);
     let ended = tokio::time::timeout(Duration::from_secs(1) + 3 * idle, &mut running).await;
     assert!(ended.is_err(), "it ended while there was a database: {ended:?}");
+    let began = Instant::now();
     let deleted = client.delete(format!("{url}/servers/{id}")).send().await;
     deleted.and_then(reqwest::Response::error_for_status).expect("it is deleted");
-    let began = Instant::now();
     tokio::time::timeout(Duration::from_secs(20), running)
         .await
         .expect("it ends")
