@@ -55,10 +55,10 @@ free_subnet() {
 # Makes the bridge $1 in a free /24, and prints that without its last part. One at a time on this machine, as two would find the same one free.
 make_bridge() {
     local subnet
-    (
+    {
         flock 9 && subnet=$(free_subnet) && ip link add name "$1" type bridge &&
             ip addr add "$subnet.1/24" dev "$1" && ip link set "$1" up && echo "$subnet"
-    ) 9</sys/class/net
+    } 9</sys/class/net
 }
 
 # Prints a name that nothing else on this machine has.
