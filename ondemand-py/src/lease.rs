@@ -16,7 +16,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What has become of an attempt to hold a lease: nothing yet, or whether it was held.
-type State = Option<Result<(), String>>;
+type State = Option<Outcome<()>>;
 
 /// Holds a lease until it is dropped, over one connection after the other.
 pub(crate) struct Holder {
@@ -35,7 +35,7 @@ impl Holder {
         let body = serde_json::json!({ "Id": id }).to_string();
         let (tell, state) = watch::channel(None);
         let task = runtime.spawn(async move {
-            while let Err(NoAnswer(error)) = hold_once(&server, &body, &tell).await {
+            while let Err(error) = hold_once(&server, &body, &tell).await {
                 // It was never held, and whoever asked is told why.
                 if tell.borrow().is_none() {
                     tell.send_replace(Some(Err(error)));
@@ -58,8 +58,8 @@ impl Holder {
         async move {
             match state.wait_for(Option::is_some).await.as_deref() {
                 Ok(Some(Ok(()))) => Ok(()),
-                Ok(Some(Err(error))) => Err(NoAnswer(error.clone())),
-                _ => Err(NoAnswer("the lease was let go".to_owned())),
+                Ok(Some(Err(error))) => Err(error.clone()),
+                _ => Err(NoAnswer::Lost("the lease was let go".to_owned())),
             }
         }
     }
@@ -68,15 +68,15 @@ impl Holder {
 /// Holds it over one connection, until that breaks; then there is always an error.
 async fn hold_once(server: &Server, body: &str, tell: &watch::Sender<State>) -> Outcome<()> {
     let question = Question::new("POST", "/leases".to_owned(), Some(body.as_bytes().to_vec()))
-        .map_err(|e| NoAnswer(e.to_string()))?;
+        .map_err(|e| NoAnswer::Lost(e.to_string()))?;
     let mut response = server.send(question).await?;
     let status = response.status();
     if !status.is_success() {
         let body = response.text().await.unwrap_or_default();
-        return Err(NoAnswer(format!("{} {body}", status.as_u16())));
+        return Err(NoAnswer::Lost(format!("{} {body}", status.as_u16())));
     }
     while let Ok(Ok(Some(_))) = timeout(SILENCE, response.chunk()).await {
         tell.send_replace(Some(Ok(())));
     }
-    Err(NoAnswer("the server let go of the connection".to_owned()))
+    Err(NoAnswer::Lost("the server let go of the connection".to_owned()))
 }

@@ -83,7 +83,7 @@ impl Server {
 
     /// Sends a request, and returns the answer as soon as it begins.
     pub(crate) async fn send(&self, question: Question) -> Outcome<reqwest::Response> {
-        let bad = |e: &dyn std::fmt::Display| NoAnswer(format!("{}: {e}", question.path));
+        let bad = |e: &dyn std::fmt::Display| NoAnswer::Lost(format!("{}: {e}", question.path));
         let base = self.base.as_str().trim_end_matches('/');
         let url = Url::parse(&format!("{base}{}", question.path)).map_err(|e| bad(&e))?;
         let mut request = self.http.request(question.method.clone(), url);
@@ -91,7 +91,7 @@ impl Server {
             request = request.header(reqwest::header::AUTHORIZATION, token.clone());
         }
         if let Some(path) = &question.file {
-            let failed = |e: std::io::Error| NoAnswer(format!("reading {}: {e}", path.display()));
+            let failed = |e: std::io::Error| NoAnswer::NoFile(e.to_string());
             let file = tokio::fs::File::open(path).await.map_err(failed)?;
             let length = file.metadata().await.map_err(failed)?.len();
             let stream = tokio_util::io::ReaderStream::with_capacity(file, 256 * 1024);
@@ -144,7 +144,7 @@ impl Session {
             let (tell, told) = oneshot::channel();
             // Where nobody waits any more the answer ends here, so that its undoing has begun when this is over.
             last.spawn_on(async { drop(tell.send(asking.await)) }, &runtime);
-            told.await.unwrap_or_else(|e| Err(NoAnswer(e.to_string())))
+            told.await.unwrap_or_else(|e| Err(NoAnswer::Lost(e.to_string())))
         })
     }
 

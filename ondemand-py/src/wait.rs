@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pyo3::exceptions::PyConnectionError;
+use pyo3::exceptions::{PyConnectionError, PyOSError};
 use pyo3::prelude::*;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -11,8 +11,13 @@ use tokio::task::JoinHandle;
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Why there is no answer.
-#[derive(Debug)]
-pub(crate) struct NoAnswer(pub(crate) String);
+#[derive(Clone, Debug)]
+pub(crate) enum NoAnswer {
+    /// Nobody answered, or not to the end.
+    Lost(String),
+    /// What was to be sent cannot be read.
+    NoFile(String),
+}
 
 impl NoAnswer {
     /// Says what an error was, with its causes.
@@ -27,13 +32,16 @@ impl NoAnswer {
             }
             cause = error.source();
         }
-        Self(text)
+        Self::Lost(text)
     }
 }
 
 impl From<NoAnswer> for PyErr {
-    fn from(NoAnswer(text): NoAnswer) -> Self {
-        PyConnectionError::new_err(text)
+    fn from(why: NoAnswer) -> Self {
+        match why {
+            NoAnswer::Lost(text) => PyConnectionError::new_err(text),
+            NoAnswer::NoFile(text) => PyOSError::new_err(text),
+        }
     }
 }
 
@@ -73,7 +81,7 @@ pub(crate) fn block<T: Answer>(
         let done = py.detach(|| runtime.block_on(async { tokio::time::timeout(LOOK, &mut task.0).await }));
         match done {
             Err(_) => py.check_signals()?,
-            Ok(outcome) => return outcome.unwrap_or_else(|e| Err(NoAnswer(e.to_string())))?.into_python(py),
+            Ok(outcome) => return outcome.unwrap_or_else(|e| Err(NoAnswer::Lost(e.to_string())))?.into_python(py),
         }
     }
 }

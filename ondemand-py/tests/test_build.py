@@ -90,6 +90,17 @@ def test_a_function_is_called_once(place: Place) -> None:
     assert "key" in str(refused.value.hint)
 
 
+def test_a_function_that_was_to_be_awaited(place: Place) -> None:
+    async def build(db: ondemand.Database) -> None:
+        raise AssertionError("nobody awaits it")
+
+    with pytest.raises(ondemand.InvalidInput) as refused:
+        ondemand.dataset_from(build, key="awaited", od=place.od)
+    assert "aio" in str(refused.value.hint)
+    # Nothing was taken for what it builds.
+    assert {dataset.name for dataset in place.od.datasets.list()} <= {"production", "ondemand-empty"}
+
+
 def test_a_function_goes_on_from_another_dataset(place: Place) -> None:
     def migrate(db: ondemand.Database) -> None:
         with psycopg.connect(db.url) as connection:

@@ -14,7 +14,7 @@ from typing import Dict, Union
 
 import psycopg
 import pytest
-from conftest import Place, is_open
+from conftest import Place, eventually, is_open
 
 import ondemand
 
@@ -38,6 +38,16 @@ def test_a_database_lives_for_as_long_as_its_block(place: Place) -> None:
     with pytest.raises(ondemand.NotFound):
         place.od.databases.get(db.id)
     db.close()
+
+
+def test_what_was_let_go_goes_whatever_comes_next(place: Place) -> None:
+    before = place.od.pg_snapshot("production")
+    place.od.close()
+    with place.od.pg_snapshot("production") as after:
+        assert before.id != after.id
+        eventually(lambda: [db.id for db in place.od.databases.list()] == [after.id], "it stays", seconds=5)
+        assert not is_open(before.port)
+    before.close()
 
 
 def test_every_driver_finds_it(place: Place) -> None:

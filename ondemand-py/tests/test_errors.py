@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import socket
+from pathlib import Path
 from typing import Type
 
 import pytest
@@ -84,6 +85,28 @@ def test_a_wrong_token(server_place: Place) -> None:
     with pytest.raises(ondemand.InvalidInput) as refused_line:
         ondemand.connect(server_place.env["ONDEMAND_URL"], "two\nlines")
     assert "lines" not in str(refused_line.value)
+
+
+def test_a_dump_that_cannot_be_read(place: Place, tmp_path: Path) -> None:
+    dump = tmp_path / "dump.sql"
+    with socket.socket(socket.AF_UNIX) as listener:
+        # Not even root may open it.
+        listener.bind(str(dump))
+        with pytest.raises(ondemand.InvalidInput) as refused:
+            place.od.datasets.import_("unreadable", dump)
+    assert str(dump) in str(refused.value) and refused.value.causes and refused.value.hint
+    # The server was not to blame, and is asked again.
+    assert [dataset.name for dataset in place.od.datasets.list()] == ["production"]
+
+
+def test_environments_are_asked_for_over_a_connection_that_is_made_when_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", "a token of a user's")
+    monkeypatch.delenv("ONDEMAND_TOKEN", raising=False)
+    before = len(list(Path("/proc/self/task").iterdir()))
+    connected = [ondemand.connect("http://127.0.0.1:1") for _ in range(5)]
+    # A thread each.
+    assert len(list(Path("/proc/self/task").iterdir())) - before <= 5
+    assert connected[0].environments is connected[0].environments
 
 
 def test_what_does_not_exist(place: Place) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import shutil
 import signal
-import subprocess
 import tempfile
+import threading
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Set
 
 import pytest
 from conftest import Place, _remove, eventually, free_ports, new_home
 
 import ondemand
+from ondemand import _keeper, _native
 
 
 @pytest.fixture
@@ -34,34 +35,34 @@ def own(dump: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     eventually(lambda: _remove(home), "the data directory cannot be removed")
 
 
-def test_of_many_that_come_at_once_one_starts_it(own: Place) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_of_many_that_come_at_once_one_starts_it(own: Place, killed: bool) -> None:
     script = """
 import sys, ondemand
+print("here", flush=True)
 sys.stdin.read(1)
 print(ondemand.embedded(config={"store": "copy"}).datasets.list(), flush=True)
 sys.stdin.read()
 """
-    programs = [
-        subprocess.Popen(
-            [shutil.which("python") or "python", "-c", script],
-            env={**os.environ, **own.env},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(8)
-    ]
+    programs = [own.run(script) for _ in range(8)]
+    for program in programs:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "here\n"
+    if killed:
+        own.od.datasets.list()
+        os.kill(own.keeper(), signal.SIGKILL)
     for program in programs:
         assert program.stdin is not None
         program.stdin.write("x")
         program.stdin.flush()
     for program in programs:
         assert program.stdout is not None
-        assert program.stdout.readline() == "[]\n"
+        if program.stdout.readline() != "[]\n":
+            pytest.fail(program.communicate()[1])
     keepers = [
         pid
         for pid in filter(str.isdigit, os.listdir("/proc"))
-        if b"ondemand._keep" in _command(pid) and own.data_dir in _cwds(pid)
+        if b"ondemand._keep" in _command(pid) and own.data_dir / _keeper.ALIVE in _files(pid)
     ]
     assert keepers == [str(own.keeper())]
     for program in programs:
@@ -75,12 +76,12 @@ def _command(pid: str) -> bytes:
         return b""
 
 
-def _cwds(pid: str) -> set[Path]:
-    """The directories of the files that a process has open."""
+def _files(pid: str) -> Set[Path]:
+    """The files that a process has open."""
     found = set()
     try:
         for link in Path("/proc", pid, "fd").iterdir():
-            found.add(Path(os.readlink(link)).parent)
+            found.add(Path(os.readlink(link)))
     except OSError:
         pass
     return found
@@ -117,6 +118,56 @@ def test_one_that_was_killed_is_followed_by_another(own: Place, dump: Path) -> N
     before.reset()
     before.close()
     eventually(own.is_clean, "something is left")
+
+
+def test_what_one_that_was_killed_had_said_is_not_taken_for_the_next_ones(own: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.data_dir.mkdir()
+    said = {"url": "http://127.0.0.1:1", "token": "old", "pid": 1, "version": _native.VERSION}
+    (own.data_dir / _keeper.INFO).write_text(json.dumps(said))
+    begin, seen = _keeper._start, []
+
+    def start(options: _keeper.Options) -> None:
+        # The next one has the lock, and has not said yet where it is.
+        with _keeper._locked(own.data_dir / _keeper.ALIVE):
+            seen.append(_keeper._running(own.data_dir))
+        begin(options)
+
+    monkeypatch.setattr(_keeper, "_start", start)
+    assert own.od.datasets.list() == []
+    assert seen == [None]
+
+
+def test_who_looks_whether_one_is_alive_does_not_keep_the_next_from_starting(own: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, alive = _keeper._start, own.data_dir / _keeper.ALIVE
+
+    def start(options: _keeper.Options) -> None:
+        starting = threading.Thread(target=begin, args=[options])
+        with open(alive, "a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            starting.start()
+            eventually(lambda: alive in _files_of_others(), "no keeper begins")
+        starting.join()
+
+    monkeypatch.setattr(_keeper, "_start", start)
+    assert own.od.datasets.list() == []
+
+
+def _files_of_others() -> Set[Path]:
+    return {file for pid in filter(str.isdigit, os.listdir("/proc")) if pid != str(os.getpid()) for file in _files(pid)}
+
+
+def test_modules_of_its_users_do_not_stand_in_for_pythons(own: Place, tmp_path: Path) -> None:
+    for name in ("json", "secrets", "fcntl", "typing"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    # As a runner of tests puts their directories in front.
+    script = """
+import sys, ondemand
+sys.path.insert(0, sys.argv[1])
+print(ondemand.embedded(config={"store": "copy"}).datasets.list())
+"""
+    program = own.run(script, str(tmp_path))
+    out, err = program.communicate(timeout=60)
+    assert out == "[]\n", err
 
 
 def test_its_secrets_are_its_users_alone(own: Place) -> None:

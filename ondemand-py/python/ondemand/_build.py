@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from pathlib import Path
 from typing import Any, Callable, Iterable, List, Optional, Union
@@ -51,7 +52,14 @@ def dataset_from(
 
     def fill(json: Json) -> object:
         assert callable(source)
-        return source(Database(connection, json, mine=False))
+        returned = source(Database(connection, json, mine=False))
+        if inspect.isawaitable(returned):
+            if inspect.iscoroutine(returned):
+                returned.close()
+            raise _errors.InvalidInput(
+                "the function is to be awaited, and has not built anything", hint="give it to ondemand.aio.dataset_from()"
+            )
+        return returned
 
     return connection.run(building(connection, source, key, base, fill))
 

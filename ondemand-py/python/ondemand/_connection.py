@@ -23,6 +23,8 @@ class _State:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.session: Optional[_native.Session] = None
+        # Where the session leads, if to a keeper.
+        self.found: Optional[Tuple[str, str]] = None
         # Whoever knows it can hold it, so it is guessed by nobody.
         self.lease = secrets.token_hex(16)
         self.held = False
@@ -87,12 +89,17 @@ class Connection:
         attempt = 0
         while True:
             yield from self._ready(leased)
+            session = self._state.session
             try:
                 answer: _native.Answer = yield asked
                 break
             except ConnectionError as error:
-                yield from self._lost(error, attempt)
+                yield from self._lost(session, error, attempt)
                 attempt += 1
+            except OSError as error:
+                raise _errors.InvalidInput(
+                    f"file {asked.file!r} cannot be read", causes=[str(error)], hint="check what it is, and its permissions"
+                ) from error
         if answer.status >= 300:
             raise _errors.from_problem(answer.body, answer.status)
         return answer
@@ -124,7 +131,8 @@ class Connection:
         with state.lock:
             if state.session is not None:
                 state.session.let_go()
-            state.held = False
+            # What is asked for from now on is not among that which goes.
+            state.held, state.lease = False, secrets.token_hex(16)
 
     def _ready(self, leased: bool) -> Operation[None]:
         """See to it that there is somebody to ask, and a lease where one is needed."""
@@ -133,30 +141,36 @@ class Connection:
             if state.session is None:
                 assert self.keeper is not None
                 options = self.keeper
-                url, token = yield _effects.Block(lambda: _keeper.endpoint(options))
-                self._session_at(url, token)
+                found = yield _effects.Block(lambda: _keeper.endpoint(options))
+                self._session_at(*found)
+                state.found = found
             # A keeper ends when nobody holds a lease, so one is held from the first question on.
             if state.held or not (leased or self.keeper):
                 return
+            session = state.session
             try:
                 yield _effects.Hold(state.lease)
             except ConnectionError as error:
-                yield from self._lost(error, attempt)
+                yield from self._lost(session, error, attempt)
             else:
-                session = state.session
                 state.peers = session.peers() if session else []
                 state.held = True
 
-    def _lost(self, error: ConnectionError, attempt: int) -> Operation[None]:
+    def _lost(self, session: Optional[_native.Session], error: ConnectionError, attempt: int) -> Operation[None]:
         """Look for another keeper where the one that was asked is gone; a server that is gone is an error."""
         if self.keeper is None or attempt == 2:
             raise self._unreachable(error) from error
-        state = self._state
+        options, state = self.keeper, self._state
         with state.lock:
-            if state.session is not None:
-                state.session.let_go()
-            state.session, state.held = None, False
-        yield _effects.Sleep(0.01)
+            gone = state.found
+            # Another thread may have noticed before, and have found the next one.
+            if state.session is not session:
+                return
+            if session is not None:
+                session.let_go()
+            state.session, state.found, state.held = None, None, False
+        if gone is not None:
+            yield _effects.Block(lambda: _keeper.await_another(options, gone))
 
     def _unreachable(self, error: ConnectionError) -> _errors.Error:
         said = str(error)

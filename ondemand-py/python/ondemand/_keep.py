@@ -7,10 +7,14 @@ import json
 import os
 import secrets
 import sys
+import time
 from pathlib import Path
 
 from . import _native
 from ._keeper import ALIVE, INFO, Options
+
+
+_PATIENCE = 10.0
 
 
 def main() -> None:
@@ -21,12 +25,17 @@ def main() -> None:
         os._exit(0)
     home = Path(options.data_dir)
     alive = open(home / ALIVE, "a")  # noqa: SIM115 - it is held until the process ends
-    try:
-        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        # Another has won the race; it is as good.
-        _tell("ready")
-        return
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            # Whoever looks whether it is locked has it for a moment.
+            if time.monotonic() > deadline:
+                _tell(_problem(f"another process holds {home / ALIVE}"))
+                return
+            time.sleep(0.001)
     token = secrets.token_hex(32)
     info = home / INFO
 
@@ -51,6 +60,10 @@ def main() -> None:
         _tell(problem)
 
 
+def _problem(detail: str) -> str:
+    return json.dumps({"code": "conflict", "detail": detail, "hint": "let it end, or name another data directory"})
+
+
 def _tell(text: str) -> None:
     """Answer whoever started this, if nobody was answered yet."""
     try:
@@ -61,7 +74,3 @@ def _tell(text: str) -> None:
         os.close(null)
     except OSError:
         pass
-
-
-if __name__ == "__main__":
-    main()

@@ -21,6 +21,7 @@ from . import _errors, _native
 
 _IDLE = 10.0
 _PATIENCE = 60.0
+_FAREWELL = 0.5
 INFO = "keeper.json"
 ALIVE = "keeper.lock"
 _STARTING = "keeper.start"
@@ -55,11 +56,20 @@ def endpoint(options: Options) -> Tuple[str, str]:
                     f"the keeper of {home} neither answers nor ends", hint=f"look into {home / _LOG}"
                 )
             time.sleep(0.01)
+        # One that was killed could not take it back.
+        (home / INFO).unlink(missing_ok=True)
         _start(options)
         found = _running(home)
     if found is None:
         raise _errors.NotReady(f"the keeper of {home} has ended at once", hint=f"look into {home / _LOG}")
     return found
+
+
+def await_another(options: Options, gone: Tuple[str, str]) -> None:
+    """Wait a moment for the end of a keeper that was found and does not answer: its sockets close before its lock opens."""
+    deadline = time.monotonic() + _FAREWELL
+    while _running(Path(options.data_dir)) == gone and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _make(home: Path) -> None:
@@ -77,6 +87,9 @@ def _make(home: Path) -> None:
 def _running(home: Path) -> Optional[Tuple[str, str]]:
     """Return where a keeper answers, if one is alive and has said so."""
     try:
+        # In this order: the next keeper takes the lock when what one that was killed had said is gone.
+        if not _is_locked(home / ALIVE):
+            return None
         info = json.loads((home / INFO).read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
@@ -86,8 +99,6 @@ def _running(home: Path) -> Optional[Tuple[str, str]]:
             causes=[str(error)],
             hint="name another with ondemand.embedded(data_dir=...) or ONDEMAND_DATA_DIR",
         ) from error
-    if not _is_locked(home / ALIVE):
-        return None
     if info["version"] != _native.VERSION:
         raise _errors.Conflict(
             f"a keeper of version {info['version']} runs on {home}, and this is {_native.VERSION}",
@@ -122,13 +133,14 @@ def _start(options: Options) -> None:
             hint="run `ondemand serve`, and set ONDEMAND_URL",
         )
     with open(Path(options.data_dir) / _LOG, "w") as log:
+        # Behind the rest: what is beside the package, or in the user's own path, must not stand in for Python's modules.
+        code = "import sys; sys.path.append(sys.argv[1]); from ondemand._keep import main; main()"
         process = subprocess.Popen(
-            [sys.executable, "-m", "ondemand._keep"],
+            [sys.executable, "-c", code, str(Path(__file__).parent.parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             cwd="/",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if os.path.isabs(entry))},
             # A Ctrl-C is for those who use it.
             start_new_session=True,
         )

@@ -26,7 +26,8 @@ def _path(*segments: str) -> str:
 
 
 def _query(**values: Any) -> str:
-    pairs = [(key, str(value).lower() if value is True else value) for key, value in values.items() if value]
+    given = {key: value for key, value in values.items() if value is not None and value is not False and value != []}
+    pairs = [(key, "true" if value is True else value) for key, value in given.items()]
     return "?" + urlencode(pairs, doseq=True) if pairs else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Type, Union
 
@@ -377,8 +378,11 @@ class Ondemand:
         """All databases."""
         self.datasets = Datasets(connection)
         """All datasets."""
-        self.environments = Environments(connection)
+
+    @cached_property
+    def environments(self) -> Environments:
         """All environments."""
+        return Environments(self._connection)
 
     def __repr__(self) -> str:
         return f"<ondemand.Ondemand {self._connection!r}>"

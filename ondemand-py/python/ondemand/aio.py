@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
+from functools import cached_property
 from types import TracebackType
 from typing import Any, AsyncIterator, Awaitable, Callable, Dict, Generator, Iterable, List, Mapping, Optional, Type, Union
 
@@ -349,8 +350,11 @@ class Ondemand:
         """All databases."""
         self.datasets = Datasets(connection)
         """All datasets."""
-        self.environments = Environments(connection)
+
+    @cached_property
+    def environments(self) -> Environments:
         """All environments."""
+        return Environments(self._connection)
 
     def __repr__(self) -> str:
         return f"<ondemand.aio.Ondemand {self._connection!r}>"
