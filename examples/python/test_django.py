@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import List
+
+import pytest
 
 
-def test_djangos_tests_run_on_a_snapshot(ondemand_dataset: str) -> None:
+@pytest.mark.parametrize("options", [[], ["--parallel=2"]])
+def test_djangos_tests_run_on_a_snapshot(ondemand_dataset: str, options: List[str]) -> None:
     here = Path(__file__).with_name("django")
     ran = subprocess.run(
-        [sys.executable, "-m", "django", "test", "--settings=settings"],
+        [sys.executable, "-m", "django", "test", "--settings=settings", *options],
         cwd=here,
         env={**os.environ, "PYTHONPATH": str(here), "SHOP_DATASET": ondemand_dataset},
         capture_output=True,

@@ -6,29 +6,48 @@ from typing import Any, List, Tuple
 
 from django.core.management import call_command
 from django.db import connections
-from django.test.runner import DiscoverRunner
+from django.test.runner import DiscoverRunner, ParallelTestSuite
 
 import ondemand
+
+
+def take() -> ondemand.Database:
+    """Points Django to a snapshot."""
+    connection = connections["default"]
+    connection.close()
+    snapshot = ondemand.pg_snapshot(connection.settings_dict["TEST"].get("ONDEMAND_DATASET"))
+    connection.settings_dict.update(
+        HOST=snapshot.host,
+        PORT=str(snapshot.port),
+        USER=snapshot.user,
+        PASSWORD=snapshot.password,
+        NAME=snapshot.dbname,
+    )
+    # Those that came after the snapshot was made.
+    call_command("migrate", verbosity=0, interactive=False)
+    return snapshot
+
+
+def begin(*_: Any, **__: Any) -> None:
+    """Gives a process of `--parallel` a snapshot of its own. It is deleted when the process ends."""
+    global of_this_process
+    of_this_process = take()
+
+
+class SnapshotSuite(ParallelTestSuite):
+    """Runs classes of tests in processes that were forked from this one."""
+
+    init_worker = begin
 
 
 class SnapshotRunner(DiscoverRunner):
     """To be named by TEST_RUNNER. The database is the one whose settings have `ONDEMAND_DATASET` among their options of TEST."""
 
+    parallel_test_suite = SnapshotSuite
     snapshot: ondemand.Database
 
     def setup_databases(self, **kwargs: Any) -> List[Tuple[Any, str, bool]]:
-        connection = connections["default"]
-        connection.close()
-        self.snapshot = ondemand.pg_snapshot(connection.settings_dict["TEST"].get("ONDEMAND_DATASET"))
-        connection.settings_dict.update(
-            HOST=self.snapshot.host,
-            PORT=str(self.snapshot.port),
-            USER=self.snapshot.user,
-            PASSWORD=self.snapshot.password,
-            NAME=self.snapshot.dbname,
-        )
-        # Those that came after the snapshot was made.
-        call_command("migrate", verbosity=0, interactive=False)
+        self.snapshot = take()
         return []
 
     def teardown_databases(self, old_config: List[Tuple[Any, str, bool]], **kwargs: Any) -> None:

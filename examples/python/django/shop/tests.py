@@ -15,5 +15,7 @@ class Stock(TestCase):
         with self.assertRaises(IntegrityError):
             Product.objects.get(pk=10).sell()
 
-    def test_the_data_are_the_snapshots(self) -> None:
+
+class Data(TestCase):
+    def test_they_are_the_snapshots(self) -> None:
         self.assertEqual(Product.objects.count(), 1000)
