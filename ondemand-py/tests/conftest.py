@@ -68,6 +68,7 @@ class Place:
         program = subprocess.Popen(
             ["env", "--default-signal=INT", sys.executable, "-c", script, *arguments],
             env={**os.environ, **self.env},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
