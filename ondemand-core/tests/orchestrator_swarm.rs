@@ -12,8 +12,8 @@ use futures_util::{StreamExt, TryStreamExt};
 use laboratory::{Services, lines, service, service_name, stack, variable, written};
 use ondemand_core::orchestrator::{
     Condition, ConfigSpec, Dependency, DeployMode, Endpoint, FileMount, Healthcheck, LogOptions, NetworkAttachment,
-    NetworkSpec, Publish, PublishedPort, RestartPolicy, RunAs, SecretSpec, ServiceSpec, ServiceState, Swarm,
-    SwarmOptions, Tmpfs, Ulimit, VolumeMount, VolumeSpec,
+    NetworkSpec, Publish, PublishedPort, RestartCondition, RestartPolicy, RunAs, SecretSpec, ServiceSpec, ServiceState,
+    Swarm, SwarmOptions, Tmpfs, Ulimit, VolumeMount, VolumeSpec,
 };
 use ondemand_core::{Error, Kind, Labels, Orchestrator, Secret, Selector, StackName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -330,6 +330,17 @@ async fn services_reach_each_other_by_name_and_alias() {
     swarm.remove(&deployed.id).await.expect("removed");
 }
 
+/// Healthy is what has a file.
+fn has_file(path: &str) -> Healthcheck {
+    Healthcheck {
+        test: ["CMD", "test", "-e", path].map(str::to_owned).to_vec(),
+        interval: Some(Duration::from_millis(300)),
+        timeout: Some(Duration::from_secs(5)),
+        start_period: None,
+        retries: Some(30),
+    }
+}
+
 #[tokio::test]
 async fn services_start_in_the_order_of_what_they_depend_on() {
     let services = Services::start();
@@ -339,13 +350,7 @@ async fn services_start_in_the_order_of_what_they_depend_on() {
     let mut once = service("once", "sleep 1; echo once");
     once.depends_on = vec![depends("well", Condition::Started)];
     let mut well = service("well", "sleep 1; touch /well; echo well; exec sleep 1000");
-    well.healthcheck = Some(Healthcheck {
-        test: ["CMD", "test", "-e", "/well"].map(str::to_owned).to_vec(),
-        interval: Some(Duration::from_millis(300)),
-        timeout: Some(Duration::from_secs(5)),
-        start_period: None,
-        retries: Some(30),
-    });
+    well.healthcheck = Some(has_file("/well"));
     let spec = stack("a", vec![last, once, well]);
     let deployed = swarm.deploy(&spec).await.expect("deployed");
     let states: Vec<_> = deployed.services.iter().map(|service| service.state).collect();
@@ -382,7 +387,13 @@ async fn a_dependency_that_ends_again_and_again_is_named_with_its_log() {
         let services = Services::start();
         let swarm = services.swarm();
         let mut once = service("once", "echo no such table; exit 4");
-        once.placement.restart_policy = Some(RestartPolicy { delay: Some(Duration::ZERO), ..RestartPolicy::default() });
+        // With the usual condition, what is to be done once is not started again.
+        once.placement.restart_policy = Some(RestartPolicy {
+            condition: RestartCondition::OnFailure,
+            delay: Some(Duration::ZERO),
+            ..RestartPolicy::default()
+        });
+        once.healthcheck = Some(has_file("/never"));
         let mut main = service("main", "exec sleep 1000");
         main.depends_on = vec![depends("once", condition)];
         match swarm.deploy(&stack("a", vec![once, main])).await {
