@@ -15,9 +15,19 @@ use crate::name::{AttemptId, EnvironmentName};
 /// Deletes an environment, or gives up making it.
 pub(super) async fn delete(inner: &Arc<Inner>, name: &EnvironmentName, caller: &Caller) -> Result<()> {
     let mut given_up = false;
+    // Which one is meant: while this waits for its end, another may be made that has its name.
+    let mut meant: Option<AttemptId> = None;
+    let is_another =
+        |meant: &Option<AttemptId>, origin: &AttemptId| meant.as_ref().is_some_and(|meant| meant != origin);
     loop {
         // First: what is begun after this look is seen by its stack, or by its turn below.
         if let Some(work) = inner.under_way.get(name) {
+            if let Some(origin) = &work.origin {
+                if is_another(&meant, origin) {
+                    return gone(given_up, name);
+                }
+                meant.get_or_insert_with(|| origin.clone());
+            }
             // Who looks after it is not whose it is.
             if work.doing != Doing::Tending {
                 caller.check(&work.owner)?;
@@ -35,17 +45,21 @@ pub(super) async fn delete(inner: &Arc<Inner>, name: &EnvironmentName, caller: &
             continue;
         }
         let deployed = inner.deployed_as(name).await?;
-        let Some(newest) = deployed.last() else {
-            return if given_up { Ok(()) } else { Err(Error::not_found(Kind::Environment, name)) };
-        };
-        let owner = newest.record.owner.clone();
-        caller.check(&owner)?;
-        let work = Work::new(Doing::Deleting, AttemptId::random()?, owner, Vec::new());
+        let newest = deployed.last().filter(|newest| !is_another(&meant, &newest.record.origin));
+        let Some(Deployed { record: Record { owner, origin, .. }, .. }) = newest else { return gone(given_up, name) };
+        caller.check(owner)?;
+        meant.get_or_insert_with(|| origin.clone());
+        let work = Work::new(Doing::Deleting, AttemptId::random()?, owner.clone(), Vec::new()).to(origin);
         // Or somebody was faster.
         if let Ok(turn) = inner.under_way.begin(name, work) {
             return detached(inner, turn, name).await;
         }
     }
+}
+
+/// What there is to say when there is none any more.
+fn gone(given_up: bool, name: &EnvironmentName) -> Result<()> {
+    if given_up { Ok(()) } else { Err(Error::not_found(Kind::Environment, name)) }
 }
 
 /// Deletes an environment if it is still the one that an attempt has made.

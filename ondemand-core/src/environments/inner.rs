@@ -255,11 +255,11 @@ impl Inner {
         caller: &Caller,
         hosts: Vec<crate::name::Hostname>,
     ) -> Result<Turn> {
-        let owner = self.ready(name).await?.record.owner;
+        let Record { owner, origin, .. } = self.ready(name).await?.record;
         caller.check(&owner)?;
         loop {
             self.under_way.untended(name).await;
-            let work = Work::new(doing, AttemptId::random()?, owner.clone(), hosts.clone());
+            let work = Work::new(doing, AttemptId::random()?, owner.clone(), hosts.clone()).to(&origin);
             match self.under_way.begin(name, work) {
                 Err(other) if other.doing == Doing::Tending => {}
                 begun => return begun.map_err(|other| in_the_way(name, other.doing)),

@@ -185,7 +185,8 @@ impl Inner {
         }
         let claim = self.unclaimed(name, owner, outline).await?;
         loop {
-            let work = Work::new(Doing::Creating, claim.attempt.clone(), claim.owner.clone(), claim.hosts());
+            let work = Work::new(Doing::Creating, claim.attempt.clone(), claim.owner.clone(), claim.hosts())
+                .to(&claim.attempt);
             match self.under_way.begin(&claim.name, work) {
                 Ok(turn) => return Ok((claim, turn)),
                 Err(other) if other.doing == Doing::Tending => self.under_way.untended(&claim.name).await,

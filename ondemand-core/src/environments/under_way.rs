@@ -26,6 +26,8 @@ pub(super) struct Work {
     pub(super) doing: Doing,
     /// Marks what it makes.
     pub(super) attempt: AttemptId,
+    /// The attempt that made the environment which it is done to; another of its name has another. What is looked after may be nobody's.
+    pub(super) origin: Option<AttemptId>,
     pub(super) owner: Identity,
     /// The host names that it will take.
     pub(super) hosts: Vec<Hostname>,
@@ -40,7 +42,12 @@ pub(super) struct Work {
 impl Work {
     pub(super) fn new(doing: Doing, attempt: AttemptId, owner: Identity, hosts: Vec<Hostname>) -> Self {
         let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
-        Self { doing, attempt, owner, hosts, cancel, over, record: Mutex::default() }
+        Self { doing, attempt, origin: None, owner, hosts, cancel, over, record: Mutex::default() }
+    }
+
+    /// Says to which environment it is done.
+    pub(super) fn to(self, origin: &AttemptId) -> Self {
+        Self { origin: Some(origin.clone()), ..self }
     }
 
     /// Shows what is being made to those who look.

@@ -1,5 +1,7 @@
 //! Every call that an operation makes goes wrong, one after the other.
 
+use futures_util::FutureExt;
+
 use super::*;
 
 /// How a call goes wrong.
@@ -334,6 +336,27 @@ async fn a_deletion_meanwhile_ends_a_create_at_any_call() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn who_waits_for_an_environment_to_be_deleted_leaves_the_next_one_of_its_name() {
+    let world = World::new().await;
+    world.create("demo").await.unwrap();
+    // Two calls later it is being deleted.
+    let at = world.data.plan.count(ANY) + 3;
+    world.data.plan.on(ANY, at, SLOW);
+    let mut first = Box::pin(world.delete("demo"));
+    tokio::select! {
+        ended = &mut first => panic!("it ended before it was looked at: {ended:?}"),
+        _ = world.data.plan.reached(ANY, at) => {}
+    }
+    let mut second = Box::pin(world.delete("demo"));
+    assert!((&mut second).now_or_never().is_none(), "it waits for the first");
+    first.await.unwrap();
+    world.create("demo").await.unwrap();
+    // What it was asked to delete is gone.
+    second.await.unwrap();
+    world.check(&["demo"]).await;
 }
 
 #[tokio::test]
