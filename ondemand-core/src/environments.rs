@@ -20,6 +20,7 @@ use crate::router::Router;
 use crate::secret::Secret;
 
 mod access;
+mod awaited;
 mod create;
 mod delete;
 mod deploy;

@@ -179,7 +179,39 @@ async fn a_build_that_fails_leaves_nothing_and_says_why() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn what_others_wait_for_too_long_is_named_with_its_log() -> Result<()> {
+    let place = Place::new().await?;
+    place.shop_migrates("echo stuck at row 5; exec sleep 600")?;
+    place.shop_waits("3s")?;
+    let refused = place.server.refused(("POST", "/envs"), r#"{"name":"demo"}"#, (503, "not_ready")).await?;
+    let detail = refused["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("service migrate does not end, and others wait for it"), "{refused}");
+    assert_eq!(refused["log"], json!(["stuck at row 5"]));
+    place.nothing_is_left().await
+}
+
 impl Place {
+    /// Puts a service in front of the back end, which does its work first; and another that was started before both.
+    fn shop_migrates(&self, script: &str) -> Result<()> {
+        let services = format!(
+            "services:
+  cache:
+    image: any
+    entrypoint: [/bin/sh, -c, echo warm; exec sleep 600]
+  migrate:
+    image: any
+    entrypoint: [/bin/sh, -c, {script:?}]
+  back:
+    depends_on: {{ migrate: {{ condition: service_completed_successfully }} }}
+"
+        );
+        let file = self.shop.templates().join("demo.yml");
+        let text = std::fs::read_to_string(&file)?;
+        ensure!(text.contains("services:\n  back:\n"), "{text}");
+        Ok(std::fs::write(file, text.replace("services:\n  back:\n", &services))?)
+    }
+
     /// Changes how long an environment may take.
     fn shop_waits(&self, time: &str) -> Result<()> {
         let file = self.shop.templates().join("demo.yml");
@@ -291,6 +323,23 @@ async fn progress_is_told_step_by_step() -> Result<()> {
     assert_eq!(told, ["resolving", "cloning-data", "deploying", "building", "ready"], "{text}");
     let last = text.trim_end().rsplit("\n\n").next().unwrap_or_default();
     assert_eq!(last, "event: done\ndata: {\"status\":\"done\",\"urls\":[\"demo.localhost\",\"demoapi.localhost\"]}");
+    place.delete("demo").await?;
+    place.nothing_is_left().await
+}
+
+#[tokio::test]
+async fn progress_tells_what_a_service_writes_that_others_wait_for() -> Result<()> {
+    let place = Place::new().await?;
+    let go = place.home.path().join("go");
+    place.shop_migrates(&format!("echo migration 7 of 9; until [ -e {} ]; do sleep 0.05; done", go.display()))?;
+    let mut steps = Steps::of(place.server.request(Method::POST, "/envs").body(r#"{"name":"demo"}"#)).await?;
+    steps.until_told(r#""phase":"building","service":"migrate","detail":"migration 7 of 9""#).await?;
+    std::fs::write(go, "")?;
+    let text = steps.rest().await?;
+    assert!(text.contains("event: done"), "{text}");
+    // It is done, and others are waited for.
+    let after = text.split_once("migration 7 of 9").context("its line")?.1;
+    assert!(!after.contains(r#""service":"migrate""#), "{text}");
     place.delete("demo").await?;
     place.nothing_is_left().await
 }

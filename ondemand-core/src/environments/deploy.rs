@@ -1,18 +1,26 @@
 //! Deploying what was resolved, and waiting until it answers.
 
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::awaited::{awaited, complaint};
 use super::inner::Inner;
+use super::last_line::LastLine;
 use super::plan::Draft;
 use super::ready::Patience;
 use super::record::{Record, State};
 use super::{Phase, Step, StepReporter, ready, secrets};
 use crate::databases::{Database, Databases};
 use crate::error::{Error, Result};
-use crate::orchestrator::{Publish, ServiceState, Stack, StackId, StackSpec};
+use crate::name::ServiceName;
+use crate::orchestrator::{Condition, Publish, ServiceState, Stack, StackId, StackSpec};
 use crate::secret::Secret;
+
+/// How often somebody who waits is told what is new.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Tells whoever asked for an environment what is being done.
 pub(super) struct Teller {
@@ -85,18 +93,19 @@ pub(super) async fn deploy(
     teller.tell(Phase::Deploying, None, Some(count(spec.services.len())));
     // A service that is waited for may never come.
     let deploying = async {
-        let deployed = tokio::time::timeout(patience.left(), inner.orchestrator.deploy(spec)).await;
-        if let Ok(deployed) = deployed {
-            return deployed;
+        let mut deploying = inner.orchestrator.deploy(spec);
+        tokio::select! {
+            deployed = &mut deploying => return deployed,
+            never = tell_of_dependencies(inner, spec, teller) => match never {},
+            () = tokio::time::sleep(patience.left()) => {}
         }
-        let begun = inner.orchestrator.get(&spec.name).await;
-        let late =
-            begun.iter().flat_map(|stack| &stack.services).find(|service| service.state == ServiceState::Starting);
-        let last = match late {
-            Some(service) => format!("service {} does not start, or others wait for what it does not do", service.name),
-            None => "its services do not start, or wait for one that does not do its work".to_owned(),
-        };
-        let log = inner.log_tail(&spec.name, late.map(|service| &service.name)).await;
+        // Before it is undone, which begins when what deploys is dropped.
+        let begun = inner.orchestrator.get(&spec.name).await.ok();
+        let late = begun.as_ref().and_then(|stack| late(spec, stack));
+        let (service, last) = late.unzip();
+        let last = last.unwrap_or_else(|| "its services do not start".to_owned());
+        let log = inner.log_tail(&spec.name, service).await;
+        drop(deploying);
         Err(Error::NotReady { waited: patience.waited(), last, log })
     };
     unless_cancelled(cancel, deploying).await?;
@@ -109,6 +118,33 @@ pub(super) async fn deploy(
     let answering = ready::answer_themselves(inner, spec, &checks, patience, teller);
     unless_cancelled(cancel, answering).await?;
     inner.orchestrator.get(&spec.name).await
+}
+
+/// Returns the service that a deployment has waited for too long, and what there is to say of it.
+fn late<'a>(spec: &'a StackSpec, stack: &Stack) -> Option<(&'a ServiceName, String)> {
+    if let Some(on) = awaited(spec, stack).first() {
+        return Some((&on.service, complaint(on)));
+    }
+    let starting = stack.services.iter().find(|service| service.state == ServiceState::Starting)?;
+    let service = spec.services.iter().find(|service| service.name == starting.name)?;
+    Some((&service.name, format!("service {} does not start", service.name)))
+}
+
+/// Tells what the services that others wait for write last, as long as those are waited for.
+async fn tell_of_dependencies(inner: &Inner, spec: &StackSpec, teller: &Teller) -> Infallible {
+    let mut depends_on = spec.services.iter().flat_map(|service| &service.depends_on);
+    if depends_on.all(|on| on.condition == Condition::Started) {
+        return std::future::pending().await;
+    }
+    let mut last_line = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // Until it is begun, and where the engine does not answer for a moment, there is nothing to tell.
+        let Ok(stack) = inner.orchestrator.get(&spec.name).await else { continue };
+        let awaited: BTreeSet<_> = awaited(spec, &stack).into_iter().map(|on| &on.service).collect();
+        let last_line = last_line.get_or_insert_with(|| LastLine::follow(inner, &spec.name));
+        last_line.tell(teller, Phase::Building, |service| awaited.contains(service));
+    }
 }
 
 fn count(services: usize) -> String {

@@ -107,10 +107,13 @@ pub(super) async fn answer_themselves(
                     return Ok(());
                 }
                 let answering = !waiting.is_empty() && waiting.iter().all(|(_, said)| matches!(said, Said::Wrong(_)));
-                let routed = |name: &ServiceName| checks.iter().any(|check| check.route.service == *name);
+                let starts = |name: &ServiceName| {
+                    let found = stack.services.iter().find(|service| service.name == *name);
+                    found.is_some_and(|service| service.state == ServiceState::Starting)
+                };
                 let silent = |name: &ServiceName| waiting.iter().any(|(check, _)| check.route.service == *name);
                 let phase = if answering { Phase::Waiting } else { Phase::Building };
-                last_line.tell(teller, phase, |service| silent(service) || !routed(service));
+                last_line.tell(teller, phase, |service| silent(service) || starts(service));
             }
             Err(error) if error.is_transient() => tracing::debug!(%error, "the engine does not answer; asking again"),
             Err(error) => return Err(error),

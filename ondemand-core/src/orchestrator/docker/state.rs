@@ -228,8 +228,15 @@ impl Shared {
     }
 }
 
+/// Tells whether a container is still being checked for its health.
+fn is_unknown(seen: Option<&Seen>) -> bool {
+    seen.is_some_and(|seen| seen.health == Some(HealthStatusEnum::STARTING))
+}
+
 fn to_service(name: &ServiceName, seen: Option<&Seen>, starting: bool, asleep: bool) -> Service {
     let state = match seen.map(|seen| seen.doing) {
+        // As long as others may wait for its health.
+        Some(Doing::Running) if starting && is_unknown(seen) => ServiceState::Starting,
         Some(Doing::Running) => ServiceState::Running,
         None | Some(Doing::Created) if starting => ServiceState::Starting,
         _ if asleep => ServiceState::Asleep,
