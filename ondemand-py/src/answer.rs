@@ -101,6 +101,11 @@ pub(crate) struct Taken {
 
 #[pymethods]
 impl Taken {
+    /// Has what was made undone now: whoever keeps an exception keeps this, too.
+    fn undo(&self) {
+        drop(self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
     /// Takes over what was made: it is the caller's to delete now.
     fn claim(&self) {
         let unclaimed = self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner).take();

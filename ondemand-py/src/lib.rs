@@ -16,6 +16,7 @@ mod wait;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     module.add("CODES", ondemand_core::Code::ALL.map(ondemand_core::Code::as_str).to_vec())?;
+    module.add("Unreadable", module.py().get_type::<wait::Unreadable>())?;
     module.add_class::<answer::Taken>()?;
     module.add_class::<session::Session>()?;
     module.add_class::<stream::Stream>()?;

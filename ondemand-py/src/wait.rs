@@ -7,6 +7,8 @@ use pyo3::prelude::*;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
+pyo3::create_exception!(ondemand._native, Unreadable, PyOSError, "A file that was to be sent cannot be read.");
+
 /// How long a blocked thread waits until it looks whether there was a signal. Only Python's main thread acts on one.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -40,7 +42,7 @@ impl From<NoAnswer> for PyErr {
     fn from(why: NoAnswer) -> Self {
         match why {
             NoAnswer::Lost(text) => PyConnectionError::new_err(text),
-            NoAnswer::NoFile(text) => PyOSError::new_err(text),
+            NoAnswer::NoFile(text) => Unreadable::new_err(text),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +55,23 @@ def test_what_is_missing_is_told_before_anything_is_built(commands: Path) -> Non
     assert ran.returncode == 1 and ran.stdout == ""
     assert ran.stderr.startswith("error: ondemand is built with libbtrfsutil, which this machine lacks\nhint: ")
     assert "apt-get install" in ran.stderr
+
+
+def test_an_archive_of_the_sources_can_be_built(tmp_path: Path) -> None:
+    def backend(call: str, cwd: Path) -> str:
+        program = f"import sys; sys.path.insert(0, 'pep517'); import backend; backend.{call}(sys.argv[1])"
+        # All that it takes was fetched when the package was built.
+        env = {**os.environ, "CARGO_NET_OFFLINE": "true"}
+        ran = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=cwd, env=env, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    backend("build_sdist", PEP517.parent)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path)
+    backend("prepare_metadata_for_build_wheel", tmp_path / archive.name[: -len(".tar.gz")])
+    (made,) = tmp_path.glob("*.dist-info")
+    assert "Name: ondemand\n" in (made / "METADATA").read_text()
 
 
 def test_a_wheel_is_for_any_machine_unless_told_otherwise() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import threading
 import time
@@ -17,6 +18,8 @@ import pytest
 from conftest import Place, eventually, is_open
 
 import ondemand
+from ondemand._connection import Connection
+from ondemand._effects import Hold, Request
 
 
 def count(db: ondemand.Database) -> int:
@@ -48,6 +51,22 @@ def test_what_was_let_go_goes_whatever_comes_next(place: Place) -> None:
         eventually(lambda: [db.id for db in place.od.databases.list()] == [after.id], "it stays", seconds=5)
         assert not is_open(before.port)
     before.close()
+
+
+def test_a_lease_that_is_let_go_while_it_is_taken_is_not_held() -> None:
+    connection = Connection("http://127.0.0.1:1")
+    ready = connection._ready(True)
+    first = next(ready)
+    # Another thread, or another task, when the answer is on its way.
+    connection.close()
+    second = ready.send(None)
+    assert isinstance(first, Hold) and isinstance(second, Hold) and first != second
+    with pytest.raises(StopIteration):
+        ready.send(None)
+    # What is asked for now is on the one that is held.
+    creation = connection.request("POST", "/servers", {}, leased=True)
+    asked = next(creation)
+    assert isinstance(asked, Request) and json.loads(asked.body or b"") == {"Lease": second.lease}
 
 
 def test_every_driver_finds_it(place: Place) -> None:

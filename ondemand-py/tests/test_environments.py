@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import queue
 import shutil
 import subprocess
+import threading
 import urllib.error
 import urllib.request
 from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Tuple
 
 import pytest
 from conftest import eventually, new_home, serving
@@ -157,6 +161,45 @@ def test_awaited_it_is_the_same(od: ondemand.Ondemand, url: str) -> None:
         await client.environments.delete("demo")
 
     asyncio.run(main())
+
+
+def test_what_cannot_be_seen_once_it_is_made_is_deleted_by_whose_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONDEMAND_TOKEN", raising=False)
+    deleted: "queue.Queue[Tuple[str, Optional[str]]]" = queue.Queue()
+
+    class Server(BaseHTTPRequestHandler):
+        """Makes an environment, and then fails."""
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.answer(200, {"status": "done", "urls": []})
+
+        def do_GET(self) -> None:
+            self.answer(500, {"code": "backend", "detail": "on purpose"})
+
+        def do_DELETE(self) -> None:
+            deleted.put((self.path, self.headers["authorization"]))
+            self.answer(200, {"status": "done"})
+
+        def answer(self, status: int, content: object) -> None:
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        od = ondemand.connect(f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(ondemand.Backend) as kept:
+            od.environments.create("demo", github_token="a token of a user's")
+        # Though somebody still has the exception.
+        assert deleted.get(timeout=20) == ("/envs/demo", "Bearer a token of a user's")
+        assert "on purpose" in str(kept.value)
+        server.shutdown()
 
 
 @pytest.mark.parametrize("name", ["demo", None])

@@ -96,7 +96,29 @@ def test_a_dump_that_cannot_be_read(place: Place, tmp_path: Path) -> None:
             place.od.datasets.import_("unreadable", dump)
     assert str(dump) in str(refused.value) and refused.value.causes and refused.value.hint
     # The server was not to blame, and is asked again.
-    assert [dataset.name for dataset in place.od.datasets.list()] == ["production"]
+    names = [dataset.name for dataset in place.od.datasets.list()]
+    assert "production" in names and "unreadable" not in names
+
+
+def test_what_a_signals_handler_raises_is_raised(place: Place) -> None:
+    # As programs limit how long something may take.
+    script = """
+import signal, ondemand
+
+def handler(*_):
+    raise TimeoutError("it took too long")
+
+signal.signal(signal.SIGALRM, handler)
+ondemand.pg_snapshot("production").close()
+try:
+    while True:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        ondemand.pg_snapshot("production").close()
+except TimeoutError as error:
+    print(type(error).__name__, error)
+"""
+    out, err = place.run(script).communicate(timeout=60)
+    assert out == "TimeoutError it took too long\n", err
 
 
 def test_environments_are_asked_for_over_a_connection_that_is_made_when_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -168,6 +169,24 @@ print(ondemand.embedded(config={"store": "copy"}).datasets.list())
     program = own.run(script, str(tmp_path))
     out, err = program.communicate(timeout=60)
     assert out == "[]\n", err
+
+
+def test_it_is_the_package_of_whoever_starts_it(own: Place, tmp_path: Path) -> None:
+    copy = tmp_path / "ondemand"
+    shutil.copytree(Path(ondemand.__file__).parent, copy)
+    shutil.copytree(Path(ondemand.__file__).parents[1] / "ondemand.libs", tmp_path / "ondemand.libs")
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import ondemand
+print(ondemand.embedded(config={"store": "copy"}).datasets.list(), flush=True)
+sys.stdin.read()
+"""
+    program = own.run(script, str(tmp_path))
+    assert program.stdout is not None
+    assert program.stdout.readline() == "[]\n"
+    assert str(copy) in Path("/proc", str(own.keeper()), "maps").read_text()
+    program.communicate()
 
 
 def test_its_secrets_are_its_users_alone(own: Place) -> None:

@@ -24,9 +24,9 @@ def server(url: Optional[str], token: Optional[str]) -> Connection:
     return Connection(url, token or os.environ.get("ONDEMAND_TOKEN") or None)
 
 
-def for_environments(connection: Connection) -> Connection:
-    """Return a connection for environments, which belong to whom a GitHub token is."""
-    github = os.environ.get("GITHUB_TOKEN")
+def for_environments(connection: Connection, given: Optional[str] = None) -> Connection:
+    """Return a connection for environments, which belong to whom a GitHub token is: the one that was given, or the environment's."""
+    github = given or os.environ.get("GITHUB_TOKEN")
     if connection.keeper is not None or connection.has_token or not github:
         return connection
     return Connection(connection.url, github)

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import weakref
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from . import _effects, _errors, _keeper, _native
 from ._effects import Operation, T
@@ -59,11 +59,6 @@ class Connection:
         """Whether the server is told a token."""
         return self._token is not None
 
-    @property
-    def lease(self) -> str:
-        """The lease of this process."""
-        return self._state.lease
-
     def request(
         self,
         method: str,
@@ -76,27 +71,31 @@ class Connection:
         undo: Optional[str] = None,
         finish: bool = False,
     ) -> Operation[Any]:
-        """Ask, and return the JSON of the answer."""
-        encoded = raw if body is None else json.dumps(body).encode()
-        asked = _effects.Request(method, path, encoded, file=file, undo=undo, finish=finish)
+        """Ask, and return the JSON of the answer. What is leased is told the lease."""
+        def asked() -> _effects.Request:
+            # The lease that is held by now: whoever lets go of one takes another.
+            whole = {**body, "Lease": self._state.lease} if leased else body
+            encoded = raw if whole is None else json.dumps(whole).encode()
+            return _effects.Request(method, path, encoded, file=file, undo=undo, finish=finish)
+
         answer = yield from self.answer(asked, leased)
         result = content(answer)
         answer.claim()
         return result
 
-    def answer(self, asked: _effects.Request, leased: bool = False) -> Operation[_native.Answer]:
+    def answer(self, ask: Callable[[], _effects.Request], leased: bool = False) -> Operation[_native.Answer]:
         """Ask, and return the answer, which is a success."""
         attempt = 0
         while True:
             yield from self._ready(leased)
-            session = self._state.session
+            session, asked = self._state.session, ask()
             try:
                 answer: _native.Answer = yield asked
                 break
             except ConnectionError as error:
                 yield from self._lost(session, error, attempt)
                 attempt += 1
-            except OSError as error:
+            except _native.Unreadable as error:
                 raise _errors.InvalidInput(
                     f"file {asked.file!r} cannot be read", causes=[str(error)], hint="check what it is, and its permissions"
                 ) from error
@@ -147,14 +146,17 @@ class Connection:
             # A keeper ends when nobody holds a lease, so one is held from the first question on.
             if state.held or not (leased or self.keeper):
                 return
-            session = state.session
+            session, lease = state.session, state.lease
             try:
-                yield _effects.Hold(state.lease)
+                yield _effects.Hold(lease)
             except ConnectionError as error:
                 yield from self._lost(session, error, attempt)
             else:
-                state.peers = session.peers() if session else []
-                state.held = True
+                with state.lock:
+                    # Another thread, or task, may have let go of it by now; then the next one is held.
+                    if state.session is session and state.lease == lease:
+                        state.peers = session.peers() if session else []
+                        state.held = True
 
     def _lost(self, session: Optional[_native.Session], error: ConnectionError, attempt: int) -> Operation[None]:
         """Look for another keeper where the one that was asked is gone; a server that is gone is an error."""

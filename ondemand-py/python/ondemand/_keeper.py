@@ -26,6 +26,15 @@ INFO = "keeper.json"
 ALIVE = "keeper.lock"
 _STARTING = "keeper.start"
 _LOG = "keeper.log"
+# This very package, wherever it is, and not by way of the path: what else is there must not stand in for Python's own modules.
+_BE = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("ondemand", sys.argv[1] + "/__init__.py", submodule_search_locations=sys.argv[1:])
+sys.modules["ondemand"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from ondemand._keep import main
+main()
+"""
 
 
 @dataclass(frozen=True)
@@ -133,10 +142,8 @@ def _start(options: Options) -> None:
             hint="run `ondemand serve`, and set ONDEMAND_URL",
         )
     with open(Path(options.data_dir) / _LOG, "w") as log:
-        # Behind the rest: what is beside the package, or in the user's own path, must not stand in for Python's modules.
-        code = "import sys; sys.path.append(sys.argv[1]); from ondemand._keep import main; main()"
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(Path(__file__).parent.parent)],
+            [sys.executable, "-c", _BE, str(Path(__file__).parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -50,8 +50,6 @@ def create(
         body["Name"] = name
     if settings:
         body["Settings"] = dict(settings)
-    if leased:
-        body["Lease"] = connection.lease
     # It takes a moment, so whoever is interrupted has it made and deleted. To break off could come too late, and leave it.
     made = yield from connection.request("POST", "/servers", body, leased=leased, undo="/servers/{Id}", finish=True)
     return made  # type: ignore[no-any-return]
@@ -195,8 +193,13 @@ def create_environment(connection: Connection, wanted: Json) -> Operation[Enviro
     # The answer has the name only if none was asked for.
     named = wanted.get("name")
     undo = _path("envs", named) if named else "/envs/{name}"
-    answer = yield from connection.answer(_effects.Request("POST", "/envs", json.dumps(wanted).encode(), undo=undo))
-    made = yield from environment(connection, content(answer).get("name") or wanted["name"])
+    asked = _effects.Request("POST", "/envs", json.dumps(wanted).encode(), undo=undo)
+    answer = yield from connection.answer(lambda: asked)
+    try:
+        made = yield from environment(connection, content(answer).get("name") or wanted["name"])
+    except BaseException:
+        answer.undo()
+        raise
     answer.claim()
     return made
 

@@ -247,6 +247,7 @@ class Environments:
     """All environments of a server: running copies of the product, each built from chosen branches."""
 
     def __init__(self, connection: Connection) -> None:
+        self._given = connection
         self._connection = _choose.for_environments(connection)
 
     def create(
@@ -285,7 +286,9 @@ class Environments:
         wanted = _operations.wanted_environment(
             name, back, back_branch, front, front_branch, template, with_fixtures, keep_days, github_token
         )
-        return self._connection.run(_operations.create_environment(self._connection, wanted))
+        # Whose it is may also undo it.
+        connection = _choose.for_environments(self._given, github_token) if github_token else self._connection
+        return connection.run(_operations.create_environment(connection, wanted))
 
     def plan(
         self,

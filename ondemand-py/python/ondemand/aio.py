@@ -240,6 +240,7 @@ class Environments:
     """All environments of a server; see `ondemand.Environments`."""
 
     def __init__(self, connection: Connection) -> None:
+        self._given = connection
         self._connection = _choose.for_environments(connection)
 
     async def create(
@@ -262,7 +263,9 @@ class Environments:
         wanted = _operations.wanted_environment(
             name, back, back_branch, front, front_branch, template, with_fixtures, keep_days, github_token
         )
-        return await self._connection.run_async(_operations.create_environment(self._connection, wanted))
+        # Whose it is may also undo it.
+        connection = _choose.for_environments(self._given, github_token) if github_token else self._connection
+        return await connection.run_async(_operations.create_environment(connection, wanted))
 
     async def plan(
         self,
