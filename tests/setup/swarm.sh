@@ -22,6 +22,8 @@ readonly nodes='1 2 3'
 readonly image=ondemand/test:1
 # The same, with the script that clones, builds and starts a service as what it runs.
 readonly runner=ondemand/runner:1
+# Says that a laboratory has made the mount of namespaces.
+readonly mounted=/run/odt-netns
 readonly moto='moto[server]==5.2.5'
 
 usage() {
@@ -112,12 +114,15 @@ await_node() {
 # Makes the namespaces, joined to the bridge by a cable each.
 make_network() {
     local node
-    # The first of a machine makes a mount of the directory that they are in.
-    if ! mountpoint --quiet /run/netns; then touch "$dir/netns"; fi
     # Where another Docker Engine runs, this machine forwards nothing that isn't allowed, and may count what a bridge passes on as forwarded.
     if iptables -S FORWARD 2>/dev/null | grep -qxF -e '-P FORWARD DROP'; then iptables -I FORWARD -i "$id" -o "$id" -j ACCEPT; fi
+    # One at a time on this machine. The first namespace makes a mount of the directory that they are in, which the last laboratory takes back.
+    {
+        flock 9
+        if ! mountpoint --quiet /run/netns; then touch "$mounted"; fi
+        for node in $nodes; do ip netns add "$id-$node"; done
+    } 9</sys/class/net
     for node in $nodes; do
-        ip netns add "$id-$node"
         ip link add name "$id-$node" type veth peer name eth0 netns "$id-$node"
         ip link set "$id-$node" master "$id" up
         ip -n "$id-$node" link set lo up
@@ -265,16 +270,19 @@ stop() {
             if [ -e "/run/netns/$id-$node" ]; then ip netns delete "$id-$node" || failed=1; fi
             if [ -e "/sys/class/net/$id-$node" ]; then ip link delete "$id-$node" 2>/dev/null || true; fi
         done
-        # Not while others have some there.
-        if [ -e "$dir/netns" ] && [ -z "$(ls -A /run/netns)" ] && mountpoint --quiet /run/netns; then
-            umount /run/netns || umount --lazy /run/netns || failed=1
-        fi
+        {
+            flock 9
+            # Not while others have some there.
+            if [ -e "$mounted" ] && [ -z "$(ls -A /run/netns)" ]; then
+                if ! mountpoint --quiet /run/netns || within 5 umount /run/netns; then rm -f -- "$mounted"; else failed=1; fi
+            fi
+        } 9</sys/class/net
         if [ -e "/sys/class/net/$id" ]; then ip link delete "$id" || failed=1; fi
         while iptables -D FORWARD -i "$id" -o "$id" -j ACCEPT 2>/dev/null; do :; done
         while IFS= read -r group; do rmdir -- "$group" 2>/dev/null || true; done < <(cgroups_of "$id")
     fi
     if [ "$failed" -eq 0 ]; then
-        rm -rf --one-file-system -- "$dir"/{1,2,3} "$dir"/{image,environment,subnet,registry.yml,registry.log,s3.log,netns,id}
+        rm -rf --one-file-system -- "$dir"/{1,2,3} "$dir"/{image,environment,subnet,registry.yml,registry.log,s3.log,id}
     fi
     return "$failed"
 }
