@@ -60,7 +60,8 @@ def test_an_archive_of_the_sources_can_be_built(tmp_path: Path) -> None:
     def backend(call: str, cwd: Path) -> str:
         program = f"import sys; sys.path.insert(0, 'pep517'); import backend; backend.{call}(sys.argv[1])"
         # All that it takes was fetched when the package was built.
-        env = {**os.environ, "CARGO_NET_OFFLINE": "true"}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        env = {**os.environ, "CARGO_NET_OFFLINE": "true", "PATH": path}
         ran = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=cwd, env=env, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
