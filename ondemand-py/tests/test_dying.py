@@ -95,7 +95,7 @@ def test_nothing_is_left_after_ctrl_c(place: Place) -> None:
 
 
 def test_ctrl_c_ends_a_create_at_once(place: Place) -> None:
-    # The setting keeps Postgres from becoming ready: it waits for a lock file that never comes.
+    # Beside one that lives, it makes others one after the other, whenever the signal comes.
     script = """
 print('begun', flush=True)
 ondemand.pg_snapshot('production', settings={'shared_preload_libraries': 'auto_explain'}, name='slow')
