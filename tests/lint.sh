@@ -12,7 +12,7 @@ cargo fmt --all --check
 
 step shellcheck
 shellcheck --external-sources tests/*.sh tests/setup/*.sh fuzz/run.sh .ci/run examples/shop/*/build.sh
-shellcheck --shell=sh ondemand-core/runner/run.sh examples/images/server/entrypoint.sh
+shellcheck --shell=sh ondemand-core/runner/run.sh ondemand-core/src/orchestrator/swarm/clean.sh examples/images/server/entrypoint.sh
 
 step "cargo clippy"
 cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings

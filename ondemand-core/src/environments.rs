@@ -419,4 +419,9 @@ impl Environments {
     pub(crate) async fn reconcile(&self, report: &mut crate::janitor::Report) -> Result<()> {
         reconcile::reconcile(&self.inner, report).await
     }
+
+    /// Removes what stacks that are gone left elsewhere; see [`Janitor::tidy`](crate::Janitor::tidy).
+    pub(crate) async fn tidy(&self) -> Result<crate::orchestrator::Tidied> {
+        self.inner.orchestrator.tidy().await
+    }
 }

@@ -30,6 +30,18 @@ pub struct Report {
     pub failed: Vec<String>,
 }
 
+impl Report {
+    /// Adds what another one says.
+    pub fn add(&mut self, other: Self) {
+        let Self { reaped, restarted, removed, unknown, failed } = other;
+        self.reaped.extend(reaped);
+        self.restarted.extend(restarted);
+        self.removed.extend(removed);
+        self.unknown.extend(unknown);
+        self.failed.extend(failed);
+    }
+}
+
 impl Janitor {
     /// Makes a janitor for databases and datasets.
     pub(crate) fn new(databases: Databases, datasets: Datasets) -> Self {
@@ -68,11 +80,45 @@ impl Janitor {
         Ok(report)
     }
 
-    /// Does a round now and then, until the future is dropped.
+    /// Removes what the stacks of environments that are gone left where it could not be reached at once: volumes on other nodes of a Swarm. It may take
+    /// minutes, which is why no round does it.
+    ///
+    /// # Errors
+    /// [`Backend`](crate::Error::Backend) if the orchestrator cannot be asked what is left. What fails for a single thing is in the report.
     ///
     /// # Cancel safety
-    /// As [`Janitor::run_once`].
+    /// Calling it again finishes what was begun.
+    pub async fn tidy(&self) -> Result<Report> {
+        #[cfg(feature = "environments")]
+        if let Some(environments) = &self.environments {
+            let crate::orchestrator::Tidied { removed, failed } = environments.tidy().await?;
+            return Ok(Report { removed, failed, ..Report::default() });
+        }
+        Ok(Report::default())
+    }
+
+    /// Does a round now and then, and tidies up beside that, until the future is dropped.
+    ///
+    /// # Cancel safety
+    /// As [`Janitor::run_once`] and [`Janitor::tidy`].
     pub async fn run(&self, interval: Duration) {
+        tokio::join!(self.keep_order(interval), self.keep_tidy(interval));
+    }
+
+    async fn keep_tidy(&self, interval: Duration) {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match self.tidy().await {
+                Ok(report) if report == Report::default() => {}
+                Ok(report) => tracing::info!(?report, "the janitor tidied up"),
+                Err(error) => tracing::warn!(%error, "the janitor could not tidy up; it will try again"),
+            }
+        }
+    }
+
+    async fn keep_order(&self, interval: Duration) {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -42,7 +42,7 @@ pub use service::{
 pub(crate) use spec::deploy_or_undo;
 pub use stack::{ConfigSpec, Endpoint, NetworkSpec, SecretSpec, Service, ServiceState, Stack, StackSpec, VolumeSpec};
 #[cfg(feature = "swarm")]
-pub use swarm::{Swarm, SwarmOptions};
+pub use swarm::{Swarm, SwarmOptions, VOLUME_CLEANER};
 
 /// Runs stacks: named sets of programs with their mounts, ports and labels.
 ///
@@ -112,6 +112,18 @@ pub trait Orchestrator: Debug + Send + Sync + 'static {
     /// Calling it again finishes what was begun.
     async fn remove(&self, id: &StackId) -> Result<()>;
 
+    /// Removes what removed stacks left where it could not be reached at once, such as volumes on other machines. It may take minutes, and is for somebody
+    /// who does it now and then; where nothing is ever left, it does nothing.
+    ///
+    /// # Errors
+    /// [`Backend`](crate::Error::Backend) if it cannot be asked what is left. What fails for a single thing is in what is returned.
+    ///
+    /// # Cancel safety
+    /// Calling it again finishes what was begun.
+    async fn tidy(&self) -> Result<Tidied> {
+        Ok(Tidied::default())
+    }
+
     /// Waits until a service of the stack is not running, and returns the stack as it is then.
     ///
     /// # Errors
@@ -137,6 +149,15 @@ impl fmt::Display for StackId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
+}
+
+/// What was removed after its stack.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tidied {
+    /// What is gone, such as `volumes of stack NAME`.
+    pub removed: Vec<String>,
+    /// What could not be removed and why; it will be tried again.
+    pub failed: Vec<String>,
 }
 
 /// Which log lines, and how.

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use laboratory::{Services, lines, service, stack, variable, written};
+use laboratory::{Services, hosts, lines, run_on, service, stack, variable, with_volume, written};
 use ondemand_core::orchestrator::{
-    Condition, Dependency, LogOptions, Publish, RestartPolicy, ServiceSpec, ServiceState, Stack, Swarm,
+    Condition, Dependency, DeployMode, LogOptions, Publish, RestartPolicy, ServiceSpec, ServiceState, Stack, Swarm,
+    Tidied,
 };
 use ondemand_core::{Error, Orchestrator, Selector, StackName};
 
@@ -106,6 +107,62 @@ async fn a_manager_that_starts_again_has_our_stacks() {
     assert_eq!(listed.len(), 1, "{listed:?}");
     swarm.remove(&deployed.id).await.expect("removed");
     assert_eq!(services.left().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn volumes_on_a_node_that_is_away_go_when_it_is_back() {
+    let services = Services::start();
+    let swarm = services.swarm();
+    let mut main = service("main", "exec sleep 1000");
+    main.placement.mode = DeployMode::Global;
+    let spec = with_volume(stack("a", vec![main]));
+    let deployed = swarm.deploy(&spec).await.expect("deployed");
+    let [_, second, third] = hosts();
+    let on = |host: &str| {
+        let filter = format!("label=ondemand.instance={}", services.instance);
+        run_on(host, &["volume", "ls", "--quiet", "--filter", &filter]).lines().count()
+    };
+
+    let killed = Killed::now(3);
+    // Drained nodes get no job, as they get no tasks.
+    run_on(&hosts()[0], &["node", "update", "--availability", "drain", "node-2"]);
+    let removed = tokio::time::timeout(PATIENCE, swarm.remove(&deployed.id)).await;
+    removed.expect("in time").expect("removed");
+    until_down(3).await;
+    assert_eq!(swarm.tidy().await.expect("nothing can be done"), Tidied::default());
+    assert_eq!(on(&second), 1);
+
+    run_on(&hosts()[0], &["node", "update", "--availability", "active", "node-2"]);
+    assert_eq!(swarm.tidy().await.expect("one of two"), Tidied::default());
+    assert_eq!(on(&second), 0);
+    let noted = services.left().await;
+    assert_eq!(noted.len(), 1, "the other one is not forgotten: {noted:?}");
+
+    drop(killed);
+    // Another process goes on with what this one has begun.
+    let other = services.swarm();
+    let deadline = Instant::now() + PATIENCE;
+    let done = loop {
+        let tidied = other.tidy().await.expect("tidied");
+        if tidied != Tidied::default() {
+            break tidied;
+        }
+        assert!(Instant::now() < deadline, "the node does not come back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(done, Tidied { removed: vec!["volumes of stack a".into()], failed: Vec::new() });
+    assert_eq!(on(&third), 0);
+    assert_eq!(services.left().await, [""; 0]);
+}
+
+/// Waits until the manager misses a node.
+async fn until_down(node: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    let inspect = ["node", "inspect", "--format", "{{.Status.State}}", &format!("node-{node}")];
+    while run_on(&hosts()[0], &inspect).trim() != "down" {
+        assert!(Instant::now() < deadline, "node {node} is not missed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[test]

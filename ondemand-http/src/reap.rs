@@ -17,10 +17,11 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(reap))
 }
 
-/// Deletes what has expired, starts what should run, and removes what dead attempts left.
+/// Deletes what has expired, starts what should run, and removes what dead attempts left, and what is left on the nodes of a Swarm.
 #[utoipa::path(post, path = "/reap", tag = "janitor", security(("bearer" = []), ()), responses(
     (status = 200, description = "What was done.", body = wire::Reaped), Problems))]
 async fn reap(State(janitor): State<Janitor>) -> Result<Response, Problem> {
-    let report = janitor.run_once().await?;
+    let mut report = janitor.run_once().await?;
+    report.add(janitor.tidy().await?);
     Ok(reply(StatusCode::OK, &wire::Reaped::from(report)))
 }

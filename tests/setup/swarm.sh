@@ -22,6 +22,8 @@ readonly nodes='1 2 3'
 readonly image=ondemand/test:1
 # The same, with the script that clones, builds and starts a service as what it runs.
 readonly runner=ondemand/runner:1
+# A shell and the engine's client, for the job that removes volumes.
+readonly cleaner=ondemand/cleaner:1
 # Says that a laboratory has made the mount of namespaces.
 readonly mounted=/run/odt-netns
 readonly moto='moto[server]==5.2.5'
@@ -99,7 +101,7 @@ start_node() {
             fi
             shift 3
             exec "$@"' sh "node-$node" "$size" "$own/data" \
-        dockerd --config-file "$own/daemon.json" --host "unix://$own/docker.sock" --group root \
+        dockerd --config-file "$own/daemon.json" --host "unix://$own/docker.sock" --host unix:///run/docker.sock --group root \
         --data-root "$own/data" --exec-root "$own/exec" --pidfile "$own/docker.pid" \
         --storage-driver overlay2 --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$id-$node"
 }
@@ -141,6 +143,38 @@ install_moto() {
     echo "$moto" >"$cache/moto/version"
 }
 
+# Builds the image of the job that removes volumes in the cache.
+build_cleaner() {
+    local root program key client
+    client=$(command -v docker)
+    key=$(cat "$0" /bin/busybox "$client" | sha256sum | cut -c 1-16)
+    cleaner_archive=$cache/swarm-cleaner-$key.tar
+    if [ -e "$cleaner_archive" ]; then return; fi
+    root=$dir/image
+    mkdir -p "$root"/{bin,run,var,usr/bin}
+    # Where the socket is mounted.
+    ln -s ../run "$root/var/run"
+    cp /bin/busybox "$root/bin"
+    for program in sh sleep; do ln -s busybox "$root/bin/$program"; done
+    cp "$client" "$root/usr/bin/docker"
+    copy_libraries "$root" "$client"
+    find "$cache" -maxdepth 1 -name 'swarm-cleaner-*.tar' -delete
+    tar -C "$root" --numeric-owner --owner 0 --group 0 -cf "$cleaner_archive.part" .
+    rm -rf --one-file-system -- "$root"
+    mv -- "$cleaner_archive.part" "$cleaner_archive"
+}
+
+# Copies the libraries that programs need. One that is linked statically needs none, and is no error.
+copy_libraries() {
+    local root=$1 library libraries
+    shift
+    libraries=$({ ldd "$@" 2>/dev/null || true; } | { grep -o '/[^ ]*lib[^ ]*\.so[^ ]*' || true; } | sort -u)
+    for library in $libraries; do
+        mkdir -p "$root$(dirname "$library")"
+        cp --dereference "$library" "$root$library"
+    done
+}
+
 # Builds the tests' image in the cache, from programs of this machine and the libraries they need: a shell, git, curl, Perl and psql.
 build_image() {
     local root program key psql script=$here/../../ondemand-core/runner/run.sh
@@ -160,10 +194,7 @@ build_image() {
     cp -r "/usr/lib/$(uname -m)-linux-gnu/perl-base" "$root/usr/lib/$(uname -m)-linux-gnu"
     cp /usr/lib/git-core/git-remote-http "$root/usr/lib/git-core"
     ln -s git-remote-http "$root/usr/lib/git-core/git-remote-https"
-    ldd /usr/bin/{git,curl,perl} "$psql" /usr/lib/git-core/git-remote-http | grep -o '/[^ ]*lib[^ ]*\.so[^ ]*' | sort -u | while IFS= read -r program; do
-        mkdir -p "$root$(dirname "$program")"
-        cp --dereference "$program" "$root$program"
-    done
+    copy_libraries "$root" /usr/bin/{git,curl,perl} "$psql" /usr/lib/git-core/git-remote-http
     printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/tmp:/bin/sh\n' >"$root/etc/passwd"
     printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
     chmod 755 "$root"
@@ -207,6 +238,7 @@ start() {
     mkdir -p "$dir" "$cache"
     install_moto
     build_image
+    build_cleaner
 
     # Written down before it is made, so that a stop finds it whenever this is cut off.
     id=$(random_id)
@@ -227,6 +259,8 @@ start() {
     on 1 push --quiet "$subnet.1:5000/$image" >/dev/null
     on 1 import --change 'ENV PATH=/usr/bin:/bin' --change 'ENTRYPOINT ["/bin/sh", "/usr/bin/run.sh"]' "$archive" "$subnet.1:5000/$runner" >/dev/null
     on 1 push --quiet "$subnet.1:5000/$runner" >/dev/null
+    on 1 import --change 'ENV PATH=/usr/bin:/bin' "$cleaner_archive" "$subnet.1:5000/$cleaner" >/dev/null
+    on 1 push --quiet "$subnet.1:5000/$cleaner" >/dev/null
     if ! within 30 all_ready; then
         say "error: the nodes do not join"
         on 1 node ls >&2
@@ -245,6 +279,7 @@ environment() {
     echo "ONDEMAND_TEST_SWARM_BRIDGE=$subnet.1"
     echo "ONDEMAND_TEST_SWARM_IMAGE=$subnet.1:5000/$image"
     echo "ONDEMAND_TEST_RUNNER_IMAGE=$subnet.1:5000/$runner"
+    echo "ONDEMAND_TEST_CLEANER_IMAGE=$subnet.1:5000/$cleaner"
     echo "ONDEMAND_TEST_REGISTRY=$subnet.1:5000"
 }
 
@@ -327,6 +362,7 @@ fi
 id=
 subnet=
 archive=
+cleaner_archive=
 dir=$(realpath -m -- "$2")
 case "$1 $#" in
     start\ *)

@@ -87,13 +87,14 @@ impl Cluster {
         Self::configured("").await
     }
 
-    /// Starts one whose configuration says more.
+    /// Starts one whose configuration of the Swarm says more.
     ///
     /// # Errors
     /// If any of it does not start.
     pub async fn configured(more: &str) -> Result<Self> {
         let host = variable("ONDEMAND_TEST_SWARM_HOST")?;
-        Self::on(&["--environments-orchestrator", "swarm", "--swarm-host", &host], more).await
+        let swarm = format!("[swarm]\nvolume-cleaner = '{}'\n{more}", variable("ONDEMAND_TEST_CLEANER_IMAGE")?);
+        Self::on(&["--environments-orchestrator", "swarm", "--swarm-host", &host], &swarm).await
     }
 
     /// Starts one whose environments are containers of the tests' single engine, which is given the image that they are started from.
@@ -166,6 +167,17 @@ impl Cluster {
                 return format!("  deploy: {{ placement: {{ constraints: [{constraint:?}] }} }}");
             }
             line.to_owned()
+        })
+    }
+
+    /// Has the services of environments that are made from now on share a volume.
+    ///
+    /// # Errors
+    /// If the template cannot be changed.
+    pub fn share_volume(&self) -> Result<()> {
+        self.change_template(|line| match line {
+            "x-runner: &runner" => format!("volumes: {{ cache: {{}} }}\n{line}\n  volumes: [ 'cache:/cache' ]"),
+            line => line.to_owned(),
         })
     }
 
@@ -271,7 +283,7 @@ impl Cluster {
         Ok(name.rsplit('-').next().unwrap_or_default().to_owned())
     }
 
-    /// Returns the names of all that the installation has in the swarm.
+    /// Returns the names of all that the installation has in the swarm and on its nodes.
     ///
     /// # Errors
     /// If the manager does not answer.
@@ -283,9 +295,13 @@ impl Cluster {
             found.extend(crate::run(&mut command).await?.lines().map(|name| format!("{kind} {name}")));
         }
         for engine in Self::engines()? {
-            let words = ["--host", &engine, "ps", "--all", "--filter", &filter, "--format", "container {{.Names}}"];
-            let listed = crate::run(std::process::Command::new("docker").args(words)).await?;
-            found.extend(listed.lines().map(ToOwned::to_owned));
+            let containers = ["ps", "--all", "--filter", &filter, "--format", "container {{.Names}}"];
+            let volumes = ["volume", "ls", "--filter", &filter, "--format", "volume {{.Name}}"];
+            for words in [&containers[..], &volumes[..]] {
+                let mut command = std::process::Command::new("docker");
+                let listed = crate::run(command.args(["--host", &engine]).args(words)).await?;
+                found.extend(listed.lines().map(ToOwned::to_owned));
+            }
         }
         Ok(found)
     }

@@ -239,3 +239,37 @@ async fn dockers_own_commands_work_on_environments() -> Result<()> {
     .await?;
     cluster.nothing_is_left().await
 }
+
+#[tokio::test]
+async fn volumes_of_environments_go_from_all_nodes() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    cluster.run_where("node.role == worker")?;
+    cluster.share_volume()?;
+    let token = cluster.token("anna");
+    for name in ["one", "two"] {
+        cluster.create(name, &token).await?;
+    }
+    let volumes = async |part: &str| {
+        let found = cluster.in_swarm().await?;
+        Ok::<_, anyhow::Error>(found.iter().filter(|n| n.starts_with("volume ") && n.contains(part)).count())
+    };
+    ensure!(volumes("_env-one_cache_").await? > 0, "it has none: {:?}", cluster.in_swarm().await?);
+    let kept = volumes("_env-two_cache_").await?;
+    ensure!(kept > 0, "it has none: {:?}", cluster.in_swarm().await?);
+
+    // The old deployment's go with it.
+    cluster.server.request(reqwest::Method::POST, "/envs/one/redeploy").bearer_auth(token.expose()).send().await?;
+    cluster.delete("one", &token).await?;
+    let report = cluster.server.succeed("POST", "/reap", "").await?;
+    let log = cluster.server.log();
+    // The janitor's own round may have come before.
+    for stack in ["env-one", "env2-one"] {
+        let gone = format!("volumes of stack {stack}");
+        ensure!(report["Removed"].to_string().contains(&gone) || log.contains(&gone), "{report}\n{log}");
+    }
+    ensure!(volumes("-one_cache_").await? == 0, "{:?}", cluster.in_swarm().await?);
+    ensure!(volumes("_env-two_cache_").await? == kept, "the other one's stay: {:?}", cluster.in_swarm().await?);
+    cluster.delete("two", &token).await?;
+    cluster.server.succeed("POST", "/reap", "").await?;
+    cluster.nothing_is_left().await
+}

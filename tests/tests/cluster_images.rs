@@ -84,7 +84,7 @@ async fn a_registry_that_wants_a_login_gets_it_and_nobody_sees_it() -> Result<()
     registry.push(&home, &manager, &variable("ONDEMAND_TEST_RUNNER_IMAGE")?, "shop/runner:1").await?;
     // It is read whenever an image is asked for.
     let file = home.file("registries.json", "{}")?;
-    let cluster = Cluster::configured(&format!("[swarm]\nregistry-auth = '{}'\n", file.display())).await?;
+    let cluster = Cluster::configured(&format!("registry-auth = '{}'\n", file.display())).await?;
     let token = cluster.token("anna");
     cluster.use_image(&registry.image("shop/runner:1"))?;
     cluster.run_where("node.role == worker")?;

@@ -40,7 +40,9 @@ async fn here(global: &Global, data_dir: Option<std::path::PathBuf>) -> Result<R
         let failure = Failure::from(error);
         if locked { failure.with_hint("leave --data-dir out to ask the server that has it open") } else { failure }
     })?;
-    Ok(ondemand.janitor.run_once().await?.into())
+    let mut report = ondemand.janitor.run_once().await?;
+    report.add(ondemand.janitor.tidy().await?);
+    Ok(report.into())
 }
 
 fn tell(global: &Global, report: &Reaped) -> Result<(), Failure> {

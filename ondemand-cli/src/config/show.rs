@@ -222,11 +222,12 @@ fn github_table(config: &GitHubConfig) -> Result<Table, toml::ser::Error> {
 }
 
 fn swarm_table(config: &SwarmConfig) -> Result<Table, toml::ser::Error> {
-    let SwarmConfig { host, registry_auth, ingress } = config;
+    let SwarmConfig { host, registry_auth, ingress, volume_cleaner } = config;
     let section = Section::default()
         .with_option("host", host.as_ref())?
         .with_option("registry-auth", registry_auth.as_ref())?
-        .with("ingress", ingress)?;
+        .with("ingress", ingress)?
+        .with("volume-cleaner", volume_cleaner)?;
     Ok(section.0)
 }
 
@@ -319,6 +320,7 @@ mod tests {
             host = "tcp://10.0.0.1:2375"
             registry-auth = "/etc/ondemand/registries.json"
             ingress = true
+            volume-cleaner = "registry.dev.internal/docker:28-cli"
             [postgres]
             bin-dir = "/opt/pg/bin"
             user = "pg"

@@ -75,7 +75,7 @@ pub enum Accounts {
 }
 
 /// The Docker Swarm.
-#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SwarmConfig {
     /// The socket of a manager; `DOCKER_HOST`, or the usual place, where there is none.
@@ -84,6 +84,14 @@ pub struct SwarmConfig {
     pub registry_auth: Option<PathBuf>,
     /// Whether ports are published on every node, instead of on that which a task runs on.
     pub ingress: bool,
+    /// The image, with a Docker client and a shell, that removes volumes of environments that are gone from the nodes; none does where it is empty.
+    pub volume_cleaner: String,
+}
+
+impl Default for SwarmConfig {
+    fn default() -> Self {
+        Self { host: None, registry_auth: None, ingress: false, volume_cleaner: "docker:28-cli".into() }
+    }
 }
 
 impl Default for EnvironmentsConfig {

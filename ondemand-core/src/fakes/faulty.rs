@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::error::{Error, Result};
 use crate::label::{Labels, Selector};
 use crate::name::{Hostname, SnapshotName, StackName, VolumeName};
-use crate::orchestrator::{LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec};
+use crate::orchestrator::{LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec, Tidied};
 use crate::router::{Route, Router};
 use crate::snapshot::{Snapshot, SnapshotStore, Usage, Volume};
 
@@ -289,6 +289,10 @@ impl<T: Orchestrator + ?Sized> Orchestrator for Faulty<T> {
 
     async fn remove(&self, id: &StackId) -> Result<()> {
         self.plan.run("remove", id, self.inner.remove(id)).await
+    }
+
+    async fn tidy(&self) -> Result<Tidied> {
+        self.plan.run("tidy", &"", self.inner.tidy()).await
     }
 
     async fn wait_stopped(&self, name: &StackName) -> Result<Stack> {

@@ -123,6 +123,7 @@ pub(super) fn orchestrator(config: &Config, instance: &str) -> Result<Arc<dyn Or
             host: config.swarm.host.clone(),
             registry_auth: config.swarm.registry_auth.clone(),
             ingress: config.swarm.ingress,
+            volume_cleaner: Some(config.swarm.volume_cleaner.clone()).filter(|image| !image.is_empty()),
             // How long an environment may take is its template's to say.
             start_timeout: Duration::MAX,
             ..SwarmOptions::new(instance)

@@ -87,6 +87,13 @@ pub struct VolumeSpec {
     pub labels: BTreeMap<String, String>,
 }
 
+impl VolumeSpec {
+    /// Tells whether it is removed when its stack is.
+    pub(super) fn goes_with_its_stack(&self) -> bool {
+        self.external.is_none() && self.name.is_none()
+    }
+}
+
 /// A secret of a stack: services see it as a file, and whoever inspects the engine does not see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSpec {

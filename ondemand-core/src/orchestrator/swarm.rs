@@ -13,13 +13,15 @@ use tokio_util::sync::CancellationToken;
 use super::docker::engine::Engine;
 use super::spec::deploy_or_undo;
 use super::turns::Turns;
-use super::{LogLine, LogOptions, Orchestrator, Service, Stack, StackId, StackSpec};
+use super::{LogLine, LogOptions, Orchestrator, Service, Stack, StackId, StackSpec, Tidied};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::name::StackName;
 
 mod claim;
+mod clean;
 mod engine;
+mod leftover;
 mod logs;
 mod mounts;
 mod names;
@@ -54,13 +56,26 @@ pub struct SwarmOptions {
     pub ingress: bool,
     /// How long the services of a stack may take to be started, images and what they wait for included.
     pub start_timeout: Duration,
+    /// An image with a Docker client and a shell. [`Orchestrator::tidy`] runs it as a job, with the socket of its engine, on nodes that may have volumes of
+    /// stacks that are gone. Where there is none, those volumes stay.
+    pub volume_cleaner: Option<String>,
 }
 
+/// The image that removes volumes where none is named: Docker's own client, of the last version that speaks to every engine that knows jobs.
+pub const VOLUME_CLEANER: &str = "docker:28-cli";
+
 impl SwarmOptions {
-    /// Makes options for an installation, with the usual manager, no credentials and a quarter of an hour to start.
+    /// Makes options for an installation, with the usual manager, no credentials, a quarter of an hour to start and [`VOLUME_CLEANER`].
     pub fn new(instance: impl Into<String>) -> Self {
         let start_timeout = Duration::from_secs(15 * 60);
-        Self { host: None, instance: instance.into(), registry_auth: None, ingress: false, start_timeout }
+        Self {
+            host: None,
+            instance: instance.into(),
+            registry_auth: None,
+            ingress: false,
+            start_timeout,
+            volume_cleaner: Some(VOLUME_CLEANER.into()),
+        }
     }
 }
 
@@ -75,7 +90,8 @@ impl SwarmOptions {
 ///
 /// # What it does not do
 /// - It publishes no port at one address of a node only: [`Error::Unsupported`].
-/// - Volumes belong to the node that made them, and only the manager's own are removed with the stack.
+/// - Volumes belong to the node that made them. The manager's own are removed with the stack, those of the others by [`Orchestrator::tidy`] afterwards: by a
+///   job on those nodes ([`SwarmOptions::volume_cleaner`]), once they are there and take tasks.
 /// - Jobs are not put to sleep: they are left to their end.
 /// - [`LogOptions::tail`] is counted for each service, and for each task of those that are followed. Logs of nodes that are down are left out.
 #[derive(Debug, Clone)]
@@ -103,6 +119,9 @@ impl Swarm {
             patience: options.start_timeout,
             turns: Turns::default(),
             deploying: Mutex::new(HashMap::new()),
+            volume_cleaner: options.volume_cleaner,
+            cleaning: tokio::sync::Mutex::default(),
+            troubles: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -143,6 +162,10 @@ impl Orchestrator for Swarm {
 
     async fn remove(&self, id: &StackId) -> Result<()> {
         self.shared.remove(id).await
+    }
+
+    async fn tidy(&self) -> Result<Tidied> {
+        clean::tidy(&self.shared).await
     }
 
     async fn wait_stopped(&self, name: &StackName) -> Result<Stack> {

@@ -4,8 +4,9 @@
 #![allow(dead_code, reason = "not every test that includes this needs all of it")]
 
 use std::collections::HashMap;
+use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard::query_parameters::{
     ListConfigsOptions, ListNetworksOptions, ListSecretsOptions, ListServicesOptions, ListTasksOptions,
@@ -13,7 +14,7 @@ use bollard::query_parameters::{
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt};
 use ondemand_core::conformance::orchestrator::{Harness, Program};
-use ondemand_core::orchestrator::{LogOptions, ServiceSpec, StackSpec, Swarm, SwarmOptions};
+use ondemand_core::orchestrator::{LogOptions, ServiceSpec, StackSpec, Swarm, SwarmOptions, VolumeMount, VolumeSpec};
 use ondemand_core::{AttemptId, Orchestrator, Selector, ServiceName, StackName};
 
 /// An installation of its own in the swarm that the environment names.
@@ -30,6 +31,7 @@ impl Services {
         SwarmOptions {
             host: Some(variable("ONDEMAND_TEST_SWARM_HOST")),
             start_timeout: Duration::from_secs(60),
+            volume_cleaner: Some(variable("ONDEMAND_TEST_CLEANER_IMAGE")),
             ..SwarmOptions::new(&self.instance)
         }
     }
@@ -41,6 +43,28 @@ impl Services {
     /// Returns what chooses all that this installation has.
     fn filters(&self) -> HashMap<String, Vec<String>> {
         HashMap::from([("label".to_owned(), vec![format!("ondemand.instance={}", self.instance)])])
+    }
+
+    /// Returns the names of the volumes that this installation has, node by node.
+    pub(crate) fn volumes(&self) -> [Vec<String>; 3] {
+        hosts().map(|host| {
+            let filter = format!("label=ondemand.instance={}", self.instance);
+            let names = run_on(&host, &["volume", "ls", "--quiet", "--filter", &filter]);
+            names.lines().map(ToOwned::to_owned).collect()
+        })
+    }
+
+    /// Returns the names of the containers that this installation has on any node, those that have ended too.
+    pub(crate) fn containers(&self) -> Vec<String> {
+        let filter = format!("label=ondemand.instance={}", self.instance);
+        let list = |host: &String| run_on(host, &["ps", "--all", "--filter", &filter, "--format", "{{.Names}}"]);
+        hosts().iter().flat_map(|host| list(host).lines().map(ToOwned::to_owned).collect::<Vec<_>>()).collect()
+    }
+
+    /// Returns the ids of the tasks that the manager remembers of this installation.
+    pub(crate) async fn tasks(&self) -> Vec<String> {
+        let listed = client().await.list_tasks(Some(ListTasksOptions { filters: Some(self.filters()) })).await;
+        listed.expect("tasks").into_iter().filter_map(|task| task.id).collect()
     }
 
     /// Returns the names of all that this installation has in the swarm.
@@ -72,9 +96,13 @@ impl Drop for Services {
         let removing = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                for stack in swarm.list(&Selector::all()).await.unwrap_or_default() {
-                    let _ = swarm.remove(&stack.id).await;
-                }
+                let removing = async {
+                    for stack in swarm.list(&Selector::all()).await.unwrap_or_default() {
+                        let _ = swarm.remove(&stack.id).await;
+                    }
+                    let _ = swarm.tidy().await;
+                };
+                let _ = tokio::time::timeout(Duration::from_secs(30), removing).await;
             });
         });
         let _ = removing.join();
@@ -123,6 +151,44 @@ pub(crate) fn variable(name: &str) -> String {
 pub(crate) async fn client() -> bollard::Docker {
     let client = bollard::Docker::connect_with_host(&variable("ONDEMAND_TEST_SWARM_HOST")).expect("an address");
     client.negotiate_version().await.expect("an engine")
+}
+
+/// Returns where the engines of the nodes listen, the manager's first.
+pub(crate) fn hosts() -> [String; 3] {
+    let workers = variable("ONDEMAND_TEST_SWARM_WORKERS");
+    let (second, third) = workers.split_once(',').expect("two workers");
+    [variable("ONDEMAND_TEST_SWARM_HOST"), second.to_owned(), third.to_owned()]
+}
+
+/// Runs the engine's client, and returns what it prints.
+pub(crate) fn run_on(host: &str, arguments: &[&str]) -> String {
+    let output = Command::new("docker").arg("--host").arg(host).args(arguments).output().expect("the Docker CLI");
+    assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Gives the first service of a stack a volume of the stack's, at `/kept`.
+pub(crate) fn with_volume(mut spec: StackSpec) -> StackSpec {
+    spec.services[0].volumes =
+        vec![VolumeMount { volume: Some("kept".into()), target: "/kept".into(), read_only: false, nocopy: false }];
+    spec.services[0].stop_grace = Duration::from_millis(300);
+    spec.volumes.insert("kept".into(), VolumeSpec::default());
+    spec
+}
+
+/// Removes a volume once the last container that used it is gone.
+pub(crate) async fn remove_volume(host: &str, volume: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let output = Command::new("docker").args(["--host", host, "volume", "rm", volume]).output();
+        let output = output.expect("the Docker CLI");
+        if output.status.success() {
+            return;
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("in use") && Instant::now() < deadline, "{said}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 pub(crate) fn service(name: &str, script: &str) -> ServiceSpec {

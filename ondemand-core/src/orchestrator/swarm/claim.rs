@@ -19,7 +19,7 @@ use crate::label::{Labels, keys};
 use crate::name::{AttemptId, ServiceName, StackName};
 use crate::orchestrator::docker::engine::has_status;
 use crate::orchestrator::docker::translate::{STACK, label_filter};
-use crate::orchestrator::{StackId, StackSpec};
+use crate::orchestrator::{StackId, StackSpec, VolumeSpec};
 
 /// The label of claims, with the stack's labels as JSON.
 const LABELS: &str = "ondemand.labels";
@@ -27,6 +27,8 @@ const LABELS: &str = "ondemand.labels";
 const ASLEEP: &str = "ondemand.asleep";
 /// The label of a stack whose removal was begun.
 const REMOVING: &str = "ondemand.removing";
+/// The label of a stack with volumes, which nodes keep when its tasks are gone.
+const VOLUMES: &str = "ondemand.volumes";
 /// How often a change is tried again that another one came before.
 const CHANGES: usize = 20;
 
@@ -43,6 +45,8 @@ pub(super) struct Claim {
     pub(super) services: Vec<ServiceName>,
     pub(super) asleep: bool,
     pub(super) removing: bool,
+    /// Whether it has volumes that go with it.
+    pub(super) volumes: bool,
 }
 
 impl Claim {
@@ -61,6 +65,7 @@ impl Claim {
             services,
             asleep: false,
             removing: false,
+            volumes: spec.volumes.values().any(VolumeSpec::goes_with_its_stack),
         };
         match client.create_config(claim.spec(true)?).await {
             Ok(made) => claim.config = made.id,
@@ -140,7 +145,7 @@ impl Claim {
         let mut labels = self.names.labels();
         labels.insert(LABELS.into(), serde_json::to_string(&self.labels).map_err(|e| odd(&e))?);
         labels.insert(keys::CREATED.into(), self.created.format(&Rfc3339).map_err(|e| odd(&e))?);
-        for (is, label) in [(self.asleep, ASLEEP), (self.removing, REMOVING)] {
+        for (is, label) in [(self.asleep, ASLEEP), (self.removing, REMOVING), (self.volumes, VOLUMES)] {
             if is {
                 labels.insert(label.into(), "true".into());
             }
@@ -170,6 +175,7 @@ fn read(config: Config) -> Option<Claim> {
         services: serde_json::from_slice(&content).ok()?,
         asleep: labels.contains_key(ASLEEP),
         removing: labels.contains_key(REMOVING),
+        volumes: labels.contains_key(VOLUMES),
         names: Names { instance: labels.get(keys::INSTANCE)?.clone(), stack, attempt },
     })
 }

@@ -207,6 +207,18 @@ async fn read_task(
     Ok(())
 }
 
+/// Returns the last line that a task of no stack wrote, if it can be read.
+pub(super) async fn last_words(client: &bollard::Docker, task: &Task) -> Option<String> {
+    let container = task.status.as_ref()?.container_status.as_ref()?;
+    container.container_id.as_ref().filter(|id| !id.is_empty())?;
+    let service = ServiceName::new("main").ok()?;
+    let (sender, mut receiver) = mpsc::channel(AHEAD);
+    let options = LogOptions { tail: Some(1), ..LogOptions::default() };
+    let reading = async move { read_task(client, task, &service, &options, &sender).await };
+    let (_, line) = tokio::join!(timeout(PATIENCE, reading), receiver.recv());
+    line?.ok().map(|line| line.text)
+}
+
 /// Returns the end of a service's log, for errors; none if it cannot be read.
 pub(super) async fn end(shared: &Shared, whole: &Whole, service: &ServiceName) -> Vec<String> {
     const LINES: usize = 20;

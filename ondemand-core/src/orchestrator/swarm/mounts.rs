@@ -47,13 +47,14 @@ pub(super) fn mounts(stack: &StackSpec, asked: &ServiceSpec, names: &Names) -> R
 /// A node makes a volume when the first task there needs it, with the labels by which it is found again.
 fn volume(stack: &StackSpec, names: &Names, mount: &VolumeMount) -> Mount {
     let spec = mount.volume.as_ref().and_then(|volume| Some((volume, stack.volumes.get(volume)?)));
-    let source = spec
-        .map(|(volume, spec)| spec.external.clone().or_else(|| spec.name.clone()).unwrap_or_else(|| names.of(volume)));
+    let source = spec.map(|(volume, spec)| {
+        spec.external.clone().or_else(|| spec.name.clone()).unwrap_or_else(|| names.volume(volume))
+    });
     let own = spec.filter(|(_, spec)| spec.external.is_none()).map(|(_, spec)| spec);
     let labels = own.map(|spec| {
         let labels = spec.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         // One that has a name of its own outlives the stack.
-        if spec.name.is_some() { spec.labels.clone().into_iter().collect() } else { names.labels_and(labels) }
+        if spec.goes_with_its_stack() { names.labels_and(labels) } else { spec.labels.clone().into_iter().collect() }
     });
     let driver_config = own.filter(|spec| spec.driver.is_some() || !spec.driver_opts.is_empty()).map(|spec| {
         let options = (!spec.driver_opts.is_empty()).then(|| spec.driver_opts.clone().into_iter().collect());

@@ -44,7 +44,18 @@ impl Names {
         self.of(service.as_str())
     }
 
-    /// Returns the name of a network, secret, configuration file or volume of the stack.
+    /// Returns the name of a volume. Unlike what there is one of in a swarm, it may be on a node long after its deployment has gone: the next one of the
+    /// same name is not to find what that left.
+    pub(super) fn volume(&self, volume: &str) -> String {
+        self.of(&format!("{volume}_{}", self.attempt))
+    }
+
+    /// Returns the name of the note that nodes have the deployment's volumes when it is gone.
+    pub(super) fn leftover(&self) -> String {
+        fit(&format!("{}_{}_volumes", self.instance, self.attempt))
+    }
+
+    /// Returns the name of a network, secret or configuration file of the stack.
     pub(super) fn of(&self, what: &str) -> String {
         fit(&format!("{}_{what}", self.namespace()))
     }
@@ -79,7 +90,7 @@ impl Names {
 }
 
 /// Cuts a name that is too long, or holds what no name may, so that different ones stay different.
-fn fit(name: &str) -> String {
+pub(super) fn fit(name: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.len() <= LONGEST && name.chars().all(allowed) && name.ends_with(|c: char| c.is_ascii_alphanumeric()) {
         return name.to_owned();
@@ -107,7 +118,10 @@ mod tests {
         let short = Names { instance: "i".into(), stack: StackName::new("s").expect("a name"), attempt };
         assert_eq!(short.of("db"), "i_s_db");
         assert_ne!(short.of("a.b"), short.of("a-b"));
-        for name in [one, two, long.claim(), short.of("a.b"), short.of("_")] {
+        let again = Names { attempt: AttemptId::random().expect("randomness"), ..short.clone() };
+        assert_ne!(short.volume("db"), again.volume("db"));
+        assert_ne!(short.leftover(), again.leftover());
+        for name in [one, two, long.claim(), long.volume("db"), short.volume("db"), short.of("a.b"), short.of("_")] {
             assert!(name.len() <= LONGEST && name.ends_with(|c: char| c.is_ascii_alphanumeric()), "{name}");
         }
     }

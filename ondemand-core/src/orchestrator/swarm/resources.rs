@@ -192,7 +192,7 @@ where
     Ok(())
 }
 
-/// Removes the stack's volumes on the manager's own node: the others' cannot be reached from here.
+/// Removes the stack's volumes on the manager's own node; those of the others are for [`super::clean`].
 async fn remove_volumes(client: &bollard::Docker, names: &Names) -> Result<()> {
     let found = client.list_volumes(Some(ListVolumesOptions { filters: Some(names.filter()) })).await;
     let found = found.map_err(|e| failed("listing volumes", e))?.volumes.unwrap_or_default();

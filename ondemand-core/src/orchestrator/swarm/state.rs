@@ -10,6 +10,7 @@ use futures_util::future::{join_all, try_join_all};
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
+use super::clean::{self, Trouble};
 use super::engine::{failed, update};
 use super::names::{IMAGE, Names};
 use super::registry::Told;
@@ -38,6 +39,12 @@ pub(super) struct Shared {
     pub(super) turns: Turns,
     /// What is being deployed here, and what cuts that off.
     pub(super) deploying: Mutex<HashMap<StackId, CancellationToken>>,
+    /// The image of the job that removes volumes from other nodes.
+    pub(super) volume_cleaner: Option<String>,
+    /// Held while that job runs.
+    pub(super) cleaning: tokio::sync::Mutex<()>,
+    /// The nodes on which it failed.
+    pub(super) troubles: Mutex<HashMap<String, Trouble>>,
 }
 
 /// Forgets that a stack is being deployed.
@@ -156,7 +163,7 @@ impl Shared {
     }
 
     /// Returns the credentials for an image's registry.
-    fn credentials(&self, image: &str) -> Result<Option<DockerCredentials>> {
+    pub(super) fn credentials(&self, image: &str) -> Result<Option<DockerCredentials>> {
         self.registry_auth.as_ref().map_or(Ok(None), |file| registry::credentials(file, image))
     }
 
@@ -267,16 +274,19 @@ impl Shared {
     async fn end(&self, names: &Names) -> Result<()> {
         let client = self.engine.client().await?;
         let mut claim = Claim::find(client, &names.instance, Some(&names.stack), Some(&names.attempt)).await?.pop();
-        if let Some(claim) = claim.as_mut().filter(|claim| !claim.removing) {
-            match claim.change(client, |claim| claim.removing = true).await {
+        let mut watch = Watch::new();
+        let mut whole = watch.see(self, names).await?;
+        // The services tell it too, where somebody removed the claim, or a version that did not write it down made it.
+        let volumes = claim.as_ref().is_some_and(|claim| claim.volumes) || whole.has_volumes();
+        if let Some(claim) = claim.as_mut().filter(|claim| !claim.removing || claim.volumes != volumes) {
+            let change = |claim: &mut Claim| (claim.removing, claim.volumes) = (true, volumes);
+            match claim.change(client, change).await {
                 // Somebody else is at it, and further.
                 Ok(()) | Err(Error::NotFound { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
         self.turns.changed.notify_waiters();
-        let mut watch = Watch::new();
-        let mut whole = watch.see(self, names).await?;
         loop {
             // Again and again: one may be made by a request that was on its way.
             try_join_all(whole.ids().map(async |id| match client.delete_service(id).await {
@@ -291,6 +301,9 @@ impl Shared {
             watch.rest().await;
         }
         resources::remove(client, names).await?;
+        if volumes {
+            clean::note(self, client, names).await?;
+        }
         if let Some(claim) = claim {
             claim.drop(client).await?;
         }

@@ -118,6 +118,19 @@ impl Whole {
         self.found.iter().filter_map(|found| found.id.as_deref())
     }
 
+    /// Tells whether its services have volumes that go with it.
+    pub(super) fn has_volumes(&self) -> bool {
+        let ours = |mount: &bollard::models::Mount| {
+            let labels = mount.volume_options.as_ref().and_then(|options| options.labels.as_ref());
+            labels.is_some_and(|labels| labels.contains_key(keys::ATTEMPT))
+        };
+        self.found.iter().any(|found| {
+            let task = found.spec.as_ref().and_then(|spec| spec.task_template.as_ref());
+            let container = task.and_then(|task| task.container_spec.as_ref());
+            container.and_then(|container| container.mounts.as_ref()).is_some_and(|mounts| mounts.iter().any(ours))
+        })
+    }
+
     /// Tells whether a task may still have a process.
     pub(super) fn has_processes(&self) -> bool {
         let over = |task: &Task| matches!(doing(task), Doing::Ended(_) | Doing::Stopped);
