@@ -518,3 +518,68 @@ async fn a_service_is_what_the_specification_says() {
     assert_eq!(nothing.failed, [""; 0]);
     assert_eq!(services.left().await, [""; 0]);
 }
+
+#[tokio::test]
+async fn jobs_are_done_once_and_go_with_their_stack() {
+    let services = Services::start();
+    let swarm = services.swarm();
+    let job = |name: &str, script: &str, mode| {
+        let mut job = service(name, script);
+        job.placement.mode = mode;
+        job.stop_grace = Duration::from_millis(300);
+        job
+    };
+    let spec = stack(
+        "a",
+        vec![
+            job("done", "echo done", DeployMode::ReplicatedJob(2)),
+            job("everywhere", "echo everywhere", DeployMode::GlobalJob),
+            // The first run fails; what it has written tells the next ones so.
+            job("again", "test -e /all/x || { echo >/all/x; exit 3; }; echo again", DeployMode::ReplicatedJob(1)),
+            job("busy", "exec sleep 1000", DeployMode::GlobalJob),
+        ],
+    );
+    let mut spec = with_volume(spec);
+    spec.services[2].volumes = std::mem::take(&mut spec.services[0].volumes);
+    spec.services[2].volumes[0].target = "/all".into();
+    spec.services[2].placement.constraints = vec!["node.role == manager".into()];
+    spec.services[2].placement.restart_policy =
+        Some(RestartPolicy { delay: Some(Duration::from_millis(200)), ..RestartPolicy::default() });
+    let deployed = swarm.deploy(&spec).await.expect("deployed");
+    written(&swarm, &spec.name, 2 + 3 + 1).await;
+    let state = async |name: &str| {
+        let stack = swarm.get(&spec.name).await.expect("a stack");
+        stack.services.iter().find(|service| service.name == service_name(name)).expect("a service").state
+    };
+    for name in ["done", "everywhere", "again"] {
+        let deadline = Instant::now() + PATIENCE;
+        while state(name).await != (ServiceState::Exited { status: Some(0) }) {
+            assert!(Instant::now() < deadline, "{name}: {:?}", state(name).await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    assert_eq!(state("busy").await, ServiceState::Running);
+
+    // What is done stays done.
+    swarm.set_running(&spec.name, false).await.expect("asleep");
+    assert_eq!(state("busy").await, ServiceState::Asleep);
+    swarm.set_running(&spec.name, true).await.expect("awake");
+    assert_eq!(state("done").await, ServiceState::Exited { status: Some(0) });
+    assert_eq!(state("busy").await, ServiceState::Running);
+
+    let removed = tokio::time::timeout(PATIENCE, swarm.remove(&deployed.id)).await;
+    removed.expect("in time").expect("removed");
+    swarm.tidy().await.expect("tidied");
+    // The engines take away the containers of what the manager has forgotten.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = services.containers();
+        if left == [""; 0] {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{left:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(services.tasks().await, [""; 0]);
+    assert_eq!(services.left().await, [""; 0]);
+}

@@ -92,7 +92,7 @@ impl SwarmOptions {
 /// - It publishes no port at one address of a node only: [`Error::Unsupported`].
 /// - Volumes belong to the node that made them. The manager's own are removed with the stack, those of the others by [`Orchestrator::tidy`] afterwards: by a
 ///   job on those nodes ([`SwarmOptions::volume_cleaner`]), once they are there and take tasks.
-/// - Jobs are not put to sleep: they are left to their end.
+/// - The engine's own jobs are not used, which leave containers behind: a job is a service that is not started again once it is done.
 /// - [`LogOptions::tail`] is counted for each service, and for each task of those that are followed. Logs of nodes that are down are left out.
 #[derive(Debug, Clone)]
 pub struct Swarm {

@@ -7,7 +7,7 @@ const REPLICAS: &str = "ondemand.replicas";
 /// What no node fulfils: a service that runs on every node cannot have another number of tasks.
 const NOWHERE: &str = "node.labels.ondemand.awake == nowhere";
 
-/// Puts a service to sleep; tells whether it was not asleep. A job is left to its end.
+/// Puts a service to sleep; tells whether it was not asleep.
 pub(super) fn lay(spec: &mut ServiceSpec) -> bool {
     let Some(mode) = spec.mode.as_mut() else { return false };
     let labels = spec.labels.get_or_insert_default();
@@ -101,12 +101,5 @@ mod tests {
         assert_eq!(constraints(&mut spec).len(), 2);
         assert!(rouse(&mut spec, false));
         assert_eq!(*constraints(&mut spec), ["node.role == worker"]);
-    }
-
-    #[test]
-    fn a_job_is_left_to_its_end() {
-        let mode = ServiceSpecMode { global_job: Some([].into()), ..Default::default() };
-        let mut spec = ServiceSpec { mode: Some(mode), ..ServiceSpec::default() };
-        assert!(!lay(&mut spec));
     }
 }

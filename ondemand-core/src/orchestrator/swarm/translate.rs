@@ -6,7 +6,7 @@ use std::time::Duration;
 use bollard::models::{
     EndpointPortConfig, EndpointPortConfigProtocolEnum as Protocol, EndpointPortConfigPublishModeEnum as PortMode,
     EndpointSpec, EndpointSpecModeEnum, HealthConfig, Limit, NetworkAttachmentConfig, ResourceObject, ResourcesUlimits,
-    ServiceSpec, ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecModeReplicatedJob, ServiceSpecRollbackConfig,
+    ServiceSpec, ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecRollbackConfig,
     ServiceSpecRollbackConfigFailureActionEnum as RollbackAction, ServiceSpecRollbackConfigOrderEnum as RollbackOrder,
     ServiceSpecUpdateConfig, ServiceSpecUpdateConfigFailureActionEnum as UpdateAction,
     ServiceSpecUpdateConfigOrderEnum as UpdateOrder, TaskSpec, TaskSpecContainerSpec, TaskSpecContainerSpecConfigs,
@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::orchestrator::docker::translate::{LOG_FILES, LOG_SIZE, SERVICE, image, signal};
 use crate::orchestrator::{
     DeployMode, EndpointMode, FailureAction, FileMount, Healthcheck, Order, Publish, PublishMode, RestartCondition,
-    RunAs, StackSpec, Transport, UpdateConfig,
+    RestartPolicy, RunAs, StackSpec, Transport, UpdateConfig,
 };
 use crate::orchestrator::{depends, discovery};
 
@@ -121,7 +121,7 @@ fn task(stack: &StackSpec, asked: &Asked, names: &Names, known: &Known, pinned: 
             }),
             ..TaskSpecResources::default()
         }),
-        restart_policy: (!placement.mode.is_job()).then(|| restart_policy(stack, asked)).transpose()?,
+        restart_policy: Some(restart_policy(stack, asked)?),
         placement: Some(TaskSpecPlacement {
             constraints: Some(placement.constraints.clone()),
             preferences: Some(placement.spread.iter().map(spread).collect()),
@@ -260,8 +260,13 @@ fn healthcheck(check: &Healthcheck) -> HealthConfig {
 /// What nothing is said about is never started again by the engine; nor is what others wait for the end of, once that has come.
 fn restart_policy(stack: &StackSpec, asked: &Asked) -> Result<TaskSpecRestartPolicy> {
     let never = TaskSpecRestartPolicy { condition: Some(RestartWhen::NONE), ..TaskSpecRestartPolicy::default() };
-    let Some(policy) = &asked.placement.restart_policy else { return Ok(never) };
+    let is_job = asked.placement.mode.is_job();
+    // As the engine does with jobs.
+    let until_done = RestartPolicy { condition: RestartCondition::OnFailure, ..RestartPolicy::default() };
+    let usual = is_job.then_some(&until_done);
+    let Some(policy) = asked.placement.restart_policy.as_ref().or(usual) else { return Ok(never) };
     let condition = match policy.condition {
+        RestartCondition::Any if is_job => RestartWhen::ON_FAILURE,
         RestartCondition::Any if depends::runs_once(stack, asked) => return Ok(never),
         RestartCondition::None => RestartWhen::NONE,
         RestartCondition::OnFailure => RestartWhen::ON_FAILURE,
@@ -275,22 +280,16 @@ fn restart_policy(stack: &StackSpec, asked: &Asked) -> Result<TaskSpecRestartPol
     })
 }
 
+/// Jobs are services that are not started again once they have done their work: with the engine's own jobs, the tasks of a service that is removed are
+/// remembered for ever, and their containers stay on the nodes or even run on (<https://github.com/moby/moby/issues/44312>).
 fn deploy_mode(mode: DeployMode) -> Result<ServiceSpecMode> {
     let none = ServiceSpecMode::default();
     Ok(match mode {
-        DeployMode::Replicated(replicas) => ServiceSpecMode {
+        DeployMode::Replicated(replicas) | DeployMode::ReplicatedJob(replicas) => ServiceSpecMode {
             replicated: Some(ServiceSpecModeReplicated { replicas: Some(signed(replicas)?) }),
             ..none
         },
-        DeployMode::Global => ServiceSpecMode { global: Some([].into()), ..none },
-        DeployMode::ReplicatedJob(runs) => ServiceSpecMode {
-            replicated_job: Some(ServiceSpecModeReplicatedJob {
-                max_concurrent: Some(signed(runs)?),
-                total_completions: Some(signed(runs)?),
-            }),
-            ..none
-        },
-        DeployMode::GlobalJob => ServiceSpecMode { global_job: Some([].into()), ..none },
+        DeployMode::Global | DeployMode::GlobalJob => ServiceSpecMode { global: Some([].into()), ..none },
     })
 }
 
