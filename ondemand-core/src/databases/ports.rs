@@ -36,15 +36,19 @@ impl Ports {
     /// Hands out the next port that is not taken and that `is_free` finds free of strangers.
     pub(super) fn take(&self, is_free: impl Fn(u16) -> bool) -> Result<PortLease> {
         let count = u32::from(*self.range.end()) - u32::from(*self.range.start()) + 1;
+        let mut strangers = 0;
         for _ in 0..count {
             // The port is reserved before it is probed, and the lock is not held meanwhile.
             let Some(lease) = self.reserve_next() else { continue };
             if is_free(lease.port) {
                 return Ok(lease);
             }
+            strangers += 1;
         }
+        let (first, last) = (self.range.start(), self.range.end());
+        let others = if strangers == 0 { String::new() } else { format!("; other programs have {strangers} of them") };
         Err(Error::QuotaExceeded {
-            message: format!("no port from {} to {} is free", self.range.start(), self.range.end()),
+            message: format!("no port from {first} to {last} is free{others}"),
             hint: "delete databases, or configure a wider range of ports".into(),
         })
     }
@@ -109,6 +113,8 @@ mod tests {
         assert_eq!(lease.port(), 5435);
         let error = ports.take(|_| false).unwrap_err();
         assert!(matches!(error, Error::QuotaExceeded { .. }), "{error}");
+        // What the lease has is no stranger's.
+        assert_eq!(error.to_string(), "no port from 5433 to 5435 is free; other programs have 2 of them");
         assert_eq!(ports.take(|_| true).unwrap().port(), 5433, "the stranger has left");
     }
 
@@ -116,7 +122,7 @@ mod tests {
     fn a_full_range_is_an_error() {
         let ports = Ports::new(65535..=65535);
         let lease = ports.take(|_| true).unwrap();
-        assert!(ports.take(|_| true).is_err());
+        assert_eq!(ports.take(|_| true).unwrap_err().to_string(), "no port from 65535 to 65535 is free");
         drop(lease);
         assert!(ports.take(|_| true).is_ok());
     }
