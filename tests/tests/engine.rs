@@ -1,10 +1,11 @@
 //! A Docker Engine that is stopped, or killed, in the middle of a create, and started again: a clear error, nothing lost, nothing left.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ondemand_tests::engine::{Engine, Events};
-use ondemand_tests::{Database, Home, Inventory, Server, ServerOptions, eventually, query};
+use ondemand_tests::{Database, Home, Inventory, Server, ServerOptions, eventually, query, run};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -114,14 +115,29 @@ impl Setup {
             Ok(())
         })
         .await?;
-        // There is one port for it, and that is free.
-        let database = self.server.create(json!({})).await?;
+        let database = self.create().await?;
         ensure!(query(&database.url, "SELECT word FROM t").await? == "dataset");
         self.server.delete(&database.id).await?;
         self.nothing_else_is_left().await?;
         // A create looks for what it adds to what is there now.
         self.before = Inventory::take(&self.home, &self.home.data())?;
         Ok(())
+    }
+
+    /// Creates a database. There is one port for it, and that is free, unless the engine has not let go of it yet.
+    async fn create(&self) -> Result<Database> {
+        let (status, answer) = eventually(async || {
+            let (status, answer) = self.server.send("POST", "/servers", "{}").await?;
+            if status == 429 {
+                let listening =
+                    run(Command::new("ss").args(["--listening", "--tcp", "--numeric", "--processes"])).await?;
+                bail!("{answer}\n{listening}");
+            }
+            Ok((status, answer))
+        })
+        .await?;
+        ensure!(status == 201 || status == 200, "{status} {answer}");
+        Ok(serde_json::from_value(answer)?)
     }
 
     async fn at_each_moment(signal: Signal) -> Result<()> {
