@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::databases::Databases;
 use crate::datasets::Datasets;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Reconciles and reaps.
 #[derive(Debug, Clone)]
@@ -31,6 +31,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Makes a report of what failed as a whole, for those who tell of it beside what was done.
+    pub fn of_failure(error: &Error) -> Self {
+        Self { failed: vec![error.to_string()], ..Self::default() }
+    }
+
     /// Adds what another one says.
     pub fn add(&mut self, other: Self) {
         let Self { reaped, restarted, removed, unknown, failed } = other;
@@ -108,13 +113,18 @@ impl Janitor {
     async fn keep_tidy(&self, interval: Duration) {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut told = Report::default();
         loop {
             ticks.tick().await;
-            match self.tidy().await {
-                Ok(report) if report == Report::default() => {}
-                Ok(report) => tracing::info!(?report, "the janitor tidied up"),
-                Err(error) => tracing::warn!(%error, "the janitor could not tidy up; it will try again"),
+            let report = self.tidy().await.unwrap_or_else(|error| Report::of_failure(&error));
+            if !report.removed.is_empty() {
+                tracing::info!(removed = ?report.removed, "the janitor tidied up");
             }
+            // What stays as it is, is told once.
+            if !report.failed.is_empty() && report.failed != told.failed {
+                tracing::warn!(failed = ?report.failed, "the janitor could not tidy up everything; it will try again");
+            }
+            told = report;
         }
     }
 

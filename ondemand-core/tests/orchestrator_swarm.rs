@@ -551,21 +551,24 @@ async fn jobs_are_done_once_and_go_with_their_stack() {
         let stack = swarm.get(&spec.name).await.expect("a stack");
         stack.services.iter().find(|service| service.name == service_name(name)).expect("a service").state
     };
-    for name in ["done", "everywhere", "again"] {
+    let until = async |name: &str, wanted: ServiceState| {
         let deadline = Instant::now() + PATIENCE;
-        while state(name).await != (ServiceState::Exited { status: Some(0) }) {
+        while state(name).await != wanted {
             assert!(Instant::now() < deadline, "{name}: {:?}", state(name).await);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    };
+    for name in ["done", "everywhere", "again"] {
+        until(name, ServiceState::Exited { status: Some(0) }).await;
     }
-    assert_eq!(state("busy").await, ServiceState::Running);
+    until("busy", ServiceState::Running).await;
 
     // What is done stays done.
     swarm.set_running(&spec.name, false).await.expect("asleep");
     assert_eq!(state("busy").await, ServiceState::Asleep);
     swarm.set_running(&spec.name, true).await.expect("awake");
     assert_eq!(state("done").await, ServiceState::Exited { status: Some(0) });
-    assert_eq!(state("busy").await, ServiceState::Running);
+    until("busy", ServiceState::Running).await;
 
     let removed = tokio::time::timeout(PATIENCE, swarm.remove(&deployed.id)).await;
     removed.expect("in time").expect("removed");

@@ -125,14 +125,14 @@ async fn volumes_on_a_node_that_is_away_go_when_it_is_back() {
 
     let killed = Killed::now(3);
     // Drained nodes get no job, as they get no tasks.
-    run_on(&hosts()[0], &["node", "update", "--availability", "drain", "node-2"]);
+    let drained = Drained::now("node-2");
     let removed = tokio::time::timeout(PATIENCE, swarm.remove(&deployed.id)).await;
     removed.expect("in time").expect("removed");
     until_down(3).await;
     assert_eq!(swarm.tidy().await.expect("nothing can be done"), Tidied::default());
     assert_eq!(on(&second), 1);
 
-    run_on(&hosts()[0], &["node", "update", "--availability", "active", "node-2"]);
+    drop(drained);
     assert_eq!(swarm.tidy().await.expect("one of two"), Tidied::default());
     assert_eq!(on(&second), 0);
     let noted = services.left().await;
@@ -153,6 +153,36 @@ async fn volumes_on_a_node_that_is_away_go_when_it_is_back() {
     assert_eq!(done, Tidied { removed: vec!["volumes of stack a".into()], failed: Vec::new() });
     assert_eq!(on(&third), 0);
     assert_eq!(services.left().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn nodes_that_never_had_a_task_are_not_waited_for() {
+    let services = Services::start();
+    let swarm = services.swarm();
+    let _active = Drained::now("node-3");
+    let mut main = service("main", "exec sleep 1000");
+    main.placement.constraints = vec!["node.hostname == node-2".into()];
+    let deployed = swarm.deploy(&with_volume(stack("a", vec![main]))).await.expect("deployed");
+    swarm.remove(&deployed.id).await.expect("removed");
+    let done = Tidied { removed: vec!["volumes of stack a".into()], failed: Vec::new() };
+    assert_eq!(swarm.tidy().await.expect("tidied"), done);
+    assert_eq!(services.left().await, [""; 0]);
+}
+
+/// A node that takes no tasks until this goes.
+struct Drained(&'static str);
+
+impl Drained {
+    fn now(node: &'static str) -> Self {
+        run_on(&hosts()[0], &["node", "update", "--availability", "drain", node]);
+        Self(node)
+    }
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        run_on(&hosts()[0], &["node", "update", "--availability", "active", self.0]);
+    }
 }
 
 /// Waits until the manager misses a node.

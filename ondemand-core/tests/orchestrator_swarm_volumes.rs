@@ -25,6 +25,12 @@ fn on_a_worker(name: &str, script: &str) -> StackSpec {
     with_volume(stack(name, vec![main]))
 }
 
+/// Makes a container that uses a volume, and returns its id.
+fn hold(host: &str, volume: &str) -> String {
+    let container = ["create", "--volume", &format!("{volume}:/v"), &variable("ONDEMAND_TEST_SWARM_IMAGE")];
+    run_on(host, &container).trim().to_owned()
+}
+
 fn removed(name: &str) -> Tidied {
     Tidied { removed: vec![format!("volumes of stack {name}")], failed: Vec::new() }
 }
@@ -117,7 +123,10 @@ async fn an_image_that_nodes_cannot_get_is_named_and_not_asked_for_again_at_once
         assert!(failed.contains("swarm.volume-cleaner"), "it says what to do: {failed}");
     }
     assert_eq!(failed.len(), 2, "{failed:?}");
-    assert_eq!(swarm.tidy().await.expect("not yet"), Tidied::default());
+    // Told until it is done, and not tried again at once.
+    let begun = Instant::now();
+    assert_eq!(swarm.tidy().await.expect("not yet"), Tidied { removed: Vec::new(), failed });
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     // Nothing is forgotten: neither by those who have no image at all nor by those who have the right one.
     assert_eq!(with(None).tidy().await.expect("nobody does it"), Tidied::default());
     assert_eq!(services.volumes().map(|volumes| volumes.len()), [0, 1, 0]);
@@ -170,8 +179,7 @@ async fn a_volume_that_is_still_used_is_removed_a_moment_later() {
     let volume = services.volumes()[1][0].clone();
     // As the container of a task does that its node has not taken away yet.
     let host = hosts()[1].clone();
-    let user = ["create", "--volume", &format!("{volume}:/v"), &variable("ONDEMAND_TEST_SWARM_IMAGE")];
-    let user = run_on(&host, &user).trim().to_owned();
+    let user = hold(&host, &volume);
     swarm.remove(&deployed.id).await.expect("removed");
     let tidying = tokio::spawn(async move { swarm.tidy().await });
     // The job has begun, and the volume is used.
@@ -184,6 +192,60 @@ async fn a_volume_that_is_still_used_is_removed_a_moment_later() {
     assert_eq!(services.volumes()[1], [volume.as_str()]);
     run_on(&host, &["rm", &user]);
     assert_eq!(tidying.await.expect("it does not panic").expect("tidied"), removed("a"));
+    assert_eq!(services.volumes(), [[""; 0]; 3]);
+    assert_eq!(services.left().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_volume_that_stays_used_keeps_no_other_one() {
+    let services = Services::start();
+    let swarm = services.swarm();
+    let host = hosts()[1].clone();
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c"] {
+        ids.push(swarm.deploy(&on_a_worker(name, "exec sleep 1000")).await.expect("deployed").id);
+    }
+    let volumes = services.volumes();
+    let stays = volumes[1].iter().find(|volume| volume.contains("_a_kept_")).expect("a volume");
+    let user = hold(&host, stays);
+    for id in &ids {
+        swarm.remove(id).await.expect("removed");
+    }
+    let Tidied { removed: gone, failed } = swarm.tidy().await.expect("tidied");
+    assert_eq!(gone, ["volumes of stack b", "volumes of stack c"]);
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].starts_with("volumes on node node-2: ") && failed[0].contains("in use"), "{failed:?}");
+    assert_eq!(services.volumes()[1], [stays.as_str()]);
+    run_on(&host, &["rm", &user]);
+    assert_eq!(services.swarm().tidy().await.expect("tidied"), removed("a"));
+    assert_eq!(services.volumes(), [[""; 0]; 3]);
+    assert_eq!(services.left().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_noted_meanwhile_is_done_by_the_next_one() {
+    let services = Services::start();
+    let swarm = services.swarm();
+    let host = hosts()[1].clone();
+    let (one, two) = (on_a_worker("one", "exec sleep 1000"), on_a_worker("two", "exec sleep 1000"));
+    let first = swarm.deploy(&one).await.expect("deployed").id;
+    let volume = services.volumes()[1][0].clone();
+    let second = swarm.deploy(&two).await.expect("deployed").id;
+    // It keeps the first round from ending.
+    let user = hold(&host, &volume);
+    swarm.remove(&first).await.expect("removed");
+    let tidy = |swarm: &Swarm| {
+        let swarm = swarm.clone();
+        tokio::spawn(async move { swarm.tidy().await })
+    };
+    let rounds = tidy(&swarm);
+    until_there(&services).await;
+    swarm.remove(&second).await.expect("removed");
+    let next = tidy(&swarm);
+    run_on(&host, &["rm", &user]);
+    assert_eq!(rounds.await.expect("it does not panic").expect("tidied"), removed("one"));
+    // The tasks of the one before, which did this well, are there yet.
+    assert_eq!(next.await.expect("it does not panic").expect("tidied"), removed("two"));
     assert_eq!(services.volumes(), [[""; 0]; 3]);
     assert_eq!(services.left().await, [""; 0]);
 }

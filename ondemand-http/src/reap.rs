@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use ondemand_core::Janitor;
+use ondemand_core::{Janitor, Report};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -22,6 +22,6 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
     (status = 200, description = "What was done.", body = wire::Reaped), Problems))]
 async fn reap(State(janitor): State<Janitor>) -> Result<Response, Problem> {
     let mut report = janitor.run_once().await?;
-    report.add(janitor.tidy().await?);
+    report.add(janitor.tidy().await.unwrap_or_else(|error| Report::of_failure(&error)));
     Ok(reply(StatusCode::OK, &wire::Reaped::from(report)))
 }

@@ -1,7 +1,7 @@
 //! `ondemand reap`: one round of the janitor, for cron.
 
 use clap::Args;
-use ondemand_core::{Code, Ondemand};
+use ondemand_core::{Code, Ondemand, Report};
 use ondemand_http::wire::Reaped;
 
 use crate::arguments::Global;
@@ -41,7 +41,7 @@ async fn here(global: &Global, data_dir: Option<std::path::PathBuf>) -> Result<R
         if locked { failure.with_hint("leave --data-dir out to ask the server that has it open") } else { failure }
     })?;
     let mut report = ondemand.janitor.run_once().await?;
-    report.add(ondemand.janitor.tidy().await?);
+    report.add(ondemand.janitor.tidy().await.unwrap_or_else(|error| Report::of_failure(&error)));
     Ok(report.into())
 }
 

@@ -20,6 +20,7 @@ use crate::name::StackName;
 
 mod claim;
 mod clean;
+mod cleaner;
 mod engine;
 mod leftover;
 mod logs;
@@ -81,8 +82,8 @@ impl SwarmOptions {
 
 /// Runs services as services of a Docker Swarm.
 ///
-/// A stack is one for `docker stack` too, by the name `<instance>_<stack>`; its services, networks, secrets, configuration files and volumes are named
-/// `<instance>_<stack>_<name>`, cut with a hash where that is too long. Nothing is kept outside the swarm: a configuration file without a
+/// A stack is one for `docker stack` too, by the name `<instance>_<stack>`; its services, networks, secrets and configuration files are named
+/// `<instance>_<stack>_<name>`, its volumes `<instance>_<stack>_<name>_<attempt>`, cut with a hash where that is too long. Nothing is kept outside the swarm: a configuration file without a
 /// reader claims the stack's name, and carries what is known of the stack as a whole; the services carry copies of the stack's labels.
 ///
 /// Images are pinned to the build that their registry has at the moment, where it answers. Services are reached by their names in the stack's networks.
@@ -92,7 +93,8 @@ impl SwarmOptions {
 /// - It publishes no port at one address of a node only: [`Error::Unsupported`].
 /// - Volumes belong to the node that made them. The manager's own are removed with the stack, those of the others by [`Orchestrator::tidy`] afterwards: by a
 ///   job on those nodes ([`SwarmOptions::volume_cleaner`]), once they are there and take tasks.
-/// - The engine's own jobs are not used, which leave containers behind: a job is a service that is not started again once it is done.
+/// - The engine's own jobs are not used, which leave containers behind: a job is a service that is not started again once it is done. One that was put to
+///   sleep before begins anew.
 /// - [`LogOptions::tail`] is counted for each service, and for each task of those that are followed. Logs of nodes that are down are left out.
 #[derive(Debug, Clone)]
 pub struct Swarm {

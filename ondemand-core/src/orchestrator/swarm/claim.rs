@@ -3,7 +3,7 @@
 //! A swarm makes names of configuration files unique, and changes their labels in one step. A stack's labels are here, where they all change at once;
 //! its services have copies, for people.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::engine::{failed, is_out_of_sequence};
+use super::leftover;
 use super::names::Names;
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, keys};
@@ -27,7 +28,7 @@ const LABELS: &str = "ondemand.labels";
 const ASLEEP: &str = "ondemand.asleep";
 /// The label of a stack whose removal was begun.
 const REMOVING: &str = "ondemand.removing";
-/// The label of a stack with volumes, which nodes keep when its tasks are gone.
+/// The label of a stack with volumes, which nodes keep when its tasks are gone; once its removal was begun, with the ids of the nodes that had some.
 const VOLUMES: &str = "ondemand.volumes";
 /// How often a change is tried again that another one came before.
 const CHANGES: usize = 20;
@@ -45,8 +46,8 @@ pub(super) struct Claim {
     pub(super) services: Vec<ServiceName>,
     pub(super) asleep: bool,
     pub(super) removing: bool,
-    /// Whether it has volumes that go with it.
-    pub(super) volumes: bool,
+    /// Where it has volumes that go with it: none where it has no volumes, no nodes where it was not looked yet.
+    pub(super) volumes: Option<BTreeSet<String>>,
 }
 
 impl Claim {
@@ -65,7 +66,7 @@ impl Claim {
             services,
             asleep: false,
             removing: false,
-            volumes: spec.volumes.values().any(VolumeSpec::goes_with_its_stack),
+            volumes: spec.volumes.values().any(VolumeSpec::goes_with_its_stack).then(BTreeSet::new),
         };
         match client.create_config(claim.spec(true)?).await {
             Ok(made) => claim.config = made.id,
@@ -145,11 +146,12 @@ impl Claim {
         let mut labels = self.names.labels();
         labels.insert(LABELS.into(), serde_json::to_string(&self.labels).map_err(|e| odd(&e))?);
         labels.insert(keys::CREATED.into(), self.created.format(&Rfc3339).map_err(|e| odd(&e))?);
-        for (is, label) in [(self.asleep, ASLEEP), (self.removing, REMOVING), (self.volumes, VOLUMES)] {
+        for (is, label) in [(self.asleep, ASLEEP), (self.removing, REMOVING)] {
             if is {
                 labels.insert(label.into(), "true".into());
             }
         }
+        labels.extend(self.volumes.as_ref().map(|nodes| (VOLUMES.into(), leftover::join(nodes))));
         Ok(ConfigSpec {
             name: Some(self.names.claim()),
             labels: Some(labels),
@@ -175,7 +177,7 @@ fn read(config: Config) -> Option<Claim> {
         services: serde_json::from_slice(&content).ok()?,
         asleep: labels.contains_key(ASLEEP),
         removing: labels.contains_key(REMOVING),
-        volumes: labels.contains_key(VOLUMES),
+        volumes: labels.get(VOLUMES).map(|nodes| leftover::split(nodes)),
         names: Names { instance: labels.get(keys::INSTANCE)?.clone(), stack, attempt },
     })
 }

@@ -74,20 +74,30 @@ impl Leftover {
             }
             _ => {
                 self.nodes = nodes;
+                self.version = self.now(client).await?.unwrap_or(self.version);
                 Ok(())
             }
         }
+    }
+
+    /// Returns the version that it has now; none if it is gone.
+    async fn now(&self, client: &bollard::Docker) -> Result<Option<i64>> {
+        if self.nodes.is_empty() {
+            return Ok(None);
+        }
+        let now = client.inspect_config(&self.config).await;
+        let now = now.map_err(|e| failed(format!("noting what is left of stack {}", self.names.stack), e))?;
+        Ok(now.version.and_then(|version| i64::try_from(version.index?).ok()))
     }
 }
 
 /// Writes it as the engine keeps it. Its content never changes; `docker stack` is not told of it, whose stack is gone.
 fn spec(names: &Names, nodes: &BTreeSet<String>, with_content: bool) -> ConfigSpec {
-    let nodes = nodes.iter().map(String::as_str).collect::<Vec<_>>().join(",");
     let labels = [
         (keys::INSTANCE, names.instance.clone()),
         (STACK, names.stack.to_string()),
         (keys::ATTEMPT, names.attempt.to_string()),
-        (NODES, nodes),
+        (NODES, join(nodes)),
     ];
     ConfigSpec {
         name: Some(names.leftover()),
@@ -106,6 +116,16 @@ fn read(config: Config) -> Option<Leftover> {
         config: id,
         version: i64::try_from(config.version?.index?).ok()?,
         names: Names { instance: labels.get(keys::INSTANCE)?.clone(), stack, attempt },
-        nodes: labels.get(NODES)?.split(',').filter(|node| !node.is_empty()).map(ToOwned::to_owned).collect(),
+        nodes: split(labels.get(NODES)?),
     })
+}
+
+/// Writes ids of nodes as a label.
+pub(super) fn join(nodes: &BTreeSet<String>) -> String {
+    nodes.iter().map(String::as_str).collect::<Vec<_>>().join(",")
+}
+
+/// Reads them.
+pub(super) fn split(label: &str) -> BTreeSet<String> {
+    label.split(',').filter(|node| !node.is_empty()).map(ToOwned::to_owned).collect()
 }

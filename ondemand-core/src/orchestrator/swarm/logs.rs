@@ -72,9 +72,13 @@ async fn read(shared: &Arc<Shared>, name: &StackName, options: &LogOptions, send
 
 /// Tells whether a task has a log that can be read: the engine waits for a container that will never be.
 fn has_log(whole: &Whole, task: &Task) -> bool {
+    was_made(task) && !whole.nodes.is_lost(task)
+}
+
+/// Tells whether a task has had a container.
+fn was_made(task: &Task) -> bool {
     let container = task.status.as_ref().and_then(|status| status.container_status.as_ref());
-    let made = container.and_then(|container| container.container_id.as_ref()).is_some_and(|id| !id.is_empty());
-    made && !whole.nodes.is_lost(task)
+    container.and_then(|container| container.container_id.as_ref()).is_some_and(|id| !id.is_empty())
 }
 
 /// Returns what a service's tasks have written so far, in the order of time.
@@ -207,16 +211,25 @@ async fn read_task(
     Ok(())
 }
 
-/// Returns the last line that a task of no stack wrote, if it can be read.
-pub(super) async fn last_words(client: &bollard::Docker, task: &Task) -> Option<String> {
-    let container = task.status.as_ref()?.container_status.as_ref()?;
-    container.container_id.as_ref().filter(|id| !id.is_empty())?;
-    let service = ServiceName::new("main").ok()?;
+/// Returns what a task of no stack wrote; nothing if that cannot be read.
+pub(super) async fn of_task(client: &bollard::Docker, task: &Task) -> Vec<String> {
+    let Ok(service) = ServiceName::new("main") else { return Vec::new() };
+    if !was_made(task) {
+        return Vec::new();
+    }
+    let mut lines = Vec::new();
     let (sender, mut receiver) = mpsc::channel(AHEAD);
-    let options = LogOptions { tail: Some(1), ..LogOptions::default() };
+    let options = LogOptions::default();
     let reading = async move { read_task(client, task, &service, &options, &sender).await };
-    let (_, line) = tokio::join!(timeout(PATIENCE, reading), receiver.recv());
-    line?.ok().map(|line| line.text)
+    let collecting = async {
+        while let Some(line) = receiver.recv().await {
+            lines.extend(line.ok());
+        }
+    };
+    let _ = tokio::join!(timeout(PATIENCE, reading), collecting);
+    // Of two streams.
+    lines.sort_by_key(|line| line.time);
+    lines.into_iter().map(|line| line.text).collect()
 }
 
 /// Returns the end of a service's log, for errors; none if it cannot be read.

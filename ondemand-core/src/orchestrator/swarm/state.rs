@@ -203,8 +203,14 @@ impl Shared {
         if claim.removing {
             return Err(being_removed(name));
         }
-        claim.change(client, |claim| claim.asleep = true).await?;
         let (names, claim_services) = (claim.names.clone(), claim.services.clone());
+        // The manager forgets where the tasks were of what sleeps.
+        let places: Vec<_> = Whole::see(client, names.clone(), None).await?.places().collect();
+        let change = |claim: &mut Claim| {
+            claim.asleep = true;
+            claim.volumes.iter_mut().for_each(|nodes| nodes.extend(places.iter().cloned()));
+        };
+        claim.change(client, change).await?;
         let whole = Whole::see(client, names.clone(), Some(claim)).await?;
         // What has done its work has nothing to end, and is to stay done.
         let undone = claim_services.iter().filter(|service| !whole.is_done(service));
@@ -277,9 +283,15 @@ impl Shared {
         let mut watch = Watch::new();
         let mut whole = watch.see(self, names).await?;
         // The services tell it too, where somebody removed the claim, or a version that did not write it down made it.
-        let volumes = claim.as_ref().is_some_and(|claim| claim.volumes) || whole.has_volumes();
+        let known = claim.as_ref().and_then(|claim| claim.volumes.clone());
+        let known = known.or_else(|| whole.has_volumes().then(BTreeSet::new));
+        // Once its services are gone, nothing tells any more where their tasks were.
+        let volumes: Option<BTreeSet<_>> = known.map(|nodes| nodes.into_iter().chain(whole.places()).collect());
         if let Some(claim) = claim.as_mut().filter(|claim| !claim.removing || claim.volumes != volumes) {
-            let change = |claim: &mut Claim| (claim.removing, claim.volumes) = (true, volumes);
+            let change = |claim: &mut Claim| {
+                claim.removing = true;
+                claim.volumes.clone_from(&volumes);
+            };
             match claim.change(client, change).await {
                 // Somebody else is at it, and further.
                 Ok(()) | Err(Error::NotFound { .. }) => {}
@@ -301,8 +313,8 @@ impl Shared {
             watch.rest().await;
         }
         resources::remove(client, names).await?;
-        if volumes {
-            clean::note(self, client, names).await?;
+        if let Some(nodes) = &volumes {
+            clean::note(self, client, names, nodes).await?;
         }
         if let Some(claim) = claim {
             claim.drop(client).await?;

@@ -118,6 +118,11 @@ impl Whole {
         self.found.iter().filter_map(|found| found.id.as_deref())
     }
 
+    /// Returns the ids of the nodes on which its tasks are or were, as far as the manager remembers.
+    pub(super) fn places(&self) -> impl Iterator<Item = String> {
+        self.tasks.iter().filter_map(|task| task.node_id.clone()).filter(|id| !id.is_empty())
+    }
+
     /// Tells whether its services have volumes that go with it.
     pub(super) fn has_volumes(&self) -> bool {
         let ours = |mount: &bollard::models::Mount| {

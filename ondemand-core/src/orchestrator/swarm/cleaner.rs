@@ -1,0 +1,192 @@
+//! The service that removes volumes from the nodes it runs on: once on each, with the socket of its engine.
+//!
+//! Whoever has the API of a manager may run such a container anyway, so this opens nothing. What it runs is [`SCRIPT`], in an image that the operator names.
+//! It is none of the engine's jobs, since they leave their containers behind.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use bollard::models::{
+    Mount, MountType, ServiceSpec, ServiceSpecMode, Task, TaskSpec, TaskSpecContainerSpec,
+    TaskSpecContainerSpecPrivileges, TaskSpecPlacement, TaskSpecRestartPolicy,
+    TaskSpecRestartPolicyConditionEnum as RestartWhen,
+};
+use tokio::time::{Instant, sleep};
+
+use super::engine::{self, failed};
+use super::leftover::Leftover;
+use super::names::{Names, fit};
+use super::state::Shared;
+use super::tasks::{Doing, complaint, doing, newest};
+use super::{logs, registry};
+use crate::error::Result;
+use crate::label::keys;
+use crate::orchestrator::docker::engine::has_status;
+use crate::orchestrator::docker::translate::label_filter;
+use crate::pause;
+
+const SCRIPT: &str = include_str!("clean.sh");
+/// What the script says before the id of a deployment that has no volumes any more.
+const DONE: &str = "done ";
+/// Where a node's engine is reached from within.
+const SOCKET: &str = "/var/run/docker.sock";
+/// The label that tells the service.
+const CLEANER: &str = "ondemand.cleaner";
+/// How long it may take, the image included.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What became of a node.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Done,
+    /// Why not, and the deployments that are done all the same.
+    Failed {
+        why: String,
+        done: BTreeSet<String>,
+    },
+}
+
+impl Outcome {
+    /// Tells whether a deployment has nothing there any more.
+    pub(super) fn is_done(&self, names: &Names) -> bool {
+        match self {
+            Self::Done => true,
+            Self::Failed { done, .. } => done.contains(names.attempt.as_str()),
+        }
+    }
+}
+
+/// Runs it on the targets, all nodes but the others, and returns what became of each.
+pub(super) async fn run(
+    shared: &Shared,
+    client: &bollard::Docker,
+    image: &str,
+    leftovers: &[Leftover],
+    targets: &BTreeSet<&String>,
+    others: impl Iterator<Item = &String>,
+) -> Result<BTreeMap<String, Outcome>> {
+    let (pinned, _) = registry::pin(client, image, shared.credentials(image)?).await;
+    let spec = service(&shared.instance, &pinned, leftovers, others);
+    let made = client.create_service(spec, shared.credentials(image)?).await;
+    let id = made.map_err(|e| failed("creating the volume cleaner", e))?.id.unwrap_or_default();
+    let outcomes = wait(client, &id, targets).await;
+    remove(client, &shared.instance).await?;
+    outcomes
+}
+
+/// Waits until the service has ended on all targets.
+async fn wait(
+    client: &bollard::Docker,
+    service: &str,
+    targets: &BTreeSet<&String>,
+) -> Result<BTreeMap<String, Outcome>> {
+    let begun = Instant::now();
+    let mut outcomes = BTreeMap::new();
+    loop {
+        // By its id: tasks of the last one, which had the same name and labels, may not be forgotten yet.
+        let filter = HashMap::from([("service".to_owned(), vec![service.to_owned()])]);
+        let tasks = engine::tasks(client, filter).await?;
+        let tasks: Vec<_> = tasks.iter().filter(|task| task.service_id.as_deref() == Some(service)).collect();
+        let last = newest(&tasks);
+        for &id in targets.iter().filter(|id| !outcomes.contains_key(**id)).collect::<Vec<_>>() {
+            let task = last.iter().copied().find(|task| task.node_id.as_ref() == Some(id));
+            let outcome = match task.map(|task| (task, doing(task))) {
+                Some((_, Doing::Ended(Some(0)))) => Outcome::Done,
+                Some((task, Doing::Ended(_) | Doing::Stopped)) => failure(client, task).await,
+                found if begun.elapsed() > PATIENCE => {
+                    let state = found.and_then(|(task, _)| Some(task.status.as_ref()?.state?.to_string()));
+                    let state = state.map(|state| format!("; its task is {state}")).unwrap_or_default();
+                    let why = format!("the volume cleaner did not end within {} s{state}", PATIENCE.as_secs());
+                    Outcome::Failed { why, done: BTreeSet::new() }
+                }
+                _ => continue,
+            };
+            outcomes.insert(id.clone(), outcome);
+        }
+        if outcomes.len() == targets.len() {
+            return Ok(outcomes);
+        }
+        sleep(pause::after(begun.elapsed())).await;
+    }
+}
+
+/// Tells what a task did, and why it failed: its last words, or its engine's.
+async fn failure(client: &bollard::Docker, task: &Task) -> Outcome {
+    let said = logs::of_task(client, task).await;
+    let (done, said): (Vec<_>, Vec<_>) = said.into_iter().partition(|line| line.starts_with(DONE));
+    let done = done.iter().filter_map(|line| line.strip_prefix(DONE)).map(ToOwned::to_owned).collect();
+    let last = said.into_iter().next_back().or_else(|| complaint(task).map(ToOwned::to_owned));
+    let mut why = last.unwrap_or_else(|| "the volume cleaner ended".into());
+    if why.contains("No such image") {
+        why += "; name an image with a Docker client that all nodes can get: swarm.volume-cleaner";
+    }
+    Outcome::Failed { why, done }
+}
+
+/// Removes the service, also one of a process that was killed.
+pub(super) async fn remove(client: &bollard::Docker, instance: &str) -> Result<()> {
+    let labels = [(keys::INSTANCE, instance), (CLEANER, "volumes")];
+    let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    for service in engine::services(client, label_filter(labels.into())).await? {
+        // Labels may be somebody else's; names are one's own.
+        if service.spec.and_then(|spec| spec.name) != Some(name(instance)) {
+            continue;
+        }
+        match client.delete_service(service.id.as_deref().unwrap_or_default()).await {
+            Err(e) if !has_status(&e, 404) => return Err(failed("removing the volume cleaner", e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn name(instance: &str) -> String {
+    fit(&format!("{instance}_volume-cleaner"))
+}
+
+fn service<'a>(
+    instance: &str,
+    image: &str,
+    leftovers: &[Leftover],
+    others: impl Iterator<Item = &'a String>,
+) -> ServiceSpec {
+    let labels = [(keys::INSTANCE, instance), (CLEANER, "volumes")];
+    let labels: HashMap<_, _> = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let gone = leftovers.iter().map(|leftover| format!("{}/{}", leftover.names.stack, leftover.names.attempt));
+    let container = TaskSpecContainerSpec {
+        image: Some(image.to_owned()),
+        labels: Some(labels.clone()),
+        command: Some(["/bin/sh", "-c", SCRIPT, "clean.sh", instance].map(ToOwned::to_owned).into()),
+        args: Some(gone.collect()),
+        // Whom the socket is for.
+        user: Some("0:0".into()),
+        env: Some(vec![format!("DOCKER_HOST=unix://{SOCKET}")]),
+        mounts: Some(vec![Mount {
+            typ: Some(MountType::BIND),
+            source: Some(SOCKET.into()),
+            target: Some(SOCKET.into()),
+            ..Mount::default()
+        }]),
+        read_only: Some(true),
+        capability_drop: Some(vec!["ALL".into()]),
+        privileges: Some(TaskSpecContainerSpecPrivileges {
+            no_new_privileges: Some(true),
+            ..TaskSpecContainerSpecPrivileges::default()
+        }),
+        ..TaskSpecContainerSpec::default()
+    };
+    let never = TaskSpecRestartPolicy { condition: Some(RestartWhen::NONE), ..TaskSpecRestartPolicy::default() };
+    let elsewhere = others.map(|id| format!("node.id != {id}")).collect();
+    ServiceSpec {
+        name: Some(name(instance)),
+        labels: Some(labels),
+        mode: Some(ServiceSpecMode { global: Some([].into()), ..ServiceSpecMode::default() }),
+        task_template: Some(TaskSpec {
+            container_spec: Some(container),
+            restart_policy: Some(never),
+            placement: Some(TaskSpecPlacement { constraints: Some(elsewhere), ..TaskSpecPlacement::default() }),
+            ..TaskSpec::default()
+        }),
+        ..ServiceSpec::default()
+    }
+}
