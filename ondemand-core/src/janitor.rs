@@ -31,9 +31,11 @@ pub struct Report {
 }
 
 impl Report {
-    /// Makes a report of what failed as a whole, for those who tell of it beside what was done.
+    /// Makes a report of what failed as a whole, with its causes, for those who tell of it beside what was done.
     pub fn of_failure(error: &Error) -> Self {
-        Self { failed: vec![error.to_string()], ..Self::default() }
+        let first: &dyn std::error::Error = error;
+        let causes = std::iter::successors(Some(first), |error| error.source()).map(ToString::to_string);
+        Self { failed: vec![causes.collect::<Vec<_>>().join(": ")], ..Self::default() }
     }
 
     /// Adds what another one says.
@@ -139,5 +141,19 @@ impl Janitor {
                 Err(error) => tracing::warn!(%error, "the janitor could not do its round; it will try again"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_with_its_causes() {
+        let error = Error::backend("swarm", "creating the volume cleaner", std::io::Error::other("the name is taken"));
+        let mut report = Report { removed: vec!["stack a".into()], ..Report::default() };
+        report.add(Report::of_failure(&error));
+        assert_eq!(report.removed, ["stack a"]);
+        assert_eq!(report.failed, ["swarm: creating the volume cleaner failed: the name is taken"]);
     }
 }

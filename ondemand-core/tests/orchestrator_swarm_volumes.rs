@@ -216,6 +216,13 @@ async fn a_volume_that_stays_used_keeps_no_other_one() {
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert!(failed[0].starts_with("volumes on node node-2: ") && failed[0].contains("in use"), "{failed:?}");
     assert_eq!(services.volumes()[1], [stays.as_str()]);
+
+    // Nor does it keep those of stacks that go while it rests, and it is told until it is done.
+    let later = swarm.deploy(&on_a_worker("later", "exec sleep 1000")).await.expect("deployed");
+    swarm.remove(&later.id).await.expect("removed");
+    let next = swarm.tidy().await.expect("tidied");
+    assert_eq!(next, Tidied { removed: vec!["volumes of stack later".into()], failed });
+    assert_eq!(services.volumes()[1], [stays.as_str()]);
     run_on(&host, &["rm", &user]);
     assert_eq!(services.swarm().tidy().await.expect("tidied"), removed("a"));
     assert_eq!(services.volumes(), [[""; 0]; 3]);

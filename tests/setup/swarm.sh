@@ -155,7 +155,7 @@ build_cleaner() {
     # Where the socket is mounted.
     ln -s ../run "$root/var/run"
     cp /bin/busybox "$root/bin"
-    for program in sh sleep; do ln -s busybox "$root/bin/$program"; done
+    for program in sh sleep date timeout; do ln -s busybox "$root/bin/$program"; done
     cp "$client" "$root/usr/bin/docker"
     copy_libraries "$root" "$client"
     find "$cache" -maxdepth 1 -name 'swarm-cleaner-*.tar' -delete

@@ -57,12 +57,12 @@ pub struct SwarmOptions {
     pub ingress: bool,
     /// How long the services of a stack may take to be started, images and what they wait for included.
     pub start_timeout: Duration,
-    /// An image with a Docker client and a shell. [`Orchestrator::tidy`] runs it as a job, with the socket of its engine, on nodes that may have volumes of
+    /// An image with a Docker client and a shell. [`Orchestrator::tidy`] runs it once, with the socket of its engine, on nodes that may have volumes of
     /// stacks that are gone. Where there is none, those volumes stay.
     pub volume_cleaner: Option<String>,
 }
 
-/// The image that removes volumes where none is named: Docker's own client, of the last version that speaks to every engine that knows jobs.
+/// The image that removes volumes where none is named: Docker's own client, of the last version that speaks to engines older than 25.
 pub const VOLUME_CLEANER: &str = "docker:28-cli";
 
 impl SwarmOptions {
@@ -92,7 +92,7 @@ impl SwarmOptions {
 /// # What it does not do
 /// - It publishes no port at one address of a node only: [`Error::Unsupported`].
 /// - Volumes belong to the node that made them. The manager's own are removed with the stack, those of the others by [`Orchestrator::tidy`] afterwards: by a
-///   job on those nodes ([`SwarmOptions::volume_cleaner`]), once they are there and take tasks.
+///   service that runs once on those nodes ([`SwarmOptions::volume_cleaner`]), once they are there and take tasks.
 /// - The engine's own jobs are not used, which leave containers behind: a job is a service that is not started again once it is done. One that was put to
 ///   sleep before begins anew.
 /// - [`LogOptions::tail`] is counted for each service, and for each task of those that are followed. Logs of nodes that are down are left out.

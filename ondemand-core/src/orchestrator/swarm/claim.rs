@@ -28,7 +28,7 @@ const LABELS: &str = "ondemand.labels";
 const ASLEEP: &str = "ondemand.asleep";
 /// The label of a stack whose removal was begun.
 const REMOVING: &str = "ondemand.removing";
-/// The label of a stack with volumes, which nodes keep when its tasks are gone; once its removal was begun, with the ids of the nodes that had some.
+/// The label of a stack with volumes, which nodes keep when its tasks are gone; from its first sleep or its removal on, with the ids of the nodes that had tasks.
 const VOLUMES: &str = "ondemand.volumes";
 /// How often a change is tried again that another one came before.
 const CHANGES: usize = 20;

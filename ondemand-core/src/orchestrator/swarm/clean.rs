@@ -19,11 +19,24 @@ use crate::orchestrator::turns::locked;
 
 /// How many deployments are seen to at once: their names are arguments of a program.
 const MOST: usize = 200;
-/// How long a node that failed is left alone at first, and at most; each time it is twice as long.
+/// How long a place that failed is left alone at first, and at most; each time it is twice as long.
 const FIRST_REST: Duration = Duration::from_secs(60);
 const LONGEST_REST: Duration = Duration::from_secs(15 * 60);
 
-/// A node that could not be seen to.
+/// A node, or what one deployment has there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Place {
+    node: String,
+    attempt: Option<AttemptId>,
+}
+
+impl Place {
+    fn whole_node(&self) -> Self {
+        Self { node: self.node.clone(), attempt: None }
+    }
+}
+
+/// What could not be seen to.
 #[derive(Debug)]
 pub(super) struct Trouble {
     why: String,
@@ -70,33 +83,41 @@ pub(super) async fn tidy(shared: &Shared) -> Result<Tidied> {
         let left = leftover.nodes.intersection(&known).cloned().collect();
         settle(client, leftover, left, &mut tidied).await;
     }
-    let due: BTreeSet<String> = leftovers.iter().flat_map(|leftover| leftover.nodes.iter().cloned()).collect();
     let reachable: BTreeMap<String, String> =
-        nodes.iter().filter(|node| is_reachable(node)).filter_map(named).filter(|(id, _)| due.contains(id)).collect();
-    let targets: BTreeSet<&String> = reachable.keys().filter(|id| !shared.is_resting(id)).collect();
+        nodes.iter().filter(|node| is_reachable(node)).filter_map(named).collect();
+    let due = |leftover: &Leftover| -> Vec<Place> {
+        let nodes = leftover.nodes.iter().filter(|node| reachable.contains_key(*node));
+        nodes.map(|node| Place { node: node.clone(), attempt: Some(leftover.names.attempt.clone()) }).collect()
+    };
+    shared.forget(&leftovers.iter().flat_map(due).collect());
+    leftovers.retain(|leftover| due(leftover).iter().any(|place| !shared.is_resting(place)));
+    if leftovers.len() > MOST {
+        // What cannot be removed is not to be all that is ever tried.
+        let first = usize::from_str_radix(&AttemptId::random()?.as_str()[..4], 16).unwrap_or_default();
+        let first = first % leftovers.len();
+        leftovers.rotate_left(first);
+        leftovers.truncate(MOST);
+    }
+    let wanted: Vec<_> = leftovers.iter().flat_map(due).filter(|place| !shared.is_resting(place)).collect();
+    let targets: BTreeSet<&String> = wanted.iter().map(|place| &place.node).collect();
     if !targets.is_empty() {
-        leftovers.retain(|leftover| leftover.nodes.iter().any(|node| targets.contains(node)));
-        if leftovers.len() > MOST {
-            // What cannot be removed is not to be all that is ever tried.
-            let first = usize::from(AttemptId::random()?.as_str().as_bytes()[0]) % leftovers.len();
-            leftovers.rotate_left(first);
-            leftovers.truncate(MOST);
-        }
         let others = known.iter().filter(|id| !targets.contains(id));
         let outcomes = cleaner::run(shared, client, image, &leftovers, &targets, others).await?;
-        for (id, outcome) in &outcomes {
-            shared.remember(id, outcome);
-        }
         for leftover in &mut leftovers {
+            for place in due(leftover) {
+                if let Some(outcome) = outcomes.get(&place.node) {
+                    shared.remember(place, outcome, &leftover.names);
+                }
+            }
             let done = |node: &String| outcomes.get(node).is_some_and(|outcome| outcome.is_done(&leftover.names));
             let left = leftover.nodes.iter().filter(|node| !done(node)).cloned().collect();
             settle(client, leftover, left, &mut tidied).await;
         }
     }
     // Of those that rest, too: what cannot be done is told until it is.
-    let mut failed: Vec<_> = reachable.iter().filter_map(|(id, name)| Some((name, shared.trouble(id)?))).collect();
-    failed.sort();
-    tidied.failed.extend(failed.into_iter().map(|(node, why)| format!("volumes on node {node}: {why}")));
+    let failed = shared.whys().into_iter().filter_map(|(node, why)| Some((reachable.get(&node)?, why)));
+    let failed: BTreeSet<_> = failed.map(|(node, why)| format!("volumes on node {node}: {why}")).collect();
+    tidied.failed.extend(failed);
     Ok(tidied)
 }
 
@@ -126,27 +147,57 @@ fn named(node: &Node) -> Option<(String, String)> {
 fn is_reachable(node: &Node) -> bool {
     let state = node.status.as_ref().and_then(|status| status.state);
     let availability = node.spec.as_ref().and_then(|spec| spec.availability);
-    state == Some(NodeState::READY) && availability == Some(Availability::ACTIVE)
+    // No other knows the socket that the cleaner wants.
+    let platform = node.description.as_ref().and_then(|description| description.platform.as_ref()?.os.as_deref());
+    platform.is_none_or(|os| os == "linux")
+        && state == Some(NodeState::READY)
+        && availability == Some(Availability::ACTIVE)
 }
 
 impl Shared {
-    /// Tells whether a node that failed is to be left alone yet.
-    fn is_resting(&self, node: &str) -> bool {
-        locked(&self.troubles).get(node).is_some_and(|trouble| Instant::now() < trouble.until)
+    /// Tells whether a place where it failed is to be left alone yet.
+    fn is_resting(&self, place: &Place) -> bool {
+        let troubles = locked(&self.troubles);
+        let rests = |place: &Place| troubles.get(place).is_some_and(|trouble| Instant::now() < trouble.until);
+        rests(place) || rests(&place.whole_node())
     }
 
-    /// Returns why a node could not be seen to, the last time.
-    fn trouble(&self, node: &str) -> Option<String> {
-        locked(&self.troubles).get(node).map(|trouble| trouble.why.clone())
+    /// Forgets what it was like where nothing is to be done any more.
+    fn forget(&self, due: &BTreeSet<Place>) {
+        let nodes: BTreeSet<&String> = due.iter().map(|place| &place.node).collect();
+        locked(&self.troubles).retain(|place, _| match place.attempt {
+            Some(_) => due.contains(place),
+            None => nodes.contains(&place.node),
+        });
     }
 
-    fn remember(&self, node: &str, outcome: &Outcome) {
+    /// Returns the nodes of places where it failed, and why.
+    fn whys(&self) -> Vec<(String, String)> {
+        locked(&self.troubles).iter().map(|(place, trouble)| (place.node.clone(), trouble.why.clone())).collect()
+    }
+
+    fn remember(&self, place: Place, outcome: &Outcome, names: &Names) {
         let mut troubles = locked(&self.troubles);
-        let Outcome::Failed { why, .. } = outcome else {
-            troubles.remove(node);
-            return;
+        let node = place.whole_node();
+        let (place, why) = match outcome {
+            Outcome::Failed(why) => (node, why),
+            Outcome::Partly { why, .. } if !outcome.is_done(names) => {
+                troubles.remove(&node);
+                (place, why)
+            }
+            Outcome::Done | Outcome::Partly { .. } => {
+                troubles.remove(&node);
+                troubles.remove(&place);
+                return;
+            }
         };
-        let rest = troubles.get(node).map_or(FIRST_REST, |trouble| (trouble.rest * 2).min(LONGEST_REST));
-        troubles.insert(node.to_owned(), Trouble { why: why.clone(), rest, until: Instant::now() + rest });
+        let now = Instant::now();
+        let last = troubles.get(&place);
+        // Several deployments of a node that failed are one failure.
+        if last.is_some_and(|trouble| now < trouble.until) {
+            return;
+        }
+        let rest = last.map_or(FIRST_REST, |trouble| (trouble.rest * 2).min(LONGEST_REST));
+        troubles.insert(place, Trouble { why: why.clone(), rest, until: now + rest });
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bollard::models::{
     Mount, MountType, ServiceSpec, ServiceSpecMode, Task, TaskSpec, TaskSpecContainerSpec,
-    TaskSpecContainerSpecPrivileges, TaskSpecPlacement, TaskSpecRestartPolicy,
+    TaskSpecContainerSpecPrivileges, TaskSpecLogDriver, TaskSpecPlacement, TaskSpecRestartPolicy,
     TaskSpecRestartPolicyConditionEnum as RestartWhen,
 };
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::engine::{self, failed};
@@ -22,7 +23,7 @@ use super::{logs, registry};
 use crate::error::Result;
 use crate::label::keys;
 use crate::orchestrator::docker::engine::has_status;
-use crate::orchestrator::docker::translate::label_filter;
+use crate::orchestrator::docker::translate::{LOG_FILES, LOG_SIZE, label_filter};
 use crate::pause;
 
 const SCRIPT: &str = include_str!("clean.sh");
@@ -32,15 +33,17 @@ const DONE: &str = "done ";
 const SOCKET: &str = "/var/run/docker.sock";
 /// The label that tells the service.
 const CLEANER: &str = "ondemand.cleaner";
-/// How long it may take, the image included.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long it may take. The script ends within a minute; the image may take the rest.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 /// What became of a node.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Done,
-    /// Why not, and the deployments that are done all the same.
-    Failed {
+    /// It could not be seen to at all.
+    Failed(String),
+    /// Not all could be done: why not, and the deployments that were.
+    Partly {
         why: String,
         done: BTreeSet<String>,
     },
@@ -51,7 +54,8 @@ impl Outcome {
     pub(super) fn is_done(&self, names: &Names) -> bool {
         match self {
             Self::Done => true,
-            Self::Failed { done, .. } => done.contains(names.attempt.as_str()),
+            Self::Failed(_) => false,
+            Self::Partly { done, .. } => done.contains(names.attempt.as_str()),
         }
     }
 }
@@ -74,53 +78,54 @@ pub(super) async fn run(
     outcomes
 }
 
-/// Waits until the service has ended on all targets.
+/// Waits until the service has ended on all targets, and returns what became of each.
 async fn wait(
     client: &bollard::Docker,
     service: &str,
     targets: &BTreeSet<&String>,
 ) -> Result<BTreeMap<String, Outcome>> {
     let begun = Instant::now();
-    let mut outcomes = BTreeMap::new();
-    loop {
+    let tasks = loop {
         // By its id: tasks of the last one, which had the same name and labels, may not be forgotten yet.
         let filter = HashMap::from([("service".to_owned(), vec![service.to_owned()])]);
-        let tasks = engine::tasks(client, filter).await?;
-        let tasks: Vec<_> = tasks.iter().filter(|task| task.service_id.as_deref() == Some(service)).collect();
-        let last = newest(&tasks);
-        for &id in targets.iter().filter(|id| !outcomes.contains_key(**id)).collect::<Vec<_>>() {
-            let task = last.iter().copied().find(|task| task.node_id.as_ref() == Some(id));
-            let outcome = match task.map(|task| (task, doing(task))) {
-                Some((_, Doing::Ended(Some(0)))) => Outcome::Done,
-                Some((task, Doing::Ended(_) | Doing::Stopped)) => failure(client, task).await,
-                found if begun.elapsed() > PATIENCE => {
-                    let state = found.and_then(|(task, _)| Some(task.status.as_ref()?.state?.to_string()));
-                    let state = state.map(|state| format!("; its task is {state}")).unwrap_or_default();
-                    let why = format!("the volume cleaner did not end within {} s{state}", PATIENCE.as_secs());
-                    Outcome::Failed { why, done: BTreeSet::new() }
-                }
-                _ => continue,
-            };
-            outcomes.insert(id.clone(), outcome);
-        }
-        if outcomes.len() == targets.len() {
-            return Ok(outcomes);
+        let mut tasks = engine::tasks(client, filter).await?;
+        tasks.retain(|task| task.service_id.as_deref() == Some(service));
+        let over =
+            |id: &&String| last(&tasks, id).is_some_and(|task| matches!(doing(task), Doing::Ended(_) | Doing::Stopped));
+        if targets.iter().all(over) || begun.elapsed() > PATIENCE {
+            break tasks;
         }
         sleep(pause::after(begun.elapsed())).await;
-    }
+    };
+    // Their logs are read at the same time: a node may take long to send one.
+    let outcomes = targets.iter().map(async |&id| (id.clone(), outcome(client, last(&tasks, id)).await));
+    Ok(join_all(outcomes).await.into_iter().collect())
 }
 
-/// Tells what a task did, and why it failed: its last words, or its engine's.
-async fn failure(client: &bollard::Docker, task: &Task) -> Outcome {
-    let said = logs::of_task(client, task).await;
-    let (done, said): (Vec<_>, Vec<_>) = said.into_iter().partition(|line| line.starts_with(DONE));
-    let done = done.iter().filter_map(|line| line.strip_prefix(DONE)).map(ToOwned::to_owned).collect();
-    let last = said.into_iter().next_back().or_else(|| complaint(task).map(ToOwned::to_owned));
-    let mut why = last.unwrap_or_else(|| "the volume cleaner ended".into());
+/// Returns the last task of a node.
+fn last<'a>(tasks: &'a [Task], node: &str) -> Option<&'a Task> {
+    let tasks: Vec<_> = tasks.iter().filter(|task| task.node_id.as_deref() == Some(node)).collect();
+    newest(&tasks).pop()
+}
+
+/// Tells what a task did, and what kept it from the rest: its last words, or its engine's.
+async fn outcome(client: &bollard::Docker, task: Option<&Task>) -> Outcome {
+    let late = format!("the volume cleaner did not end within {} s", PATIENCE.as_secs());
+    let Some(task) = task else { return Outcome::Failed(late) };
+    if doing(task) == Doing::Ended(Some(0)) {
+        return Outcome::Done;
+    }
+    let (done, said): (Vec<_>, Vec<_>) =
+        logs::of_task(client, task).await.into_iter().partition(|line| line.starts_with(DONE));
+    if let Some(why) = said.into_iter().next_back() {
+        let done = done.iter().filter_map(|line| line.strip_prefix(DONE)).map(ToOwned::to_owned).collect();
+        return Outcome::Partly { why, done };
+    }
+    let mut why = complaint(task).map_or(late, ToOwned::to_owned);
     if why.contains("No such image") {
         why += "; name an image with a Docker client that all nodes can get: swarm.volume-cleaner";
     }
-    Outcome::Failed { why, done }
+    Outcome::Failed(why)
 }
 
 /// Removes the service, also one of a process that was killed.
@@ -184,6 +189,12 @@ fn service<'a>(
         task_template: Some(TaskSpec {
             container_spec: Some(container),
             restart_policy: Some(never),
+            log_driver: Some(TaskSpecLogDriver {
+                name: Some("json-file".into()),
+                options: Some(
+                    [("max-size", LOG_SIZE), ("max-file", LOG_FILES)].map(|(k, v)| (k.into(), v.into())).into(),
+                ),
+            }),
             placement: Some(TaskSpecPlacement { constraints: Some(elsewhere), ..TaskSpecPlacement::default() }),
             ..TaskSpec::default()
         }),

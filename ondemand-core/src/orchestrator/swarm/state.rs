@@ -10,7 +10,7 @@ use futures_util::future::{join_all, try_join_all};
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
-use super::clean::{self, Trouble};
+use super::clean::{self, Place, Trouble};
 use super::engine::{failed, update};
 use super::names::{IMAGE, Names};
 use super::registry::Told;
@@ -39,12 +39,12 @@ pub(super) struct Shared {
     pub(super) turns: Turns,
     /// What is being deployed here, and what cuts that off.
     pub(super) deploying: Mutex<HashMap<StackId, CancellationToken>>,
-    /// The image of the job that removes volumes from other nodes.
+    /// The image of what removes volumes from other nodes.
     pub(super) volume_cleaner: Option<String>,
-    /// Held while that job runs.
+    /// Held while that runs.
     pub(super) cleaning: tokio::sync::Mutex<()>,
-    /// The nodes on which it failed.
-    pub(super) troubles: Mutex<HashMap<String, Trouble>>,
+    /// Where it failed.
+    pub(super) troubles: Mutex<HashMap<Place, Trouble>>,
 }
 
 /// Forgets that a stack is being deployed.
