@@ -42,7 +42,7 @@ pub use service::{
 pub(crate) use spec::deploy_or_undo;
 pub use stack::{ConfigSpec, Endpoint, NetworkSpec, SecretSpec, Service, ServiceState, Stack, StackSpec, VolumeSpec};
 #[cfg(feature = "swarm")]
-pub use swarm::{Swarm, SwarmOptions, VOLUME_CLEANER};
+pub use swarm::{Swarm, SwarmOptions};
 
 /// Runs stacks: named sets of programs with their mounts, ports and labels.
 ///

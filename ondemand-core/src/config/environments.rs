@@ -90,7 +90,9 @@ pub struct SwarmConfig {
 
 impl Default for SwarmConfig {
     fn default() -> Self {
-        Self { host: None, registry_auth: None, ingress: false, volume_cleaner: "docker:28-cli".into() }
+        // Docker's own client, of the last version that speaks to engines older than 25.
+        let volume_cleaner = "docker:28-cli".into();
+        Self { host: None, registry_auth: None, ingress: false, volume_cleaner }
     }
 }
 

@@ -14,6 +14,7 @@ use super::docker::engine::Engine;
 use super::spec::deploy_or_undo;
 use super::turns::Turns;
 use super::{LogLine, LogOptions, Orchestrator, Service, Stack, StackId, StackSpec, Tidied};
+use crate::config::SwarmConfig;
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::name::StackName;
@@ -62,11 +63,9 @@ pub struct SwarmOptions {
     pub volume_cleaner: Option<String>,
 }
 
-/// The image that removes volumes where none is named: Docker's own client, of the last version that speaks to engines older than 25.
-pub const VOLUME_CLEANER: &str = "docker:28-cli";
-
 impl SwarmOptions {
-    /// Makes options for an installation, with the usual manager, no credentials, a quarter of an hour to start and [`VOLUME_CLEANER`].
+    /// Makes options for an installation, with the usual manager, no credentials, a quarter of an hour to start and the cleaner that a
+    /// [`SwarmConfig`] has where none is named.
     pub fn new(instance: impl Into<String>) -> Self {
         let start_timeout = Duration::from_secs(15 * 60);
         Self {
@@ -75,7 +74,7 @@ impl SwarmOptions {
             registry_auth: None,
             ingress: false,
             start_timeout,
-            volume_cleaner: Some(VOLUME_CLEANER.into()),
+            volume_cleaner: Some(SwarmConfig::default().volume_cleaner),
         }
     }
 }
