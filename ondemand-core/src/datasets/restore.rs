@@ -168,9 +168,11 @@ struct Ending {
 
 impl Ending {
     fn see(&mut self, chunk: &[u8]) {
+        // The line may have begun in what was seen before, and not earlier.
+        let unseen = self.tail.len().saturating_sub(CLUSTER_DUMP_END.len() - 1);
         self.tail.extend_from_slice(chunk);
         if self.seen < GLOBALS && !self.globals_end {
-            self.globals_end = contains(&self.tail, CLUSTER_DUMP_END);
+            self.globals_end = contains(&self.tail[unseen..], CLUSTER_DUMP_END);
         }
         self.seen = self.seen.saturating_add(chunk.len());
         let surplus = self.tail.len().saturating_sub(TAIL);
