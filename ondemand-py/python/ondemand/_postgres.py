@@ -54,17 +54,23 @@ def _reachable_copy(installed: Path, home: Path) -> Path:
     if all(parent.stat().st_mode & 0o001 for parent in installed.parents):
         return installed
     # A virtual environment below root's home is for root alone. The name tells versions apart.
-    copy = home / f"postgres-{int(installed.stat().st_mtime)}"
+    copy = home / f"{_PACKAGE}-{int(installed.stat().st_mtime)}"
+    # The programs look for their libraries beside the package, from where they are themselves.
+    package = installed.parent
+    libraries = package.with_name(f"{package.name}.libs")
     if not copy.exists():
         new = home / f".{copy.name}.{os.getpid()}"
         try:
             home.mkdir(mode=0o711, parents=True, exist_ok=True)
-            shutil.copytree(installed, new, symlinks=True)
-            new.chmod(0o755)
+            shutil.copytree(installed, new / package.name / installed.name, symlinks=True)
+            if libraries.exists():
+                shutil.copytree(libraries, new / libraries.name, symlinks=True)
+            for directory in (new, new / package.name, new / package.name / installed.name):
+                directory.chmod(0o755)
             new.rename(copy)
         except OSError as error:
             shutil.rmtree(new, ignore_errors=True)
             # Another process may have been faster.
             if not copy.exists():
                 raise _errors.Backend("copying Postgres to where its user can run it", causes=[str(error)]) from error
-    return copy
+    return copy / package.name / installed.name
