@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -197,18 +198,18 @@ pub async fn a_dependency_that_is_never_healthy_undoes_all(harness: &dyn Harness
 }
 
 /// A stack whose second service waits for the first in vain; the first writes `one`.
-fn endless(harness: &dyn Harness) -> StackSpec {
+fn endless(harness: &dyn Harness, stack: &str) -> StackSpec {
     let services = vec![
         harness.service("first", Program::Prints),
         after(harness.service("main", Program::Sleeps), "first", Condition::CompletedSuccessfully),
     ];
-    spec("a", services)
+    spec(stack, services)
 }
 
 /// A deployment that waits for a service is undone when its future is dropped.
 pub async fn a_waiting_deployment_can_be_dropped(harness: &dyn Harness) {
     let orchestrator = harness.open();
-    let spec = endless(harness);
+    let spec = endless(harness, "a");
     {
         let deploying = orchestrator.deploy(&spec).fuse();
         let seen = async {
@@ -231,10 +232,10 @@ pub async fn a_waiting_deployment_can_be_dropped(harness: &dyn Harness) {
 
 /// A stack whose deployment waits for a service is removed, by another handle too, and the deployment fails.
 pub async fn a_waiting_deployment_can_be_removed(harness: &dyn Harness) {
-    for other in [false, true] {
+    let removed = [("same", false), ("other", true)].map(|(stack, other)| async move {
         let orchestrator = harness.open();
         let remover = if other { harness.open() } else { orchestrator.clone() };
-        let spec = endless(harness);
+        let spec = endless(harness, stack);
         let deploying = tokio::spawn({
             let (orchestrator, spec) = (orchestrator.clone(), spec.clone());
             async move { orchestrator.deploy(&spec).await }
@@ -245,8 +246,9 @@ pub async fn a_waiting_deployment_can_be_removed(harness: &dyn Harness) {
         assert_not_found(remover.get(&spec.name).await, Kind::Stack);
         let deployed = timeout(PATIENCE, deploying).await.expect("in time").expect("no panic");
         assert!(deployed.is_err(), "{deployed:?}");
-        assert_eq!(names(&*orchestrator, &Selector::all()).await, [""; 0]);
-    }
+    });
+    join_all(removed).await;
+    assert_eq!(names(&*harness.open(), &Selector::all()).await, [""; 0]);
 }
 
 /// A service reads a secret as a file, and nothing tells it that can be told of the stack.
