@@ -82,13 +82,17 @@ def test_without_either_one_is_told_what_to_do(home: Path) -> None:
 
 def test_an_installation_that_its_user_cannot_reach_is_copied_once(tmp_path: Path, home: Path) -> None:
     # What pytest makes is for its own user alone.
-    installed = tmp_path / "pginstall"
+    installed = tmp_path / "package" / "pginstall"
     (installed / "bin").mkdir(parents=True)
     (installed / "bin" / "postgres").write_text("#!/bin/sh\n")
+    (tmp_path / "package.libs").mkdir()
+    (tmp_path / "package.libs" / "libpq.so").write_text("a library")
 
     copy = _postgres._reachable_copy(installed, home / "data")
 
-    assert copy.parent == home / "data" and (copy / "bin" / "postgres").read_text() == "#!/bin/sh\n"
+    assert home / "data" in copy.parents and (copy / "bin" / "postgres").read_text() == "#!/bin/sh\n"
+    # From its programs, the libraries are where they were.
+    assert (copy / "bin" / "../../../package.libs/libpq.so").read_text() == "a library"
     assert all(parent.stat().st_mode & 0o001 for parent in [copy, *copy.parents])
     inode = copy.stat().st_ino
     assert _postgres._reachable_copy(installed, home / "data").stat().st_ino == inode
