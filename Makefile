@@ -2,7 +2,7 @@
 # (`make bench ONLY=proxy`) is in the environment of what a target runs.
 
 .DEFAULT_GOAL := help
-.PHONY: help build test demo bench lint fmt fuzz deny
+.PHONY: help build test check unit engines cluster python demo bench fmt fuzz deny
 
 help: ## Shows this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -11,17 +11,29 @@ build: ## Builds the program, target/release/ondemand
 	@tests/setup/packages.sh build run
 	cargo build --locked --release --package ondemand-cli
 
-test: ## Checks everything: lints, documentation, and all tests against real engines
+test: ## Checks everything: the parts below, on one build
 	@tests/run.sh
+
+check: ## Checks formatting, lints, documentation, scripts and licences
+	@tests/run.sh check
+
+unit: ## Runs the tests that need neither root nor Postgres, Docker or a mount
+	@tests/run.sh unit
+
+engines: ## Runs the tests over real Postgres, BTRFS, Git and one Docker Engine
+	@tests/run.sh engines
+
+cluster: ## Runs the tests over Docker Swarms of three nodes
+	@tests/run.sh cluster
+
+python: ## Checks and tests the Python package
+	@tests/run.sh python
 
 demo: ## Shows it all on 1 GB of sample data; KEEP=1 leaves it running
 	@KEEP="$(KEEP)" SIZE="$(SIZE)" tests/demo.sh
 
 bench: ## Measures the proxy, databases, environments and the Python package against others; ONLY=proxy, databases, environments or python for one
 	@tests/bench.sh
-
-lint: ## Checks formatting, lints, documentation and scripts
-	@tests/lint.sh
 
 fmt: ## Formats the code
 	cargo fmt --all

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # What `make deny` runs: the licences, sources and bans of deny.toml; and known vulnerabilities, where their list can be fetched.
+#
+#   tests/deny.sh [licences]    with `licences`, no vulnerabilities
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tests/setup/tools.sh
 
-tests/setup/packages.sh build
-if ! cargo deny --version >/dev/null 2>&1; then
-    echo "deny: cargo-deny is missing: building it with cargo install (some minutes, once)" >&2
-    cargo install cargo-deny --locked
-fi
+tests/setup/packages.sh build lint
+use_tool deny
 
-cargo deny --locked check licenses bans sources
+cargo deny --locked --log-level error check licenses bans sources
+if [ "${1:-}" = licences ]; then exit; fi
 if ! cargo deny --locked fetch db; then
     echo "deny: the list of known vulnerabilities cannot be fetched from here: they were not checked" >&2
     exit 0

@@ -1,39 +1,61 @@
 #!/usr/bin/env bash
 # Builds the Python package's wheel, installs it into a new virtual environment, checks its types, and runs its tests against a keeper and a
-# server. Arguments go to pytest.
+# server. The program must be built. Arguments go to pytest.
+#
+#   tests/python.sh tools              installs what the rest needs beside the wheel, and does no more
+#   tests/python.sh [ARGUMENT…]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
-step() { printf '\n== %s\n' "$*" >&2; }
+. tests/setup/phases.sh
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 venv=$target/python/venv
 wheels=$target/python/wheels
-
-step "building the wheel"
-rm -rf -- "$wheels"
-/usr/bin/python3 -m venv --clear "$venv"
-export PATH="$venv/bin:$PATH"
+requirements=ondemand-py/tests/requirements.txt
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-pip install --quiet --requirement ondemand-py/tests/requirements.txt
-# As pip builds it for everybody, but with the tests' profile, whose dependencies are built already, and with what was installed above.
-MATURIN_PEP517_ARGS="--profile dev --locked" pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$wheels" ./ondemand-py
-pip install --quiet --no-deps "$wheels"/*.whl
-# What another machine lacks is in it.
-held=$(python -m zipfile --list "$wheels"/*manylinux*.whl)
-if [[ $held != *ondemand.libs/libbtrfsutil* ]]; then
-    echo "error: the wheel does not hold libbtrfsutil" >&2
-    exit 1
-fi
 
+# Installs the requirements, unless that was done and they are the same.
+install_tools() {
+    local key
+    key=$(cat "$requirements" "$0" | sha256sum)
+    if [ "$(cat "$venv/requirements" 2>/dev/null)" = "$key" ]; then return; fi
+    /usr/bin/python3 -m venv --clear "$venv"
+    "$venv/bin/pip" install --quiet --requirement "$requirements"
+    # Pyright fetches nothing when it is asked first.
+    "$venv/bin/pyright" --version >/dev/null
+    echo "$key" >"$venv/requirements"
+}
+
+build_wheel() {
+    rm -rf -- "$wheels"
+    # As pip builds it for everybody, but with the tests' profile and features, whose dependencies are built already, and with what was installed above.
+    MATURIN_PEP517_ARGS="--profile dev --locked --features as-in-tests" \
+        pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$wheels" ./ondemand-py
+    pip install --quiet --no-deps --force-reinstall "$wheels"/*.whl
+    # What another machine lacks is in it.
+    local held
+    held=$(python -m zipfile --list "$wheels"/*manylinux*.whl)
+    if [[ $held != *ondemand.libs/libbtrfsutil* ]]; then
+        echo "error: the wheel does not hold libbtrfsutil" >&2
+        exit 1
+    fi
+}
+
+check_types() {
+    mypy --strict python/ondemand
+    mypy --strict tests pep517
+    mypy --strict ../examples/python/*.py
+    pyright python tests pep517 ../examples/python
+}
+
+install_tools
+if [ "${1:-}" = tools ]; then exit; fi
+export PATH="$venv/bin:$PATH"
+step "building the wheel"
+build_wheel
 cd ondemand-py
-step mypy
-mypy --strict python/ondemand
-mypy --strict tests pep517
-mypy --strict ../examples/python/*.py
-step pyright
-pyright python tests pep517 ../examples/python
-
+step "checking the types"
+check_types
 step pytest
 # The package that was installed is tested, not the directory it was built from.
 ONDEMAND_TEST_PROGRAM=$target/debug/ondemand python -m pytest "$@"

@@ -202,4 +202,4 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     found: Place = request.getfixturevalue("keeper_place" if request.param == "embedded" else "server_place")
     yield found
     found.end_programs()
-    eventually(found.is_clean, lambda: f"something is left: {found.postgres()}, {found.volumes()}", seconds=5)
+    eventually(found.is_clean, lambda: f"something is left: {found.postgres()}, {found.volumes()}")

@@ -82,6 +82,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
 [grpc]
   address = "$dir/containerd.sock"
 TOML
+    # More memory, and less time for collecting garbage.
+    export GOGC=400
     setsid -- containerd --config "$dir/containerd.toml" </dev/null >"$dir/containerd.log" 2>&1 &
     pid=$!
     echo "$pid" >"$dir/containerd.pid"

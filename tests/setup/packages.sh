@@ -4,7 +4,7 @@
 #   tests/setup/packages.sh SET…
 #
 # Sets: build (to compile), run (to run databases), test (to run the tests), lint (to check the scripts), fuzz (to fuzz), bench (to compare
-# the proxy with others), nextest (the test runner).
+# the proxy with others).
 #
 # It starts and enables no service: Debian's packages would start a Docker Engine, other proxies on port 80, and make and start a Postgres
 # cluster on port 5432. None is wanted here, so while apt runs, and only then, one file says so to each, where no such file is there already.
@@ -24,14 +24,14 @@ packages_of() {
             echo docker.io iptables iproute2 debootstrap debian-archive-keyring ca-certificates zstd gzip curl procps util-linux
             # Repositories to build from, and another shell to build in.
             echo git busybox-static
-            # A registry, and what the S3 service behind it is installed with.
+            # A registry, and what the S3 service behind it and the test runner are installed with.
             echo docker-registry python3-venv
             # A browser looks through the proxy.
             echo chromium chromium-driver
             # Where the kernel enforces AppArmor, a Docker Engine needs its parser to start any container.
             if [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" = Y ]; then echo apparmor; fi
             ;;
-        lint) echo shellcheck ;;
+        lint) echo shellcheck python3-venv ;;
         fuzz) echo g++ ;;
         bench) echo nginx haproxy caddy wrk util-linux ;;
         *) echo "error: there is no set of packages called $1" >&2 && return 1 ;;
@@ -40,13 +40,6 @@ packages_of() {
 
 installed() {
     [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
-}
-
-# Installs the cargo subcommand that runs the tests, unless it is there.
-install_nextest() {
-    if cargo nextest --version >/dev/null 2>&1; then return; fi
-    echo "packages: cargo-nextest is missing: building it with cargo install (some minutes, once)" >&2
-    cargo install cargo-nextest --locked
 }
 
 # Takes back what keeps services from starting; only what this run put there.
@@ -95,15 +88,11 @@ install_missing() {
 
 main() {
     if [ $# -eq 0 ]; then
-        echo "usage: tests/setup/packages.sh build|run|test|lint|fuzz|bench|nextest…" >&2
+        echo "usage: tests/setup/packages.sh build|run|test|lint|fuzz|bench…" >&2
         exit 2
     fi
-    local set package missing=() nextest=no list
+    local set package missing=() list
     for set in "$@"; do
-        if [ "$set" = nextest ]; then
-            nextest=yes
-            continue
-        fi
         list=$(packages_of "$set")
         for package in $list; do
             if ! installed "$package" && [[ " ${missing[*]} " != *" $package "* ]]; then missing+=("$package"); fi
@@ -119,7 +108,6 @@ main() {
         if ! installed containerd; then fresh_containerd=(containerd.service); fi
         (install_missing "${missing[@]}")
     fi
-    if [ "$nextest" = yes ]; then install_nextest; fi
 }
 
 main "$@"

@@ -67,11 +67,11 @@ on() { docker --host "unix://$(socket "$1")" "${@:2}"; }
 answers() { curl --noproxy "*" --silent --fail --max-time 5 --unix-socket "$(socket "$1")" http://docker/_ping >/dev/null; }
 
 # Starts a process of the laboratory's own, with its output in a log. What this machine's environment says about proxies, certificates or S3
-# is not for it.
+# is not for it. The engines may use more memory before they collect garbage, which takes much of their time otherwise.
 background() {
     local log=$1
     shift
-    setsid -- env --ignore-environment "PATH=$PATH" "HOME=$dir" "ONDEMAND_LAB=$dir" "$@" </dev/null >>"$log" 2>&1 &
+    setsid -- env --ignore-environment "PATH=$PATH" "HOME=$dir" GOGC=400 "ONDEMAND_LAB=$dir" "$@" </dev/null >>"$log" 2>&1 &
     # Or the shell would tell how it ended.
     disown
 }
@@ -236,9 +236,13 @@ start() {
     fi
     stop
     mkdir -p "$dir" "$cache"
+    # One at a time: another laboratory may be starting.
+    exec 8>"$cache/swarm.lock"
+    flock 8
     install_moto
     build_image
     build_cleaner
+    exec 8>&-
 
     # Written down before it is made, so that a stop finds it whenever this is cut off.
     id=$(random_id)

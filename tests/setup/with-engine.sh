@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
-# Runs a command that needs a Docker Engine and a Docker Swarm, and may make mounts, processes and network devices; then checks that it left none.
+# Runs a command that needs Docker Engines, and may make mounts, processes and network devices. Checks afterwards that it left none.
 #
-#   tests/setup/with-engine.sh CACHE COMMAND…
+#   tests/setup/with-engine.sh [--engines LIST] [--await] CACHE COMMAND…
 #
-# As root. The command gets an engine of its own with the image of Postgres (ONDEMAND_TEST_DOCKER_HOST, ONDEMAND_TEST_IMAGE), a swarm of three
-# nodes and a registry (ONDEMAND_TEST_SWARM_…, ONDEMAND_TEST_REGISTRY), and a temporary directory of its own (TMPDIR). The exit status is the command's; or 1 if it left something, which is named and then removed.
-# All is taken back however this ends; after a SIGKILL, by the next run.
+# As root. The command gets a temporary directory of its own (TMPDIR) and what LIST names, by default "docker swarm faults":
+#   postgres  programs of Postgres whose `initdb` copies a cluster (ONDEMAND_TEST_POSTGRES)
+#   docker    one engine with the image of Postgres (ONDEMAND_TEST_DOCKER_HOST, ONDEMAND_TEST_IMAGE)
+#   swarm     a swarm of three nodes and a registry (ONDEMAND_TEST_SWARM_…, ONDEMAND_TEST_REGISTRY)
+#   faults    another such swarm, whose nodes may be ended (ONDEMAND_FAULTS_…)
+# They start side by side. With --await, the command then waits for a line on standard input, and does not run if that ends first.
+#
+# The exit status is the command's; or 1 if it left something, which is named and then removed. Everything is removed however this ends; after a
+# SIGKILL, by the next run.
 #
 # What only traps call looks unreachable to shellcheck:
 # shellcheck disable=SC2317
@@ -75,9 +81,9 @@ leftovers_in_engine() {
         "${docker[@]}" ps --quiet | xargs --no-run-if-empty "${docker[@]}" kill >/dev/null
 }
 
-# Prints what the command left in its swarm, a line each; the same.
+# Prints what the command left in the swarm of the manager $1, a line each; the same.
 leftovers_in_swarm() {
-    local docker=(docker --host "$ONDEMAND_TEST_SWARM_HOST")
+    local docker=(docker --host "$1")
     "${docker[@]}" service ls --format 'service {{.Name}} ({{.Replicas}})' &&
         "${docker[@]}" secret ls --format 'secret {{.Name}}' &&
         "${docker[@]}" config ls --format 'config {{.Name}}' &&
@@ -96,6 +102,7 @@ sweep() {
     local run=$1 deadline=$((SECONDS + 10)) left mount loop pid
     "$here/docker.sh" stop "$run/docker" || true
     "$here/swarm.sh" stop "$run/swarm" || true
+    "$here/swarm.sh" stop "$run/faults" || true
     while left=$(processes_of "$(basename "$run")" "$run") && [ -n "$left" ] && [ "$SECONDS" -lt "$deadline" ]; do
         for pid in $left; do kill -KILL "$pid" 2>/dev/null || true; done
         sleep 0.1
@@ -123,7 +130,10 @@ finish() {
     trap '' INT TERM HUP
     if [ -n "$command" ]; then
         if [ -n "${ONDEMAND_TEST_DOCKER_HOST:-}" ]; then left=$(look leftovers_in_engine); fi
-        if [ -n "${ONDEMAND_TEST_SWARM_HOST:-}" ]; then left=$(printf '%s\n%s' "$left" "$(look leftovers_in_swarm)"); fi
+        local manager
+        for manager in ${ONDEMAND_TEST_SWARM_HOST:+"$ONDEMAND_TEST_SWARM_HOST"} ${ONDEMAND_FAULTS_SWARM_HOST:+"$ONDEMAND_FAULTS_SWARM_HOST"}; do
+            left=$(printf '%s\n%s' "$left" "$(look leftovers_in_swarm "$manager")")
+        done
         # A process that was told to end may need a moment.
         local deadline=$((SECONDS + 5))
         while [ -n "$(leftovers)" ] && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.2; done
@@ -141,21 +151,78 @@ finish() {
 # Passes a signal on to the command, and goes on waiting for it.
 interrupt() {
     interrupted=$1
-    if [ -n "$command" ]; then kill -TERM "$command" 2>/dev/null || true; else exit "$interrupted"; fi
+    if [ -n "$command" ]; then
+        kill -TERM "$command" 2>/dev/null || true
+    elif [ ${#starting[@]} -eq 0 ]; then
+        exit "$interrupted"
+    fi
+}
+
+start_postgres() { "$here/postgres.sh" "$state/postgres"; }
+
+start_docker() {
+    "$here/image.sh" build "$cache" >/dev/null
+    "$here/docker.sh" start "$state/docker"
+    "$here/image.sh" load "$cache" "unix://$state/docker/docker.sock" >&2
+}
+
+start_swarm() { "$here/swarm.sh" start "$state/swarm" "$cache"; }
+
+start_faults() { "$here/swarm.sh" start "$state/faults" "$cache" | sed 's/^ONDEMAND_TEST_/ONDEMAND_FAULTS_/'; }
+
+# Starts the engines side by side; each prints what the command needs to find it. Returns once all have started or failed, also when a signal
+# comes: none may still be starting while what they made is taken back.
+start_engines() {
+    local engine pid status failed=0
+    for engine in $engines; do
+        "start_$engine" >"$state/$engine.variables" &
+        starting+=($!)
+    done
+    for pid in "${starting[@]}"; do
+        status=0
+        wait "$pid" || status=$?
+        # A signal ends the waiting, not what is waited for.
+        while kill -0 "$pid" 2>/dev/null; do
+            status=0
+            wait "$pid" || status=$?
+        done
+        if [ "$status" -ne 0 ]; then failed=1; fi
+    done
+    starting=()
+    if [ "$interrupted" -ne 0 ]; then exit "$interrupted"; fi
+    return "$failed"
+}
+
+usage() {
+    echo "usage: tests/setup/with-engine.sh [--engines LIST] [--await] CACHE COMMAND…" >&2
+    exit 2
 }
 
 main() {
-    if [ $# -lt 2 ]; then
-        echo "usage: tests/setup/with-engine.sh CACHE COMMAND…" >&2
-        exit 2
-    fi
+    local cache variable status=0 engines='docker swarm faults' await=
+    while [[ "${1:-}" == --* ]]; do
+        case "$1" in
+            --engines)
+                if [ $# -lt 2 ]; then usage; fi
+                engines=$2
+                shift
+                ;;
+            --await) await=1 ;;
+            *) usage ;;
+        esac
+        shift
+    done
+    if [ $# -lt 2 ]; then usage; fi
     if [ "$(id -u)" -ne 0 ]; then
         say "error: a Docker Engine is started by root"
         exit 1
     fi
-    local cache=$1 variables variable status=0
+    cache=$1
     shift
+    local engine
+    for engine in $engines; do case "$engine" in postgres | docker | swarm | faults) ;; *) usage ;; esac; done
     command=
+    starting=()
     interrupted=0
     base=${TMPDIR:-/var/tmp}
     sweep_stale
@@ -169,12 +236,9 @@ main() {
     mkdir -m 1777 "$state/tmp"
     shared >"$state/shared"
 
-    "$here/image.sh" build "$cache" >/dev/null
-    variables=$("$here/docker.sh" start "$state/docker")
-    while IFS= read -r variable; do export "${variable?}"; done <<<"$variables"
-    "$here/image.sh" load "$cache" "$ONDEMAND_TEST_DOCKER_HOST"
-    variables=$("$here/swarm.sh" start "$state/swarm" "$cache")
-    while IFS= read -r variable; do export "${variable?}"; done <<<"$variables"
+    start_engines
+    while IFS= read -r variable; do export "${variable?}"; done < <(cat "$state"/*.variables)
+    if [ -n "$await" ] && ! read -r; then exit 1; fi
 
     env TMPDIR="$state/tmp" ONDEMAND_TEST_RUN="$(basename "$state")" "$@" </dev/null &
     command=$!

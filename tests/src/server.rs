@@ -185,6 +185,9 @@ impl Server {
         {
             command.env("ONDEMAND_DOCKER_HOST", host).env("ONDEMAND_DOCKER_IMAGE", image);
         }
+        if let Some(programs) = std::env::var_os("ONDEMAND_TEST_POSTGRES") {
+            command.env("ONDEMAND_POSTGRES_BIN_DIR", programs);
+        }
         Self::run(command, data_dir, &options.environment, options.user)
     }
 

@@ -1,4 +1,6 @@
 //! Every call that an operation makes goes wrong, one after the other.
+//!
+//! Slow: an operation is done once for each of some fifty calls and each of four mishaps.
 
 use futures_util::FutureExt;
 

@@ -1,0 +1,219 @@
+//! Loop-file pools, made and removed for real. Needs root.
+#![cfg(feature = "btrfs")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "what fails must fail the test")]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::fixtures::pool::TestPool;
+use ondemand_core::orchestrator::RunAs;
+use ondemand_core::snapshot::pool::{self, PoolSpec};
+use ondemand_core::snapshot::{Btrfs, FsKind, SnapshotStore, kind_of};
+use ondemand_core::{Code, Error, Labels, Size, VolumeName};
+
+const SIZE: Size = Size(256 << 20);
+
+fn code<T: std::fmt::Debug>(result: Result<T, Error>) -> Code {
+    result.expect_err("it succeeded").code()
+}
+
+/// Returns the loop devices that hold a file of `dir`.
+fn loops(dir: &Path) -> Vec<String> {
+    let devices = fs::read_dir("/sys/block").unwrap().map(|device| device.unwrap().path().join("loop/backing_file"));
+    let files = devices.filter_map(|file| fs::read_to_string(file).ok());
+    files.filter(|file| Path::new(file).starts_with(dir)).collect()
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_pool_is_made_mounted_and_deleted() {
+    pool::supported().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a pool");
+    let owner = Some(RunAs { uid: 65534, gid: 65533 });
+    let made = pool::create(PoolSpec { owner, ..PoolSpec::new(&path, SIZE) }).await.unwrap();
+    assert_eq!((&made.path, &made.image), (&path, &dir.path().join("a pool.btrfs")));
+    assert_eq!(made.notices, Vec::<String>::new());
+    assert!(pool::is_mounted(&path).unwrap());
+    assert!(!pool::is_mounted(dir.path()).unwrap());
+    assert!(!pool::is_mounted(&path.join("not-there")).unwrap());
+    assert_eq!(kind_of(&path).unwrap(), FsKind::Btrfs);
+    let root = fs::metadata(&path).unwrap();
+    assert_eq!((root.uid(), root.gid()), (65534, 65533));
+    let image = fs::metadata(&made.image).unwrap();
+    assert_eq!((image.len(), image.mode() & 0o777), (SIZE.0, 0o600));
+    assert!(image.blocks() * 512 < 32 << 20, "the image is not sparse: {} blocks", image.blocks());
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let options = mounts.lines().find(|line| line.contains("a\\040pool ")).unwrap();
+    for option in ["noatime", "user_subvol_rm_allowed", "discard=async"] {
+        assert!(options.contains(option), "{options}");
+    }
+    pool::delete(&path, false).await.unwrap();
+    assert_eq!(entries(dir.path()), Vec::<String>::new());
+    assert_eq!(loops(dir.path()), Vec::<String>::new());
+    pool::delete(&path, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pool_is_mounted_again_after_a_reboot() {
+    let fixture = TestPool::new(256).await;
+    let (path, image) = (fixture.path().to_owned(), fixture.image());
+    let store = Btrfs::open(&path).await.unwrap();
+    let made = store.create_volume(&VolumeName::new("a").unwrap(), &Labels::new()).await.unwrap();
+    drop(store);
+    // It is mounted: nothing to do.
+    assert_eq!(pool::mount(&image, &path).await.unwrap().path, path);
+    assert_eq!(loops(path.parent().unwrap()).len(), 1);
+    // Nowhere else, and nothing else here.
+    let elsewhere = path.with_file_name("elsewhere");
+    assert_eq!(code(pool::mount(&image, &elsewhere).await), Code::Conflict);
+    assert!(!elsewhere.exists());
+    let other = path.with_file_name("other.btrfs");
+    fs::write(&other, "x").unwrap();
+    assert_eq!(code(pool::mount(&other, &path).await), Code::Conflict);
+    assert_eq!(code(pool::mount(path.with_file_name("none"), &path).await), Code::NotFound);
+
+    rustix::mount::unmount(&path, rustix::mount::UnmountFlags::empty()).unwrap();
+    fs::remove_dir(&path).unwrap();
+    assert_eq!(code(pool::mount(&other, &path).await), Code::Backend);
+    assert!(!path.exists(), "the mount point of a mount that failed is left");
+    pool::mount(&image, &path).await.unwrap();
+    pool::mount(&image, &path).await.unwrap();
+    assert!(made.path.is_dir());
+    let store = Btrfs::open(&path).await.unwrap();
+    assert!(store.usage().await.unwrap().volumes[&made.name].is_some(), "quotas are off after mounting again");
+}
+
+#[tokio::test]
+async fn a_pool_that_holds_something_is_deleted_by_force_alone() {
+    let fixture = TestPool::new(256).await;
+    let path = fixture.path();
+    let store = Btrfs::open(path).await.unwrap();
+    let name = VolumeName::new("a").unwrap();
+    let made = store.create_volume(&name, &Labels::new()).await.unwrap();
+    let error = pool::delete(path, false).await.unwrap_err();
+    assert_eq!(error.code(), Code::Conflict);
+    assert!(error.to_string().contains("volumes/a"), "{error}");
+    // A store that is open is in use.
+    assert_eq!(code(pool::delete(path, true).await), Code::Conflict);
+    assert!(pool::is_mounted(path).unwrap() && fixture.image().exists());
+    drop(store);
+    // Unmounted, it still holds what it holds.
+    rustix::mount::unmount(path, rustix::mount::UnmountFlags::empty()).unwrap();
+    assert_eq!(code(pool::delete(path, false).await), Code::Conflict);
+    assert!(made.path.is_dir());
+    // What is in use is not deleted, by force or not.
+    let open = fs::File::create(made.path.join("open")).unwrap();
+    assert_eq!(code(pool::delete(path, true).await), Code::Conflict);
+    assert!(pool::is_mounted(path).unwrap() && fixture.image().exists());
+    drop(open);
+    let store = Btrfs::open(path).await.unwrap();
+    store.delete_volume(&name).await.unwrap();
+    fs::write(path.join("mine"), "x").unwrap();
+    assert_eq!(code(pool::delete(path, false).await), Code::Conflict);
+    fs::remove_file(path.join("mine")).unwrap();
+    store.create_volume(&name, &Labels::new()).await.unwrap();
+    drop(store);
+    pool::delete(path, true).await.unwrap();
+    assert_eq!(entries(path.parent().unwrap()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_was_not_made_here_is_not_deleted() {
+    // A pool without its mark, as anybody's loop mount would be.
+    let fixture = TestPool::new(256).await;
+    fs::remove_file(fixture.path().join(".ondemand-pool")).unwrap();
+    assert_eq!(code(pool::delete(fixture.path(), true).await), Code::Conflict);
+    assert!(pool::is_mounted(fixture.path()).unwrap() && fixture.image().exists());
+    // A directory that never was one.
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("file"), "precious").unwrap();
+    for path in [directory.path().to_owned(), directory.path().join("file")] {
+        assert_eq!(code(pool::delete(&path, true).await), Code::Conflict, "{}", path.display());
+    }
+    assert_eq!(entries(directory.path()), ["file"]);
+    // Some other file system, with the mark.
+    let memory = tempfile::tempdir().unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", memory.path(), "tmpfs", flags, Some(c"size=1m")).unwrap();
+    let marked = fs::write(memory.path().join(".ondemand-pool"), "");
+    let deleted = pool::delete(memory.path(), true).await;
+    rustix::mount::unmount(memory.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+    marked.unwrap();
+    assert_eq!(code(deleted), Code::Conflict);
+}
+
+#[tokio::test]
+async fn bad_wishes_are_refused_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pool");
+    let create = async |spec: PoolSpec| pool::create(spec).await;
+    for size in [0, (256 << 20) - 1, 1 << 60, u64::MAX] {
+        assert_eq!(code(create(PoolSpec::new(&path, Size(size))).await), Code::InvalidInput, "{size}");
+    }
+    for path in ["pool", "./pool", "/", "", "/tmp/../tmp/pool", "/tmp/line\nbreak", "/tmp/nul\0"] {
+        assert_eq!(code(create(PoolSpec::new(path, SIZE)).await), Code::InvalidInput, "{path:?}");
+    }
+    let elsewhere = PoolSpec { image: Some(dir.path().join("none/image")), ..PoolSpec::new(&path, SIZE) };
+    assert_eq!(code(create(elsewhere).await), Code::NotFound);
+    let relative = PoolSpec { image: Some("image".into()), ..PoolSpec::new(&path, SIZE) };
+    assert_eq!(code(create(relative).await), Code::InvalidInput);
+    let deep = PoolSpec { image: Some(dir.path().join("image")), ..PoolSpec::new(dir.path().join("none/pool"), SIZE) };
+    assert_eq!(code(create(deep).await), Code::NotFound);
+    assert_eq!(entries(dir.path()), Vec::<String>::new());
+
+    // The image exists: it stays, and the directory made before it was looked at does not.
+    fs::write(dir.path().join("pool.btrfs"), "precious").unwrap();
+    assert_eq!(code(create(PoolSpec::new(&path, SIZE)).await), Code::AlreadyExists);
+    assert_eq!(fs::read(dir.path().join("pool.btrfs")).unwrap(), b"precious");
+    assert_eq!(entries(dir.path()), ["pool.btrfs"]);
+    fs::remove_file(dir.path().join("pool.btrfs")).unwrap();
+    // The directory holds something, or is a file.
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("file"), "precious").unwrap();
+    assert_eq!(code(create(PoolSpec::new(&path, SIZE)).await), Code::AlreadyExists);
+    assert_eq!(code(create(PoolSpec::new(path.join("file"), SIZE)).await), Code::AlreadyExists);
+    assert_eq!(fs::read(path.join("file")).unwrap(), b"precious");
+    assert_eq!((entries(dir.path()), entries(&path)), (vec!["pool".to_owned()], vec!["file".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_pool_is_not_made_where_something_is_mounted() {
+    let fixture = TestPool::new(256).await;
+    let spec = PoolSpec { image: Some(fixture.path().with_file_name("second")), ..PoolSpec::new(fixture.path(), SIZE) };
+    assert_eq!(code(pool::create(spec).await), Code::Conflict);
+    assert_eq!(entries(fixture.path().parent().unwrap()), ["pool", "pool.btrfs"]);
+}
+
+#[tokio::test]
+async fn a_failure_on_the_way_is_undone() {
+    // A disk that is large enough by its size, and too full to make a file system on.
+    let memory = tempfile::tempdir().unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", memory.path(), "tmpfs", flags, Some(c"size=260m")).unwrap();
+    fs::write(memory.path().join("filler"), vec![7; (260 << 20) - (64 << 10)]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pool");
+    let image = memory.path().join("image");
+    let made = pool::create(PoolSpec { image: Some(image.clone()), ..PoolSpec::new(&path, SIZE) }).await;
+    let left = (path.exists(), image.exists(), loops(memory.path()));
+    rustix::mount::unmount(memory.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+    let error = made.unwrap_err();
+    assert_eq!(left, (false, false, Vec::new()), "{error:?}");
+    assert!(matches!(error.code(), Code::Backend | Code::OutOfSpace), "{error:?}");
+}
+
+#[tokio::test]
+async fn the_default_size_fits_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let size = pool::default_size(dir.path()).unwrap();
+    assert!(size > SIZE, "{size}: the disk of the temporary directory is too full for these tests");
+    assert_eq!(pool::default_image(Path::new("/srv/pool")), Path::new("/srv/pool.btrfs"));
+}

@@ -1,0 +1,31 @@
+//! The programs as their users run them, against real engines, repositories and browsers, a module a subject.
+
+mod access;
+mod browser;
+mod cluster;
+mod cluster_faults;
+mod cluster_images;
+mod crash;
+mod crash_envs;
+mod dumps;
+mod engine;
+mod envs;
+mod envs_docker;
+mod faults;
+mod forge;
+mod full;
+mod isolation;
+mod kill9;
+mod layout;
+mod leases;
+mod lifetime;
+mod pools;
+mod ports;
+mod restart;
+mod routes;
+mod runner;
+mod strays;
+mod tokens;
+mod unprivileged;
+mod upload;
+mod wire_format;
