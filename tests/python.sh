@@ -17,7 +17,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 # Installs the requirements, unless that was done and they are the same.
 install_tools() {
     local key
-    key=$(cat "$requirements" "$0" | sha256sum)
+    # Its programs name the directory that they are in.
+    key=$(cat "$requirements" "$0" - <<<"$venv" | sha256sum)
     if [ "$(cat "$venv/requirements" 2>/dev/null)" = "$key" ]; then return; fi
     /usr/bin/python3 -m venv --clear "$venv"
     "$venv/bin/pip" install --quiet --requirement "$requirements"

@@ -135,12 +135,13 @@ make_network() {
 
 # Installs the S3 service's Python packages in the cache, unless they are there.
 install_moto() {
-    if [ "$(cat "$cache/moto/version" 2>/dev/null)" = "$moto" ]; then return; fi
+    # Its programs name the directory that they are in.
+    if [ "$(cat "$cache/moto/version" 2>/dev/null)" = "$moto in $cache" ]; then return; fi
     say "installing $moto (once)"
     rm -rf -- "$cache/moto"
     /usr/bin/python3 -m venv "$cache/moto"
     "$cache/moto/bin/pip" install --quiet --disable-pip-version-check "$moto" >&2
-    echo "$moto" >"$cache/moto/version"
+    echo "$moto in $cache" >"$cache/moto/version"
 }
 
 # Builds the image of the job that removes volumes in the cache.

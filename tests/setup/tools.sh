@@ -17,7 +17,7 @@ use_tool() {
     if cargo "$1" --version >/dev/null 2>&1; then return; fi
     echo "tools: installing cargo-$1" >&2
     if [ ! -e "$tools/bin/pip" ]; then /usr/bin/python3 -m venv "$tools"; fi
-    if "$tools/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "$(tool_package "$1")" >&2; then return; fi
+    if "$tools/bin/python3" -m pip install --quiet --disable-pip-version-check --only-binary :all: "$(tool_package "$1")" >&2; then return; fi
     echo "tools: there is no cargo-$1 for this machine: building it (some minutes, once)" >&2
     cargo install "cargo-$1" --locked --root "$tools"
 }
