@@ -9,9 +9,8 @@
 #   cluster  the tests over Docker Swarms of three nodes; as root
 #   python   the Python package: its wheel, its types, its tests
 #
-# What is missing is installed. Everything is built as the user who called. What waits for the network or an engine runs beside the build, and the
-# Python tests beside the others. The reports are in target/test-report; the runner's summary is the end of the output, and only what could not
-# be taken down again is said after it.
+# It installs missing packages, and builds as the user who called. Installing tools and starting engines run beside the build. The reports are in
+# target/test-report. The output ends with the runner's summary, and names after it what the tests left behind.
 #
 # What runs as a phase looks unreachable to shellcheck:
 # shellcheck disable=SC2317
@@ -44,8 +43,8 @@ finish() {
     exit "$status"
 }
 
-# Has the tests work in memory where there is plenty: they make and remove hundreds of data directories, and what they test is not the disk. An ext4
-# without a journal, as small virtual machines have it, takes ten times as long for that.
+# Has the tests work in memory where there is plenty: they make and remove hundreds of data directories, and what they test is not the disk. On an ext4
+# without a journal, the Python tests alone took two and a half times as long.
 use_memory() {
     local free
     free=$(awk '/^MemAvailable:/ {print int($2 / 1048576)}' /proc/meminfo)
@@ -84,14 +83,35 @@ list_tests() {
 # What follows the runner's summary is said last.
 run_tests() { "$@" 2>&1 | tests/setup/hold-summary.sh "$work/summary"; }
 
-nextest() {
-    local command=(cargo-nextest nextest run --cargo-metadata "$work/cargo.json" --binaries-metadata "$work/binaries.json"
-        --workspace-remap "$PWD" "${options[@]}")
+# Takes the filter sets out of the options, and sets `filters` to one that chooses the tests of the part that any of them chooses: the runner itself
+# would run those that are in the part or in a filter.
+choose_tests() {
+    local asked='' rest=()
+    set -- "${options[@]}"
+    while [ $# -gt 0 ]; do
+        if [[ $1 == -E || $1 == --filterset ]] && [ $# -gt 1 ]; then
+            asked="${asked:+$asked | }($2)"
+            shift
+        else
+            rest+=("$1")
+        fi
+        shift
+    done
+    options=("${rest[@]}")
     case "$part" in
-        unit) command+=(-E "$unit_tests") ;;
-        engines) command+=(-E "not ($unit_tests) - $cluster_tests") ;;
-        cluster) command+=(-E "$cluster_tests") ;;
+        unit) filters="($unit_tests)" ;;
+        engines) filters="(not ($unit_tests) - $cluster_tests)" ;;
+        cluster) filters="($cluster_tests)" ;;
+        *) filters='all()' ;;
     esac
+    if [ -n "$asked" ]; then filters="$filters & ($asked)"; fi
+}
+
+nextest() {
+    local filters
+    choose_tests
+    local command=(cargo-nextest nextest run --cargo-metadata "$work/cargo.json" --binaries-metadata "$work/binaries.json"
+        --workspace-remap "$PWD" -E "$filters" "${options[@]}")
     if [ "$part" = unit ]; then
         run_tests "${command[@]}"
         return
@@ -107,7 +127,8 @@ make_report() {
     rm -rf -- "$report/before"
     mkdir -p "$report/before"
     find "$report" -maxdepth 1 -name '*.xml' -exec mv -t "$report/before" -- {} +
-    rm -f -- "$report/phases.tsv" "$report"/*.log "$report"/*.html
+    # The runner's own may be of an earlier run, where this one does not come so far.
+    rm -f -- "$report/phases.tsv" "$report"/*.log "$report"/*.html target/nextest/default/junit.xml
 }
 
 part=all
@@ -119,7 +140,7 @@ esac
 options=("$@")
 engines='postgres docker swarm faults'
 if [ "$part" = engines ]; then engines='postgres docker'; fi
-# What is built once and thrown away needs no line numbers in backtraces, and no parts that can be built again alone.
+# CI builds once: line numbers in backtraces and incremental builds would only cost time.
 if [ "${CI:-}" = true ]; then export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_CODEGEN_UNITS=1; fi
 # The same compiler and flags for all that is compiled, or it would be compiled again.
 export RUSTC_WORKSPACE_WRAPPER=clippy-driver
@@ -165,11 +186,11 @@ if wants check; then phase documentation check_documentation || failed=$?; fi
 # Alone: its tests say within how many seconds something is gone.
 if wants python; then join python || failed=$?; fi
 if [ "$part" = unit ]; then start_beside tests nextest; fi
-# Where the engines did not start, nobody reads it, and the reason is told below.
+# The write fails if the engines did not start; join shows why.
 if wants engines cluster; then (trap '' PIPE && echo >&"$go") 2>/dev/null || true; fi
 if wants unit engines cluster; then
     join tests || failed=$?
-    cp -- target/nextest/default/junit.xml "$report/tests.xml"
+    if [ -e target/nextest/default/junit.xml ]; then cp -- target/nextest/default/junit.xml "$report/tests.xml"; fi
 fi
 tests/setup/report.py "$report" "$begin" "$machine" >&2
 cat "$work/summary" >&2 2>/dev/null || true
