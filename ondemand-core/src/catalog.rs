@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::listing::{Listing, Unreadable};
 
 const SUFFIX: &str = ".json";
 /// What temporary files end in. They start with a dot, as no name does.
@@ -41,6 +42,8 @@ pub(crate) struct Catalog<T> {
     asked: AtomicU64,
     /// How many of them have been served.
     served: Mutex<u64>,
+    /// Held alone while the names are listed: BTRFS leaves a name out that is renamed over meanwhile.
+    names: RwLock<()>,
 }
 
 impl<T: Serialize + DeserializeOwned> Catalog<T> {
@@ -75,6 +78,7 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
             counter: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             served: Mutex::new(0),
+            names: RwLock::new(()),
         }
     }
 
@@ -91,8 +95,12 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
     /// Writes the first record of `name`, unless there is one. Of all who try at once, one gets `true`.
     pub(crate) fn create(&self, name: &str, record: &T) -> Result<bool> {
         let temporary = self.write_temporary(name, record)?;
-        let linked = fs::hard_link(&temporary, self.record(name));
-        self.ignore_missing(fs::remove_file(&temporary), "removing a temporary file")?;
+        let linked = {
+            let _names = self.change_names();
+            let linked = fs::hard_link(&temporary, self.record(name));
+            self.ignore_missing(fs::remove_file(&temporary), "removing a temporary file")?;
+            linked
+        };
         match linked {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
@@ -103,7 +111,11 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
     /// Replaces the record of `name`; if `durable`, so that it survives a power cut.
     pub(crate) fn replace(&self, name: &str, record: &T, durable: bool) -> Result<()> {
         let temporary = self.write_temporary(name, record)?;
-        if let Err(e) = fs::rename(&temporary, self.record(name)) {
+        let renamed = {
+            let _names = self.change_names();
+            fs::rename(&temporary, self.record(name))
+        };
+        if let Err(e) = renamed {
             // The rename's error is the one to tell; a file that stays is removed at the next start.
             let _ = fs::remove_file(&temporary);
             return Err(self.error("replacing a record", e));
@@ -137,12 +149,13 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
         self.ignore_missing(fs::remove_file(self.record(name)), "removing a record")
     }
 
-    /// Returns the readable records in the order of their names; what cannot be read is reported and passed over.
-    pub(crate) fn list<N>(&self) -> Result<Vec<(N, T)>>
+    /// Returns the records in the order of their names. What a process that has the directory changes while it is listed, is found; so one that only looks
+    /// at another's may miss what is replaced at that moment.
+    pub(crate) fn list<N>(&self) -> Result<Listing<(N, T)>>
     where
         N: Ord + AsRef<str> + FromStr,
     {
-        let mut found = Vec::new();
+        let Listing { mut found, mut unreadable } = Listing::default();
         for file_name in self.file_names()? {
             // What is not a name of ours was made by somebody else.
             let Some(Ok(name)) = file_name.strip_suffix(SUFFIX).map(str::parse::<N>) else { continue };
@@ -150,16 +163,12 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
                 Ok(Some(record)) => found.push((name, record)),
                 // It was deleted since the directory was read.
                 Ok(None) => {}
-                Err(error) => tracing::warn!(
-                    record = %self.dir.join(&file_name).display(),
-                    error = error.to_string(),
-                    cause = std::error::Error::source(&error).map(ToString::to_string),
-                    "passing over a record that cannot be read; restore it, or delete what it belongs to"
-                ),
+                Err(error) => unreadable.push(Unreadable::new(name.as_ref(), &error)),
             }
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
-        Ok(found)
+        unreadable.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Listing { found, unreadable })
     }
 
     /// Returns once the names in this directory survive a power cut, and with them the records. Those who ask while the disk is busy
@@ -183,7 +192,13 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
         self.dir.join(format!("{name}{SUFFIX}"))
     }
 
+    /// Returns what keeps the names from being listed until one is changed.
+    fn change_names(&self) -> RwLockReadGuard<'_, ()> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn file_names(&self) -> Result<Vec<String>> {
+        let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         let entries = fs::read_dir(&self.dir).map_err(|e| self.error("reading a directory", e))?;
         let mut names = Vec::new();
         for entry in entries {

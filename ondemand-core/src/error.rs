@@ -291,6 +291,13 @@ impl fmt::Display for Code {
 }
 
 impl Error {
+    /// Returns what it says, with its causes.
+    pub(crate) fn with_causes(&self) -> String {
+        let first: &dyn std::error::Error = self;
+        let causes = std::iter::successors(Some(first), |error| error.source()).map(ToString::to_string);
+        causes.collect::<Vec<_>>().join(": ")
+    }
+
     /// Returns the stable name of the error's meaning.
     pub fn code(&self) -> Code {
         match self {

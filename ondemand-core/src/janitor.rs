@@ -33,9 +33,7 @@ pub struct Report {
 impl Report {
     /// Makes a report of what failed as a whole, with its causes, for those who tell of it beside what was done.
     pub fn of_failure(error: &Error) -> Self {
-        let first: &dyn std::error::Error = error;
-        let causes = std::iter::successors(Some(first), |error| error.source()).map(ToString::to_string);
-        Self { failed: vec![causes.collect::<Vec<_>>().join(": ")], ..Self::default() }
+        Self { failed: vec![error.with_causes()], ..Self::default() }
     }
 
     /// Adds what another one says.

@@ -20,6 +20,7 @@ pub mod github;
 mod instance;
 mod janitor;
 pub mod label;
+mod listing;
 mod mark;
 mod name;
 mod notation;
@@ -50,6 +51,7 @@ pub use git::Git;
 pub use github::{GitHub, Identity};
 pub use janitor::{Janitor, Report};
 pub use label::{Labels, Selector};
+pub use listing::{Listing, Unreadable};
 pub use name::{
     AttemptId, Branch, Commit, DatabaseId, DatabaseName, DatasetName, DatasetRef, EnvironmentName, Hostname, LeaseId,
     Repository, ServiceName, SnapshotName, StackName, Version, VolumeName,

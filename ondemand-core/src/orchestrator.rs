@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 
 use crate::error::Result;
 use crate::label::{Labels, Selector};
+use crate::listing::Listing;
 use crate::name::{ServiceName, StackName};
 
 pub(crate) mod depends;
@@ -59,6 +60,8 @@ pub use swarm::{Swarm, SwarmOptions};
 /// - `remove` is idempotent. When it returns, every process of the stack has ended and its mounts and ports are free. It removes
 ///   only what this orchestrator deployed: a process or container that merely reuses an id is never touched.
 /// - `set_labels` replaces all labels and restarts nothing.
+/// - What is there and cannot be read is told as such by every listing, and is an error for who asks for it by its name: only what is known not to be there
+///   is missing.
 /// - What an implementation cannot do is [`Error::Unsupported`], never a quiet success.
 ///
 /// [`Error::AlreadyExists`]: crate::Error::AlreadyExists
@@ -85,7 +88,10 @@ pub trait Orchestrator: Debug + Send + Sync + 'static {
     async fn get(&self, name: &StackName) -> Result<Stack>;
 
     /// Returns the stacks that `selector` chooses, in the order of their names.
-    async fn list(&self, selector: &Selector) -> Result<Vec<Stack>>;
+    ///
+    /// # Errors
+    /// [`Backend`](crate::Error::Backend) if it cannot be found out which there are.
+    async fn list(&self, selector: &Selector) -> Result<Listing<Stack>>;
 
     /// Replaces a stack's labels.
     ///

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use crate::error::Result;
 use crate::label::{Labels, Selector};
+use crate::listing::Listing;
 use crate::name::{SnapshotName, VolumeName};
 
 #[cfg(feature = "btrfs")]
@@ -37,6 +38,8 @@ pub use probe::{FsKind, kind_of};
 ///   listed with `complete: false`, so that it can be deleted by the labels it was given.
 /// - Deleting is idempotent, and what was deleted is not listed again by this process or a later one.
 /// - What the store did not make is neither listed nor deleted.
+/// - What is there and cannot be read is told as such by every listing, and is an error for who asks for it by its name. Only what is known not to be there
+///   is missing. What is there all the time a listing takes is in it, whatever is done to it meanwhile.
 #[async_trait]
 pub trait SnapshotStore: Debug + Send + Sync + 'static {
     /// Makes an empty volume.
@@ -69,10 +72,22 @@ pub trait SnapshotStore: Debug + Send + Sync + 'static {
     async fn snapshot(&self, volume: &VolumeName, name: &SnapshotName, labels: &Labels) -> Result<Snapshot>;
 
     /// Returns the volumes that `selector` chooses, in the order of their names.
-    async fn volumes(&self, selector: &Selector) -> Result<Vec<Volume>>;
+    ///
+    /// # Errors
+    /// [`Backend`](crate::Error::Backend) if it cannot be found out which there are.
+    async fn volumes(&self, selector: &Selector) -> Result<Listing<Volume>>;
+
+    /// Returns a volume; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// [`Backend`](crate::Error::Backend) if that cannot be found out.
+    async fn volume(&self, name: &VolumeName) -> Result<Option<Volume>>;
 
     /// Returns the snapshots that `selector` chooses, in the order of their names.
-    async fn snapshots(&self, selector: &Selector) -> Result<Vec<Snapshot>>;
+    ///
+    /// # Errors
+    /// [`Backend`](crate::Error::Backend) if it cannot be found out which there are.
+    async fn snapshots(&self, selector: &Selector) -> Result<Listing<Snapshot>>;
 
     /// Replaces a volume's labels.
     ///

@@ -69,7 +69,7 @@ pub trait Harness: Send + Sync {
 pub async fn run(harness: &dyn Harness, behaviour: impl for<'a> FnOnce(&'a dyn Harness) -> BoxFuture<'a, ()>) {
     let outcome = AssertUnwindSafe(behaviour(harness)).catch_unwind().await;
     let orchestrator = harness.open();
-    let left = orchestrator.list(&Selector::all()).await.expect("a list");
+    let left = orchestrator.list(&Selector::all()).await.expect("a list").found;
     for stack in &left {
         orchestrator.remove(&stack.id).await.expect("removed");
     }
@@ -153,7 +153,7 @@ fn sleeper(harness: &dyn Harness, stack: &str) -> StackSpec {
 }
 
 async fn names(orchestrator: &dyn Orchestrator, selector: &Selector) -> Vec<String> {
-    let stacks = orchestrator.list(selector).await.expect("a list");
+    let stacks = orchestrator.list(selector).await.expect("a list").found;
     stacks.into_iter().map(|stack| stack.name.to_string()).collect()
 }
 
@@ -186,7 +186,7 @@ pub async fn a_stack_is_deployed_and_listed(harness: &dyn Harness) {
     let minute = time::Duration::minutes(1);
     assert!(stack.created >= before - minute && stack.created <= before + minute, "{stack:?}");
     assert_eq!(orchestrator.get(&spec.name).await.expect("a stack"), stack);
-    assert_eq!(orchestrator.list(&Selector::all()).await.expect("a list"), std::slice::from_ref(&stack));
+    assert_eq!(orchestrator.list(&Selector::all()).await.expect("a list").found, std::slice::from_ref(&stack));
     remove(&*orchestrator, &stack.id).await;
 }
 
@@ -282,7 +282,7 @@ pub async fn of_racing_deployments_one_wins(harness: &dyn Harness) {
         }
         assert_eq!(winners.len(), 1, "{winners:?}");
         for orchestrator in &handles {
-            assert_eq!(orchestrator.list(&Selector::all()).await.expect("a list"), winners);
+            assert_eq!(orchestrator.list(&Selector::all()).await.expect("a list").found, winners);
         }
         assert!(pids(&winners[0]).into_iter().all(|pid| harness.is_alive(pid)));
         remove(&*handles[1], &winners[0].id).await;
@@ -419,7 +419,7 @@ pub async fn what_runs_outlives_its_handle(harness: &dyn Harness) {
     let stack = orchestrator.deploy(&sleeper(harness, "a")).await.expect("deployed");
     drop(orchestrator);
     let next = harness.open();
-    assert_eq!(next.list(&Selector::all()).await.expect("a list"), std::slice::from_ref(&stack));
+    assert_eq!(next.list(&Selector::all()).await.expect("a list").found, std::slice::from_ref(&stack));
     assert!(pids(&stack).into_iter().all(|pid| harness.is_alive(pid)));
     remove(&*next, &stack.id).await;
     assert!(!pids(&stack).into_iter().any(|pid| harness.is_alive(pid)));
@@ -497,7 +497,7 @@ pub async fn several_services_are_one_stack(harness: &dyn Harness) {
     let order: Vec<_> = stack.services.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(order, ["web", "api", "db"]);
     assert!(stack.is_running() && pids(&stack).into_iter().all(|pid| harness.is_alive(pid)), "{stack:?}");
-    assert_eq!(harness.open().list(&Selector::all()).await.expect("a list"), std::slice::from_ref(&stack));
+    assert_eq!(harness.open().list(&Selector::all()).await.expect("a list").found, std::slice::from_ref(&stack));
     remove(&*orchestrator, &stack.id).await;
     assert!(!pids(&stack).into_iter().any(|pid| harness.is_alive(pid)));
 }

@@ -233,6 +233,20 @@ impl Inner {
         Ok(Gate { id: id.clone(), inner: Arc::clone(self), _guard: guard })
     }
 
+    /// Takes the right to change a database. Waits while somebody has it who is soon done: who extends it, or looks whether it is well. Does not wait for
+    /// what takes long and is told to those who look.
+    pub(super) async fn gate_unless_busy(self: &Arc<Self>, id: &DatabaseId) -> Result<Gate> {
+        match self.try_gate(id) {
+            Err(Error::Conflict { .. }) if self.activity(id).is_none() => self.gate(id).await,
+            taken => taken,
+        }
+    }
+
+    /// Returns what is being done to a database, where it is told to those who look.
+    fn activity(&self, id: &DatabaseId) -> Option<DatabaseState> {
+        self.known().entries.get(id).and_then(|entry| entry.activity)
+    }
+
     /// Takes the right to change a database, unless somebody has it.
     pub(super) fn try_gate(self: &Arc<Self>, id: &DatabaseId) -> Result<Gate> {
         let guard = self.gate_of(id)?.try_lock_owned().map_err(|_| Error::Conflict {
@@ -285,8 +299,7 @@ impl Inner {
     }
 
     fn state(&self, id: &DatabaseId, stack: Option<&Stack>) -> DatabaseState {
-        let activity = self.known().entries.get(id).and_then(|entry| entry.activity);
-        activity.unwrap_or(match stack {
+        self.activity(id).unwrap_or(match stack {
             Some(stack) if stack.is_running() => DatabaseState::Running,
             _ => DatabaseState::Stopped,
         })
@@ -304,7 +317,7 @@ impl Inner {
     }
 
     pub(super) async fn list(&self) -> Result<Vec<Database>> {
-        let stacks = self.orchestrator.list(&self.selector()).await?;
+        let stacks = self.orchestrator.list(&self.selector()).await?.found;
         let stacks: BTreeMap<_, _> = stacks.iter().map(|stack| (&stack.name, stack)).collect();
         let mut databases: Vec<_> = self
             .records()
@@ -349,7 +362,7 @@ impl Inner {
     ) -> Result<Database> {
         let (inner, owned) = (Arc::clone(self), id.clone());
         detached(async move {
-            let _gate = inner.try_gate(&owned)?;
+            let _gate = inner.gate_unless_busy(&owned).await?;
             let record = change(inner.record(&owned)?);
             inner.write(&record).await?;
             inner.update(record);

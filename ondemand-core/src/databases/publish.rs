@@ -21,7 +21,7 @@ pub(super) async fn publish(
     inner.record(id)?;
     let (inner, id, dataset) = (Arc::clone(inner), id.clone(), dataset.clone());
     detached(async move {
-        let gate = inner.try_gate(&id)?;
+        let gate = inner.gate_unless_busy(&id).await?;
         gate.show(DatabaseState::Stopped);
         let record = inner.record(&id)?;
         // Refused while the database still runs, if it can be.

@@ -1,6 +1,6 @@
 //! Making what runs match what the volumes say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -13,7 +13,8 @@ use super::record::{Record, State, stack_of};
 use crate::error::{Error, Kind, Result};
 use crate::janitor::Report;
 use crate::label::{Labels, keys};
-use crate::name::{AttemptId, DatabaseId};
+use crate::listing::Listing;
+use crate::name::{AttemptId, DatabaseId, VolumeName};
 use crate::orchestrator::Stack;
 use crate::snapshot::Volume;
 
@@ -24,7 +25,8 @@ const STARTS_AT_A_TIME: usize = 4;
 /// next round.
 pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result<()> {
     let before = inner.records();
-    let volumes = inner.store.volumes(&inner.selector()).await?;
+    let Listing { found: volumes, unreadable } = inner.store.volumes(&inner.selector()).await?;
+    report.unknown.extend(unreadable.iter().map(|unreadable| format!("volume {unreadable}")));
     let mut found: BTreeMap<DatabaseId, Record> = BTreeMap::new();
     let mut dead = Vec::new();
     for volume in &volumes {
@@ -45,7 +47,12 @@ pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result
             }
         }
     }
-    adopt(inner, &before, &found, &volumes);
+    adopt(inner, &before, &found);
+    let there = volumes.iter().map(|volume| volume.name.as_str());
+    let there: BTreeSet<_> = there.chain(unreadable.iter().map(|unreadable| unreadable.name.as_str())).collect();
+    for record in before.iter().filter(|record| !there.contains(record.volume().as_str())) {
+        forget_if_gone(inner, record, report).await;
+    }
     remove_strays(inner, &found, report).await?;
     for volume in dead {
         remove_dead(inner, &volume, report).await;
@@ -113,8 +120,8 @@ fn attempt_of(labels: &Labels) -> Option<AttemptId> {
     labels.get(keys::ATTEMPT)?.parse().ok()
 }
 
-/// Makes known what was found, and forgets what was known before the volumes were listed and is not among them.
-fn adopt(inner: &Arc<Inner>, before: &[Record], found: &BTreeMap<DatabaseId, Record>, volumes: &[Volume]) {
+/// Makes known what was found and was not known before the volumes were listed.
+fn adopt(inner: &Arc<Inner>, before: &[Record], found: &BTreeMap<DatabaseId, Record>) {
     for record in found.values() {
         // One that was known before and is not now, was deleted since its labels were read.
         let is_new = before.iter().all(|known| known.id != record.id);
@@ -126,20 +133,30 @@ fn adopt(inner: &Arc<Inner>, before: &[Record], found: &BTreeMap<DatabaseId, Rec
             inner.announce(record.clone(), inner.ports.adopt(record.port));
         }
     }
-    for record in before {
-        let there = volumes.iter().any(|volume| volume.name == record.volume());
-        let unchanged = || inner.record(&record.id).is_ok_and(|now| now.volume() == record.volume());
-        // Where the gate is taken, somebody is deleting or resetting it.
-        if !there && unchanged() && inner.try_gate(&record.id).is_ok() {
+}
+
+/// Forgets a database whose volume is not there any more. That it is not listed is no proof: the volume itself is asked for.
+async fn forget_if_gone(inner: &Arc<Inner>, record: &Record, report: &mut Report) {
+    // Where the gate is taken, somebody is deleting or resetting it.
+    let Ok(_gate) = inner.try_gate(&record.id) else { return };
+    if !inner.record(&record.id).is_ok_and(|now| now.volume() == record.volume()) {
+        return;
+    }
+    match inner.store.volume(&record.volume()).await {
+        Ok(None) => {
             tracing::warn!(id = %record.id, "the volume of a database was removed by somebody else; forgetting the database");
             inner.forget(&record.id);
         }
+        Ok(Some(_)) => {}
+        Err(error) => report.failed.push(format!("database {}: {}", record.id, error.with_causes())),
     }
 }
 
-/// Removes stacks of this instance that belong to no database.
+/// Removes stacks of this instance that belong to no database: those whose volume is known to be gone.
 async fn remove_strays(inner: &Inner, found: &BTreeMap<DatabaseId, Record>, report: &mut Report) -> Result<()> {
-    for stack in inner.orchestrator.list(&inner.selector()).await? {
+    let Listing { found: stacks, unreadable } = inner.orchestrator.list(&inner.selector()).await?;
+    report.unknown.extend(unreadable.iter().map(|unreadable| format!("stack {unreadable}")));
+    for stack in stacks {
         if attempt_of(&stack.labels).is_some_and(|attempt| inner.is_live(&attempt)) {
             continue;
         }
@@ -148,7 +165,16 @@ async fn remove_strays(inner: &Inner, found: &BTreeMap<DatabaseId, Record>, repo
         if wanted {
             continue;
         }
-        remove_stray(inner, &stack, owner.as_ref(), report).await;
+        let Some(volume) = stack.labels.get(keys::VOLUME).and_then(|name| name.parse::<VolumeName>().ok()) else {
+            report.unknown.push(format!("stack {}: its labels name no volume", stack.name));
+            continue;
+        };
+        match inner.store.volume(&volume).await {
+            Ok(None) => remove_stray(inner, &stack, owner.as_ref(), report).await,
+            // If that is of a dead attempt, its stack goes with it.
+            Ok(Some(_)) => {}
+            Err(error) => report.unknown.push(format!("stack {}: {}", stack.name, error.with_causes())),
+        }
     }
     Ok(())
 }
@@ -230,8 +256,7 @@ async fn settle(inner: &Arc<Inner>, id: &DatabaseId, drifted: bool) -> Result<Se
 impl Inner {
     /// Returns a record's volume, as the store has it now.
     pub(super) async fn volume(&self, record: &Record) -> Result<Option<Volume>> {
-        let volumes = self.store.volumes(&self.selector().with(keys::ID, record.id.as_str())).await?;
-        Ok(volumes.into_iter().find(|volume| volume.name == record.volume()))
+        self.store.volume(&record.volume()).await
     }
 
     /// Makes sure that a database's server runs on its volume. Tells whether it had to be started.

@@ -166,7 +166,7 @@ impl World {
     }
 
     pub(crate) async fn volumes(&self) -> usize {
-        self.store.volumes(&Selector::all()).await.unwrap().len()
+        self.store.volumes(&Selector::all()).await.unwrap().found.len()
     }
 }
 
@@ -343,6 +343,87 @@ async fn what_cannot_be_read_is_reported_and_stays() {
     let report = world.reconcile().await;
     assert_eq!(report.unknown.len(), 1, "{report:?}");
     assert_eq!(world.volumes().await, 1, "its data is not thrown away");
+}
+
+#[tokio::test]
+async fn a_database_whose_record_cannot_be_read_lives_on() {
+    let mut world = World::new().await;
+    let (database, other) = (world.create().await.unwrap(), world.create().await.unwrap());
+    let (volume, stack) = (world.record(&database.id).volume(), world.record(&database.id).stack());
+    let before = world.orchestrator.get(&stack).await.unwrap();
+    world.store.damage(&volume, true);
+    for _ in 0..2 {
+        let report = world.reconcile().await;
+        assert!(report.unknown.iter().any(|what| what.contains(volume.as_str())), "{report:?}");
+        assert!(report.removed.is_empty() && report.reaped.is_empty() && report.restarted.is_empty(), "{report:?}");
+        assert_eq!(world.databases.get(&database.id).await.unwrap().state, DatabaseState::Running);
+    }
+    // The next process knows of its server, and of no database that it could belong to.
+    world.crash();
+    for _ in 0..2 {
+        let report = world.reconcile().await;
+        assert!(report.unknown.iter().any(|what| what.contains(volume.as_str())), "{report:?}");
+        assert!(report.removed.is_empty() && report.reaped.is_empty(), "{report:?}");
+        let there: Vec<_> = world.databases.list().await.unwrap().into_iter().map(|found| found.id).collect();
+        assert_eq!(there, std::slice::from_ref(&other.id));
+    }
+    assert_eq!(world.orchestrator.get(&stack).await.unwrap(), before, "its server was not touched");
+    let deletion = world.databases.inner.datasets.delete(&"production".parse().unwrap()).await;
+    assert_eq!(deletion.unwrap_err().code(), Code::Conflict);
+    world.databases.delete(&other.id).await.unwrap();
+    let deletion = world.databases.inner.datasets.delete(&"production".parse().unwrap()).await;
+    assert_eq!(deletion.unwrap_err().code(), Code::Conflict, "it may live on the dataset");
+    world.store.damage(&volume, false);
+    assert_eq!(world.reconcile().await, Report::default());
+    compare(&world, &Model::from([(database.id, (database.port, false))])).await;
+}
+
+#[tokio::test]
+async fn an_expired_database_whose_record_cannot_be_read_stays() {
+    let world = World::new().await;
+    let database = world.create().await.unwrap();
+    let past = Record { expires: OffsetDateTime::now_utc() - Duration::from_secs(1), ..world.record(&database.id) };
+    world.databases.inner.update(past.clone());
+    world.store.damage(&past.volume(), true);
+    let report = world.reconcile().await;
+    assert_eq!((report.reaped.len(), report.failed.len()), (0, 1), "{report:?}");
+    assert_eq!(world.orchestrator.names(), [past.stack()]);
+    // What it says by itself counts again, and that is that its time has not come.
+    world.store.damage(&past.volume(), false);
+    world.reconcile().await;
+    compare(&world, &Model::from([(database.id, (database.port, false))])).await;
+}
+
+#[tokio::test]
+async fn what_one_listing_lacks_is_not_gone() {
+    let mut world = World::new().await;
+    let database = world.create().await.unwrap();
+    let (volume, stack) = (world.record(&database.id).volume(), world.record(&database.id).stack());
+    let before = world.orchestrator.get(&stack).await.unwrap();
+    world.store.overlook(&volume, true);
+    assert_eq!(world.reconcile().await, Report::default());
+    world.databases.get(&database.id).await.unwrap();
+    world.crash();
+    assert_eq!(world.reconcile().await, Report::default());
+    assert_eq!(world.orchestrator.get(&stack).await.unwrap(), before, "its server was not touched");
+    world.store.overlook(&volume, false);
+    world.reconcile().await;
+    compare(&world, &Model::from([(database.id, (database.port, false))])).await;
+}
+
+#[tokio::test]
+async fn an_error_while_a_volume_is_asked_for_forgets_nothing() {
+    let world = World::new().await;
+    let database = world.create().await.unwrap();
+    let volume = world.record(&database.id).volume();
+    world.store.overlook(&volume, true);
+    let base = world.plan.count("volume");
+    world.plan.on("volume", base + 1, Fault::fail_before(|| Error::backend("fake", "reading", "too many open files")));
+    let report = world.reconcile().await;
+    assert!(report.failed.iter().any(|what| what.contains("too many open files")), "{report:?}");
+    world.store.overlook(&volume, false);
+    world.reconcile().await;
+    compare(&world, &Model::from([(database.id, (database.port, false))])).await;
 }
 
 #[tokio::test]

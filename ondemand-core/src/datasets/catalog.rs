@@ -8,6 +8,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{Dataset, DatasetSnapshot};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector, keys};
+use crate::listing::{Listing, Unreadable};
 use crate::name::{DatasetName, DatasetRef};
 use crate::snapshot::{Snapshot, SnapshotStore};
 
@@ -23,8 +24,28 @@ pub(super) async fn list(store: &dyn SnapshotStore) -> Result<Vec<Dataset>> {
 }
 
 pub(super) async fn get(store: &dyn SnapshotStore, name: &DatasetName) -> Result<Dataset> {
-    let found = datasets(store, Selector::all().with(keys::DATASET, name.as_str())).await?;
-    found.into_iter().next().ok_or_else(|| Error::not_found(Kind::Dataset, name))
+    let mut found = versions(store, Selector::all().with(keys::DATASET, name.as_str())).await?;
+    if found.found.is_empty() {
+        return Err(missing(name, &found.unreadable));
+    }
+    count(store, &mut found.found).await?;
+    Ok(Dataset { name: name.clone(), versions: found.found })
+}
+
+/// Makes the error for a dataset of which no version was found.
+fn missing(name: &DatasetName, unreadable: &[Unreadable]) -> Error {
+    match unreadable.iter().find(|unreadable| version_of(&unreadable.name, name).is_some()) {
+        Some(unreadable) => Error::Conflict {
+            message: format!("snapshot {unreadable}"),
+            hint: "restore its record, which lies beside it".into(),
+        },
+        None => Error::not_found(Kind::Dataset, name),
+    }
+}
+
+/// Returns the version in the name of a dataset's snapshot.
+pub(super) fn version_of<'a>(snapshot: &'a str, dataset: &DatasetName) -> Option<&'a str> {
+    snapshot.strip_prefix(dataset.as_str())?.strip_prefix('@')
 }
 
 /// Returns the snapshot that `reference` names, with the databases that live on it counted.
@@ -40,7 +61,7 @@ pub(super) async fn find(store: &dyn SnapshotStore, reference: Option<&DatasetRe
         Some(reference) => Selector::all().with(keys::DATASET, reference.dataset.as_str()),
         None => Selector::all(),
     };
-    let mut versions = versions(store, selector).await?;
+    let Listing { found: mut versions, unreadable } = versions(store, selector).await?;
     if reference.is_none() {
         versions.retain(|version| !version.derived);
         let names: BTreeSet<_> = versions.iter().map(|version| version.dataset.as_str()).collect();
@@ -54,7 +75,7 @@ pub(super) async fn find(store: &dyn SnapshotStore, reference: Option<&DatasetRe
     versions.retain(|version| wanted.is_none_or(|wanted| version.version == *wanted));
     versions.pop().ok_or_else(|| match reference {
         Some(reference) if exists => Error::not_found(Kind::Snapshot, reference),
-        Some(reference) => Error::not_found(Kind::Dataset, &reference.dataset),
+        Some(reference) => missing(&reference.dataset, &unreadable),
         None => Error::not_found(Kind::Dataset, ""),
     })
 }
@@ -76,6 +97,13 @@ pub(super) async fn delete(store: &dyn SnapshotStore, reference: &DatasetRef) ->
             ),
         });
     }
+    // A database that cannot be read may live on it, and could not be reset any more.
+    if let Some(unreadable) = store.volumes(&Selector::all()).await?.unreadable.first() {
+        return Err(Error::Conflict {
+            message: format!("it is not known whether databases live on {reference}: volume {unreadable}"),
+            hint: "restore its record, which lies beside it".into(),
+        });
+    }
     // The oldest goes first: cut off in the middle, the newest version is still the one that is cloned.
     for version in doomed {
         store.delete_snapshot(&version.name).await?;
@@ -84,7 +112,7 @@ pub(super) async fn delete(store: &dyn SnapshotStore, reference: &DatasetRef) ->
 }
 
 async fn datasets(store: &dyn SnapshotStore, selector: Selector) -> Result<Vec<Dataset>> {
-    let mut versions = versions(store, selector).await?;
+    let mut versions = versions(store, selector).await?.found;
     count(store, &mut versions).await?;
     let mut datasets: BTreeMap<DatasetName, Vec<DatasetSnapshot>> = BTreeMap::new();
     for version in versions {
@@ -94,21 +122,25 @@ async fn datasets(store: &dyn SnapshotStore, selector: Selector) -> Result<Vec<D
 }
 
 /// Returns the published versions that `selector` chooses, the newest last, with no databases counted.
-async fn versions(store: &dyn SnapshotStore, selector: Selector) -> Result<Vec<DatasetSnapshot>> {
-    let mut versions = Vec::new();
-    for snapshot in store.snapshots(&selector.with(keys::KIND, DATASET)).await? {
+async fn versions(store: &dyn SnapshotStore, selector: Selector) -> Result<Listing<DatasetSnapshot>> {
+    let listed = store.snapshots(&selector.with(keys::KIND, DATASET)).await?;
+    let mut versions = Listing { found: Vec::new(), unreadable: listed.unreadable };
+    for snapshot in listed.found {
         match published(&snapshot) {
-            Ok(version) => versions.push(version),
-            Err(error) => tracing::warn!(snapshot = %snapshot.name, %error, "a snapshot's labels cannot be read"),
+            Ok(version) => versions.found.push(version),
+            Err(error) => versions.unreadable.push(Unreadable::new(snapshot.name.as_str(), &error)),
         }
     }
-    versions.sort_by(|a, b| a.version.cmp(&b.version));
+    for unreadable in &versions.unreadable {
+        tracing::warn!("snapshot {unreadable}");
+    }
+    versions.found.sort_by(|a, b| a.version.cmp(&b.version));
     Ok(versions)
 }
 
 /// Counts the databases that live on each version.
 async fn count(store: &dyn SnapshotStore, versions: &mut [DatasetSnapshot]) -> Result<()> {
-    let volumes = store.volumes(&Selector::all().with(keys::KIND, DATABASE)).await?;
+    let volumes = store.volumes(&Selector::all().with(keys::KIND, DATABASE)).await?.found;
     // A database that is being reset has two volumes for a moment.
     let mut live: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     for volume in &volumes {

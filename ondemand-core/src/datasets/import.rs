@@ -18,6 +18,7 @@ use super::unpack::{self, Writer};
 use super::{DatasetSnapshot, DatasetsOptions, ImportOptions, Inner, Source, restore};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector, keys};
+use crate::listing::Listing;
 use crate::name::{AttemptId, DatasetName, SnapshotName, VolumeName};
 use crate::postgres::cluster::{self, Cluster, Server};
 use crate::postgres::controldata::ControlData;
@@ -185,8 +186,9 @@ impl Import {
         let ours = Selector::all().with(keys::ATTEMPT, self.attempt.as_str());
         let found = self.inner.store.volumes(&ours).await.unwrap_or_else(|error| {
             warn("listing the volumes of an import", Err(error));
-            Vec::new()
+            Listing::default()
         });
+        let found = found.found;
         let dirs = found.iter().map(|volume| volume.path.clone()).chain([self.private_dir()]);
         warn("ending the programs of an import", end_holders(dirs.collect()).await);
         for volume in &found {

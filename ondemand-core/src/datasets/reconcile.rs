@@ -25,8 +25,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) async fn reconcile(inner: &Inner, report: &mut Report) -> Result<()> {
     let ours = Selector::all().with(keys::KIND, IMPORT).with(keys::INSTANCE, &inner.options.instance);
-    let volumes = inner.store.volumes(&ours).await?;
-    for volume in volumes {
+    // What cannot be read is told of by whoever looks after all volumes.
+    for volume in inner.store.volumes(&ours).await?.found {
         let Some(attempt) = volume.labels.get(keys::ATTEMPT).and_then(|id| id.parse::<AttemptId>().ok()) else {
             continue;
         };

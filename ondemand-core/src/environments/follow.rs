@@ -51,7 +51,7 @@ impl Fallen {
 
 /// Looks once.
 pub(super) async fn look(inner: &Arc<Inner>, fallen: &mut BTreeMap<StackName, Fallen>) -> Result<()> {
-    let (deployed, _) = inner.deployed().await?;
+    let deployed = inner.deployed().await?.found;
     let ready = newest(deployed);
     if inner.options.revive {
         revive(inner, &ready, fallen);

@@ -8,7 +8,7 @@ use futures_util::stream::BoxStream;
 use time::OffsetDateTime;
 
 use super::failures::Failures;
-use super::record::{KIND, Record, State, database_mark};
+use super::record::{KIND, Record, State, database_mark, is_stack_name, is_stack_of};
 use super::under_way::{Doing, Turn, UnderWay, Work};
 use super::{Caller, Environment, EnvironmentsOptions, Parts, Status};
 use crate::databases::{Database, Databases};
@@ -17,6 +17,7 @@ use crate::git::Git;
 use crate::github::{GitHub, Identity};
 use crate::instance::Instance;
 use crate::label::{Selector, keys};
+use crate::listing::{Listing, Unreadable};
 use crate::name::{AttemptId, EnvironmentName, StackName};
 use crate::notation::Ttl;
 use crate::orchestrator::{LogLine, LogOptions, Orchestrator, ServiceState, Stack};
@@ -97,15 +98,18 @@ impl Inner {
     }
 
     /// Returns all stacks of environments whose labels can be read, and the others.
-    pub(super) async fn deployed(&self) -> Result<(Vec<Deployed>, Vec<(Stack, Error)>)> {
-        let (mut deployed, mut unknown) = (Vec::new(), Vec::new());
-        for stack in self.orchestrator.list(&self.selector()).await? {
+    pub(super) async fn deployed(&self) -> Result<Listing<Deployed>> {
+        let listed = self.orchestrator.list(&self.selector()).await?;
+        let mut deployed = Listing { found: Vec::new(), unreadable: listed.unreadable };
+        // Other stacks have other names, readable or not.
+        deployed.unreadable.retain(|unreadable| is_stack_name(&unreadable.name));
+        for stack in listed.found {
             match self.read(&stack) {
-                Ok(record) => deployed.push(Deployed { record, stack }),
-                Err(error) => unknown.push((stack, error)),
+                Ok(record) => deployed.found.push(Deployed { record, stack }),
+                Err(error) => deployed.unreadable.push(Unreadable::new(stack.name.as_str(), &error)),
             }
         }
-        Ok((deployed, unknown))
+        Ok(deployed)
     }
 
     /// Reads a stack's labels.
@@ -124,13 +128,18 @@ impl Inner {
     /// [`Error::Conflict`] if the labels of one cannot be read: then nothing is known of the environment that can be relied on.
     pub(super) async fn deployed_as(&self, name: &EnvironmentName) -> Result<Vec<Deployed>> {
         let selector = self.selector().with(keys::NAME, name.as_str());
-        let stacks = self.orchestrator.list(&selector).await?.into_iter();
+        let stacks = self.orchestrator.list(&selector).await?;
+        let unreadable = |what: &Unreadable| Error::Conflict {
+            message: format!("stack {what}"),
+            hint: "set its record or labels right, or remove the stack by hand".into(),
+        };
+        if let Some(what) = stacks.unreadable.iter().find(|what| is_stack_of(&what.name, name)) {
+            return Err(unreadable(what));
+        }
         let mut deployed = Vec::new();
-        for stack in stacks {
-            let record = self.read(&stack).map_err(|error| Error::Conflict {
-                message: format!("the labels of stack {} cannot be read: {error}", stack.name),
-                hint: "set them right, or remove the stack by hand".into(),
-            })?;
+        for stack in stacks.found {
+            let record =
+                self.read(&stack).map_err(|error| unreadable(&Unreadable::new(stack.name.as_str(), &error)))?;
             deployed.push(Deployed { record, stack });
         }
         deployed.sort_by_key(|deployed| deployed.record.generation);
@@ -151,7 +160,7 @@ impl Inner {
         // First: what is made meanwhile is among either.
         let under_way = self.under_way.all().into_iter().filter(|(_, work)| work.doing != Doing::Tending);
         let mut names: BTreeSet<_> = under_way.map(|(name, _)| name).collect();
-        let (deployed, _) = self.deployed().await?;
+        let deployed = self.deployed().await?.found;
         // What an attempt that is dead has left is none.
         let there = deployed.into_iter().filter(|deployed| deployed.record.state != State::Pending);
         names.extend(there.map(|deployed| deployed.record.name));

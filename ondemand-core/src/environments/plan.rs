@@ -7,12 +7,13 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::inner::{Deployed, Inner, keep};
-use super::record::{HostRoute, Record, State};
+use super::record::{HostRoute, Record, State, is_stack_of};
 use super::under_way::{Doing, Turn, Work};
 use super::{Choice, CreateEnvironment, Source, names};
 use crate::error::{Error, Kind, Result};
 use crate::git::Resolved;
 use crate::github::Identity;
+use crate::listing::Listing;
 use crate::name::{AttemptId, DatasetRef, EnvironmentName, Hostname};
 use crate::secret::Secret;
 use crate::template::{Part, Settings, Template};
@@ -201,7 +202,7 @@ impl Inner {
         let mut under_way = self.under_way.all();
         // What is only looked after is among the stacks, or is none.
         under_way.retain(|(_, work)| work.doing != Doing::Tending);
-        let (deployed, unknown) = self.deployed().await?;
+        let Listing { found: deployed, unreadable } = self.deployed().await?;
         self.check_quotas(&owner, &deployed, &under_way)?;
         let settings = outline.template.settings();
         let domain = &self.options.domain;
@@ -221,12 +222,16 @@ impl Inner {
             let labels: BTreeSet<_> = claim.hosts().iter().map(label).collect();
             self.options.reserved_names.iter().any(|taken| taken == claim.name.as_str() || labels.contains(taken))
         };
+        // What cannot be read has its name all the same.
+        let is_unreadable = |name: &EnvironmentName| unreadable.iter().any(|what| is_stack_of(&what.name, name));
         let name = match name {
             Some(name) => name,
             None => names::readable(|name| {
                 let claim = Claim::new(name.clone(), owner.clone(), domain, settings);
                 let is_taken = |claim: Claim| claim.hosts().iter().any(|host| hosts.contains_key(host));
-                names.contains(name) || claim.map_or(true, |claim| is_reserved(&claim) || is_taken(claim))
+                names.contains(name)
+                    || is_unreadable(name)
+                    || claim.map_or(true, |claim| is_reserved(&claim) || is_taken(claim))
             })?,
         };
         let claim = Claim::new(name, owner, domain, settings)?;
@@ -234,7 +239,7 @@ impl Inner {
             let reason = "it is reserved, or with a suffix it is; choose another".to_owned();
             return Err(Error::InvalidName { kind: Kind::Environment, name: claim.name.to_string(), reason });
         }
-        if names.contains(&claim.name) {
+        if names.contains(&claim.name) || is_unreadable(&claim.name) {
             return Err(Error::already_exists(Kind::Environment, &claim.name));
         }
         for host in claim.hosts() {
@@ -247,7 +252,7 @@ impl Inner {
             match self.router.get(&host).await {
                 Err(Error::NotFound { .. }) => {}
                 // One that had this name has left it, and it goes with the next round if it is not set again.
-                Ok(route) if unknown.is_empty() && route.owner == Some(self.route_mark(&claim.name)) => {}
+                Ok(route) if unreadable.is_empty() && route.owner == Some(self.route_mark(&claim.name)) => {}
                 Ok(_) => return Err(Error::already_exists(Kind::Route, &host)),
                 Err(error) => return Err(error),
             }

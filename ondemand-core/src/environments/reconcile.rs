@@ -16,12 +16,15 @@ use crate::name::{EnvironmentName, Hostname};
 
 /// Does one round. What is being made or changed is left alone; what fails is reported and tried again by the next round.
 pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result<()> {
-    let (deployed, unknown) = inner.deployed().await?;
-    for (stack, error) in unknown {
-        report.unknown.push(format!("stack {}: {error}", stack.name));
+    let deployed = inner.deployed().await?;
+    for unreadable in deployed.unreadable {
+        let told = format!("stack {unreadable}");
+        if !report.unknown.contains(&told) {
+            report.unknown.push(told);
+        }
     }
     let mut by_name: BTreeMap<EnvironmentName, Vec<Deployed>> = BTreeMap::new();
-    for deployed in deployed {
+    for deployed in deployed.found {
         by_name.entry(deployed.record.name.clone()).or_default().push(deployed);
     }
     for (name, mut deployed) in by_name {
@@ -110,10 +113,11 @@ async fn remove_stray_databases(inner: &Inner, report: &mut Report) -> Result<()
     // Before the stacks: an environment that is made meanwhile has its database first.
     let databases = inner.databases.list().await?;
     let under_way = inner.under_way.all();
-    let (deployed, unknown) = inner.deployed().await?;
-    if !unknown.is_empty() {
+    let deployed = inner.deployed().await?;
+    if !deployed.is_complete() {
         return Ok(());
     }
+    let deployed = deployed.found;
     let wanted: Vec<_> =
         deployed.iter().map(|deployed| database_mark(&deployed.record.name, &deployed.record.origin)).collect();
     for database in databases {
@@ -148,10 +152,11 @@ async fn remove_stray_routes(inner: &Inner, report: &mut Report) -> Result<()> {
             marked.entry(name).or_default().push(route.host);
         }
     }
-    let (deployed, unknown) = inner.deployed().await?;
-    if !unknown.is_empty() {
+    let deployed = inner.deployed().await?;
+    if !deployed.is_complete() {
         return Ok(());
     }
+    let deployed = deployed.found;
     for (name, hosts) in marked {
         if hosts.iter().all(|host| has(&deployed, &name, host)) {
             continue;

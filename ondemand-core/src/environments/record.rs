@@ -82,6 +82,22 @@ pub(super) fn stack_name(name: &EnvironmentName, generation: u32) -> Result<Stac
     StackName::new(if generation == 1 { format!("env-{name}") } else { format!("env{generation}-{name}") })
 }
 
+/// Tells whether a stack of this name would be a deployment of some environment.
+pub(super) fn is_stack_name(stack: &str) -> bool {
+    environment_of(stack).is_some()
+}
+
+/// Tells whether a stack of this name would be a deployment of this environment.
+pub(super) fn is_stack_of(stack: &str, name: &EnvironmentName) -> bool {
+    environment_of(stack) == Some(name.as_str())
+}
+
+/// Returns the name of the environment that a stack of this name would be a deployment of.
+fn environment_of(stack: &str) -> Option<&str> {
+    let (generation, name) = stack.strip_prefix("env")?.split_once('-')?;
+    generation.bytes().all(|byte| byte.is_ascii_digit()).then_some(name)
+}
+
 /// Returns what the database of an environment is marked with.
 pub(super) fn database_mark(name: &EnvironmentName, origin: &AttemptId) -> String {
     format!("{name}.{origin}")
@@ -249,6 +265,12 @@ pub(super) mod tests {
         let names = ["demo", "2-demo", "demo-2", "env-demo"];
         let stacks: std::collections::BTreeSet<_> =
             names.iter().flat_map(|name| (1..4).map(|n| stack_name(&name.parse().unwrap(), n).unwrap())).collect();
+        for name in names {
+            let name = name.parse().unwrap();
+            let of = stacks.iter().filter(|stack| is_stack_of(stack.as_str(), &name));
+            assert_eq!(of.count(), 3, "{name}");
+        }
+        assert!(!is_stack_name("pg-0123456789ab") && !is_stack_name("environment-x"));
         assert_eq!(stacks.len(), names.len() * 3);
         let longest = EnvironmentName::new("x".repeat(40)).unwrap();
         assert!(stack_name(&longest, u32::MAX).is_ok());

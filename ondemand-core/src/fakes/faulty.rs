@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::label::{Labels, Selector};
+use crate::listing::Listing;
 use crate::name::{Hostname, SnapshotName, StackName, VolumeName};
 use crate::orchestrator::{LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec, Tidied};
 use crate::router::{Route, Router};
@@ -236,11 +237,15 @@ impl<T: SnapshotStore + ?Sized> SnapshotStore for Faulty<T> {
         self.plan.run("snapshot", name, self.inner.snapshot(volume, name, labels)).await
     }
 
-    async fn volumes(&self, selector: &Selector) -> Result<Vec<Volume>> {
+    async fn volumes(&self, selector: &Selector) -> Result<Listing<Volume>> {
         self.plan.run("volumes", selector, self.inner.volumes(selector)).await
     }
 
-    async fn snapshots(&self, selector: &Selector) -> Result<Vec<Snapshot>> {
+    async fn volume(&self, name: &VolumeName) -> Result<Option<Volume>> {
+        self.plan.run("volume", name, self.inner.volume(name)).await
+    }
+
+    async fn snapshots(&self, selector: &Selector) -> Result<Listing<Snapshot>> {
         self.plan.run("snapshots", selector, self.inner.snapshots(selector)).await
     }
 
@@ -275,7 +280,7 @@ impl<T: Orchestrator + ?Sized> Orchestrator for Faulty<T> {
         self.plan.run("get", name, self.inner.get(name)).await
     }
 
-    async fn list(&self, selector: &Selector) -> Result<Vec<Stack>> {
+    async fn list(&self, selector: &Selector) -> Result<Listing<Stack>> {
         self.plan.run("list", selector, self.inner.list(selector)).await
     }
 

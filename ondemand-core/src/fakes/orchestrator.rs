@@ -13,6 +13,7 @@ use tokio::task::yield_now;
 use super::program::{FakeProgram, FakeService, HOST};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
+use crate::listing::{Listing, Unreadable};
 use crate::name::{ServiceName, StackName};
 use crate::orchestrator::{
     Condition, LogLine, LogOptions, Orchestrator, SecretSpec, ServiceSpec, ServiceState, Stack, StackId, StackSpec,
@@ -50,6 +51,8 @@ struct State {
     stacks: BTreeMap<StackName, FakeStack>,
     programs: BTreeMap<String, FakeProgram>,
     deployed: HashSet<StackId>,
+    /// The stacks whose records cannot be read.
+    unreadable: HashSet<StackName>,
     processes: u32,
     /// How many ports were chosen.
     ports: u16,
@@ -87,6 +90,16 @@ impl FakeOrchestrator {
     /// Returns the ids of everything that was ever deployed.
     pub fn ever_deployed(&self) -> HashSet<StackId> {
         self.shared.state().deployed.clone()
+    }
+
+    /// Makes a stack one whose record cannot be read, or readable again.
+    pub fn damage(&self, name: &StackName, is_damaged: bool) {
+        let mut state = self.shared.state();
+        if is_damaged {
+            state.unreadable.insert(name.clone())
+        } else {
+            state.unreadable.remove(name)
+        };
     }
 
     /// Tells whether a fake process runs.
@@ -447,6 +460,10 @@ impl Shared {
     }
 }
 
+fn damaged() -> Error {
+    Error::backend("fake", "reading a record", std::io::Error::other("it is damaged"))
+}
+
 /// Which line of which log comes next.
 struct Cursor {
     id: StackId,
@@ -477,14 +494,25 @@ impl Orchestrator for FakeOrchestrator {
 
     async fn get(&self, name: &StackName) -> Result<Stack> {
         yield_now().await;
-        Ok(self.shared.state().stack(name)?.view())
+        let mut state = self.shared.state();
+        if state.unreadable.contains(name) {
+            return Err(damaged());
+        }
+        Ok(state.stack(name)?.view())
     }
 
-    async fn list(&self, selector: &Selector) -> Result<Vec<Stack>> {
+    async fn list(&self, selector: &Selector) -> Result<Listing<Stack>> {
         yield_now().await;
         let state = self.shared.state();
-        let chosen = state.stacks.values().filter(|stack| selector.matches(&stack.spec.labels));
-        Ok(chosen.map(FakeStack::view).collect())
+        let mut listing = Listing::default();
+        for (name, stack) in &state.stacks {
+            if state.unreadable.contains(name) {
+                listing.unreadable.push(Unreadable::new(name.as_str(), &damaged()));
+            } else if selector.matches(&stack.spec.labels) {
+                listing.found.push(stack.view());
+            }
+        }
+        Ok(listing)
     }
 
     async fn set_labels(&self, name: &StackName, labels: &Labels) -> Result<()> {

@@ -1,6 +1,6 @@
 //! A snapshot store in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
+use crate::listing::{Listing, Unreadable};
 use crate::name::{SnapshotName, VolumeName};
 use crate::snapshot::{Snapshot, SnapshotStore, Usage, Volume};
 
@@ -31,6 +32,10 @@ pub struct FakeStore {
 struct State {
     volumes: BTreeMap<VolumeName, (Volume, Files)>,
     snapshots: BTreeMap<SnapshotName, (Snapshot, Files, bool)>,
+    /// The volumes that listings lack.
+    overlooked: BTreeSet<VolumeName>,
+    /// The volumes that cannot be read.
+    unreadable: BTreeSet<VolumeName>,
     syncs: usize,
 }
 
@@ -97,6 +102,26 @@ impl FakeStore {
         true
     }
 
+    /// Makes a volume one that cannot be read, as if its record were damaged, or readable again.
+    pub fn damage(&self, volume: &VolumeName, is_damaged: bool) {
+        let mut state = self.lock();
+        if is_damaged {
+            state.unreadable.insert(volume.clone())
+        } else {
+            state.unreadable.remove(volume)
+        };
+    }
+
+    /// Makes a volume one that listings lack though it is there, against the contract, or not any more.
+    pub fn overlook(&self, volume: &VolumeName, is_overlooked: bool) {
+        let mut state = self.lock();
+        if is_overlooked {
+            state.overlooked.insert(volume.clone())
+        } else {
+            state.overlooked.remove(volume)
+        };
+    }
+
     /// Returns how often [`SnapshotStore::sync`] was called.
     pub fn syncs(&self) -> usize {
         self.lock().syncs
@@ -158,6 +183,10 @@ impl State {
     }
 }
 
+fn damaged() -> Error {
+    Error::backend("fake", "reading a record", std::io::Error::other("it is damaged"))
+}
+
 fn size(files: &Files) -> u64 {
     files.values().map(|content| content.len() as u64).sum()
 }
@@ -197,20 +226,39 @@ impl SnapshotStore for FakeStore {
         Ok(snapshot)
     }
 
-    async fn volumes(&self, selector: &Selector) -> Result<Vec<Volume>> {
+    async fn volumes(&self, selector: &Selector) -> Result<Listing<Volume>> {
         let state = self.lock();
-        let volumes = state.volumes.values().map(|(volume, _)| volume);
-        Ok(volumes.filter(|volume| selector.matches(&volume.labels)).cloned().collect())
+        let mut listing = Listing::default();
+        for (name, (volume, _)) in &state.volumes {
+            if state.unreadable.contains(name) {
+                listing.unreadable.push(Unreadable::new(name.as_str(), &damaged()));
+            } else if selector.matches(&volume.labels) && !state.overlooked.contains(name) {
+                listing.found.push(volume.clone());
+            }
+        }
+        Ok(listing)
     }
 
-    async fn snapshots(&self, selector: &Selector) -> Result<Vec<Snapshot>> {
+    async fn volume(&self, name: &VolumeName) -> Result<Option<Volume>> {
+        let state = self.lock();
+        if state.unreadable.contains(name) {
+            return Err(damaged());
+        }
+        Ok(state.volumes.get(name).map(|(volume, _)| volume.clone()))
+    }
+
+    async fn snapshots(&self, selector: &Selector) -> Result<Listing<Snapshot>> {
         let state = self.lock();
         let complete = state.snapshots.values().filter(|(_, _, complete)| *complete).map(|(snapshot, ..)| snapshot);
-        Ok(complete.filter(|snapshot| selector.matches(&snapshot.labels)).cloned().collect())
+        let chosen = complete.filter(|snapshot| selector.matches(&snapshot.labels));
+        Ok(chosen.cloned().collect::<Vec<_>>().into())
     }
 
     async fn set_volume_labels(&self, name: &VolumeName, labels: &Labels) -> Result<()> {
         let mut state = self.lock();
+        if state.unreadable.contains(name) {
+            return Err(damaged());
+        }
         let (volume, _) = state.volumes.get_mut(name).ok_or_else(|| Error::not_found(Kind::Volume, name))?;
         volume.labels = labels.clone();
         Ok(())
@@ -239,7 +287,9 @@ impl SnapshotStore for FakeStore {
     }
 
     async fn delete_volume(&self, name: &VolumeName) -> Result<()> {
-        self.lock().volumes.remove(name);
+        let mut state = self.lock();
+        state.volumes.remove(name);
+        state.unreadable.remove(name);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use super::turns::Turns;
 use super::{LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec, known};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
+use crate::listing::Listing;
 use crate::name::StackName;
 
 mod check;
@@ -118,7 +119,7 @@ impl Orchestrator for Docker {
         self.shared.get(name).await
     }
 
-    async fn list(&self, selector: &Selector) -> Result<Vec<Stack>> {
+    async fn list(&self, selector: &Selector) -> Result<Listing<Stack>> {
         let mut stacks = self.shared.list().await?;
         stacks.retain(|stack| selector.matches(&stack.labels));
         Ok(stacks)

@@ -14,6 +14,7 @@ use super::spec::deploy_or_undo;
 use super::{LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec, known};
 use crate::error::{Error, Result};
 use crate::label::{Labels, Selector};
+use crate::listing::Listing;
 use crate::name::StackName;
 
 mod check;
@@ -125,13 +126,13 @@ impl Orchestrator for Process {
         Ok(self.shared.stack(&self.shared.records.get(name)?))
     }
 
-    async fn list(&self, selector: &Selector) -> Result<Vec<Stack>> {
+    async fn list(&self, selector: &Selector) -> Result<Listing<Stack>> {
         let mut records = self.shared.records.list()?;
         records.retain(|record| selector.matches(&record.spec.labels));
-        for record in &records {
+        for record in &records.found {
             self.shared.shorten_logs(record);
         }
-        Ok(records.iter().map(|record| self.shared.stack(record)).collect())
+        Ok(records.map(|record| self.shared.stack(&record)))
     }
 
     async fn set_labels(&self, name: &StackName, labels: &Labels) -> Result<()> {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Kind, Result};
+use crate::listing::{Listing, Unreadable};
 use crate::name::StackName;
 
 /// The file whose lock is held by whoever writes; names cannot start with a dot, so no record has this name.
@@ -71,10 +72,19 @@ impl<T: Serialize + DeserializeOwned> Records<T> {
     /// Changes a record, and returns what `change` returned; `None` if there is no such record, or `change` returned `None` and
     /// so left it as it is.
     pub(crate) fn update<R>(&self, name: &StackName, change: impl FnOnce(&mut T) -> Option<R>) -> Result<Option<R>> {
-        let _lock = self.lock()?;
+        self.update_among(name, |record, _| change(record))
+    }
+
+    /// As [`Records::update`]; `change` may look at all records, which nobody changes meanwhile, by what it is given. [`Records::list`] would wait for ever.
+    pub(crate) fn update_among<R>(
+        &self,
+        name: &StackName,
+        change: impl FnOnce(&mut T, &dyn Fn() -> Result<Listing<T>>) -> Option<R>,
+    ) -> Result<Option<R>> {
+        let lock = self.lock()?;
         let path = self.path(name);
         let Some(mut record) = self.read_path(&path)? else { return Ok(None) };
-        let Some(result) = change(&mut record) else { return Ok(None) };
+        let Some(result) = change(&mut record, &|| self.list_locked(&lock)) else { return Ok(None) };
         let temporary = self.write(name, &record)?;
         if let Err(e) = fs::rename(&temporary, &path) {
             self.unlink(&temporary)?;
@@ -93,22 +103,24 @@ impl<T: Serialize + DeserializeOwned> Records<T> {
         }
     }
 
-    /// Reads all records in the order of their names. What cannot be read is logged, and the others are returned.
-    pub(crate) fn list(&self) -> Result<Vec<T>> {
+    /// Reads all records in the order of their names.
+    pub(crate) fn list(&self) -> Result<Listing<T>> {
+        self.list_locked(&self.lock()?)
+    }
+
+    /// While nobody changes a record: BTRFS leaves a name out of a listing that is renamed over meanwhile.
+    fn list_locked(&self, _lock: &File) -> Result<Listing<T>> {
         let mut names: Vec<StackName> = self
             .file_names()?
             .into_iter()
             .filter_map(|file| file.strip_suffix(".json").and_then(|name| StackName::new(name).ok()))
             .collect();
         names.sort();
-        let mut records = Vec::with_capacity(names.len());
+        let mut records = Listing::default();
         for name in names {
             match self.read(&name) {
-                Ok(record) => records.extend(record),
-                Err(error) => {
-                    let source = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::warn!(%error, source, "skipped a record that cannot be read");
-                }
+                Ok(record) => records.found.extend(record),
+                Err(error) => records.unreadable.push(Unreadable::new(name.as_str(), &error)),
             }
         }
         Ok(records)
@@ -241,10 +253,10 @@ mod tests {
         assert_eq!((changed, records.read(&a).expect("readable")), (Some(()), Some(vec![1, 2])));
 
         records.delete(&a, Vec::is_empty).expect("nothing to do");
-        assert_eq!(records.list().expect("a list"), [vec![1, 2]]);
+        assert_eq!(records.list().expect("a list").found, [vec![1, 2]]);
         records.delete(&a, |_| true).expect("deleted");
         records.delete(&a, |_| true).expect("deleting is idempotent");
-        assert_eq!(records.list().expect("a list"), Vec::<Vec<u32>>::new());
+        assert_eq!(records.list().expect("a list"), Listing::default());
     }
 
     #[test]
@@ -289,7 +301,10 @@ mod tests {
         records.create(&name("good"), &vec![1]).expect("a new record");
         fs::write(dir.path().join("bad.json"), "{").expect("written");
         fs::write(dir.path().join("NOT A NAME.json"), "{").expect("written");
-        assert_eq!(records.list().expect("a list"), [vec![1]]);
+        let listed = records.list().expect("a list");
+        assert_eq!(listed.found, [vec![1]]);
+        assert_eq!(listed.unreadable.len(), 1, "{listed:?}");
+        assert_eq!(listed.unreadable[0].name, "bad");
         let error = records.read(&name("bad")).expect_err("garbage");
         assert!(error.to_string().contains("bad.json"), "{error}");
         records.create(&name("bad"), &vec![2]).expect_err("garbage still holds the name");
@@ -302,7 +317,7 @@ mod tests {
         fs::write(dir.path().join("a.json"), "").expect("written");
         let records = records(dir.path());
         assert!(!dir.path().join(".a.tmp").exists());
-        assert_eq!(records.list().expect("a list"), Vec::<Vec<u32>>::new());
+        assert_eq!(records.list().expect("a list"), Listing::default());
         records.create(&name("a"), &vec![1]).expect("an empty record holds no name");
         assert_eq!(records.read(&name("a")).expect("readable"), Some(vec![1]));
     }

@@ -17,6 +17,7 @@ use super::{LogLine, LogOptions, Orchestrator, Service, Stack, StackId, StackSpe
 use crate::config::SwarmConfig;
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
+use crate::listing::Listing;
 use crate::name::StackName;
 
 mod claim;
@@ -147,10 +148,10 @@ impl Orchestrator for Swarm {
         Ok(self.shared.stack(&self.shared.whole(name).await?))
     }
 
-    async fn list(&self, selector: &Selector) -> Result<Vec<Stack>> {
+    async fn list(&self, selector: &Selector) -> Result<Listing<Stack>> {
         let mut stacks = self.shared.list().await?;
         stacks.retain(|stack| selector.matches(&stack.labels));
-        Ok(stacks)
+        Ok(stacks.into())
     }
 
     async fn set_labels(&self, name: &StackName, labels: &Labels) -> Result<()> {

@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::{Route, Router};
 use crate::catalog::Catalog;
 use crate::error::{Code, Error, Result};
+use crate::listing::Listing;
 use crate::name::{Hostname, hex};
 
 /// Only this user reads where routes lead.
@@ -135,7 +136,10 @@ impl Saved {
 
 /// Returns the routes that can be read.
 fn read(records: &Catalog<Route>, dir: &Path) -> Result<Vec<Route>> {
-    let found = records.list::<Stem>()?;
+    let Listing { found, unreadable } = records.list::<Stem>()?;
+    for unreadable in unreadable {
+        tracing::warn!(directory = %dir.display(), "passing over a route: {unreadable}");
+    }
     let usable = found.into_iter().filter_map(|(stem, route)| {
         let problem = if Stem::of(&route.host) == stem {
             route.validate().err().map(|e| e.to_string())

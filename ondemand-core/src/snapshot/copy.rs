@@ -9,6 +9,7 @@ use super::directories::{Cancel, Directories, Medium, prepare, store_over_direct
 use super::{Snapshot, Usage, Volume, probe};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
+use crate::listing::Listing;
 use crate::name::{SnapshotName, VolumeName};
 
 mod tree;

@@ -18,6 +18,7 @@ use super::{Snapshot, Usage, Volume};
 use crate::catalog::Catalog;
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
+use crate::listing::{Listing, Unreadable, is_directory, what_is_at};
 use crate::name::{SnapshotName, VolumeName};
 
 /// What makes, copies and removes the directories. Everything here blocks.
@@ -128,8 +129,15 @@ impl Directories {
         let volumes = Catalog::open(root.join("volumes"), VOLUMES, medium.backend())?;
         let snapshots = Catalog::open(root.join("snapshots"), SNAPSHOTS, medium.backend())?;
         let inner = Inner { root, medium, volumes, snapshots, locks: Locks::default(), _claim: claim };
-        for (name, record) in inner.snapshots.list::<SnapshotName>()? {
-            if !record.complete || !inner.snapshots.data(name.as_str()).is_dir() {
+        let listed = inner.snapshots.list::<SnapshotName>()?;
+        for unreadable in &listed.unreadable {
+            tracing::warn!("snapshot {unreadable}; it stays as it is");
+        }
+        for (name, record) in listed.found {
+            // What cannot be looked at is there, as far as anybody knows.
+            let gone =
+                || matches!(is_directory(&inner.snapshots.data(name.as_str()), inner.medium.backend()), Ok(false));
+            if !record.complete || gone() {
                 tracing::info!(snapshot = %name, "deleting a snapshot that was never finished");
                 if let Err(error) = inner.discard(&inner.snapshots, name.as_str()) {
                     // It is not listed anyway, and everything else can be used.
@@ -159,7 +167,7 @@ impl Directories {
         self.blocking(move |inner, cancel| {
             let _lock = lock;
             let made = inner.build(Kind::Volume, name.as_str(), record, cancel, |data, _| inner.medium.make(data))?;
-            Ok(inner.volume(name, made))
+            inner.volume(name, made)
         })
         .await
     }
@@ -177,13 +185,14 @@ impl Directories {
         self.blocking(move |inner, cancel| {
             let _locks = (lock, source_lock);
             let source = inner.snapshots.data(snapshot.as_str());
-            if !inner.snapshots.read(snapshot.as_str())?.is_some_and(|s| s.complete) || !source.is_dir() {
+            let complete = inner.snapshots.read(snapshot.as_str())?.is_some_and(|s| s.complete);
+            if !complete || !is_directory(&source, inner.medium.backend())? {
                 return Err(Error::not_found(Kind::Snapshot, &snapshot));
             }
             let made = inner.build(Kind::Volume, name.as_str(), record, cancel, |data, _| {
                 inner.medium.thaw(&source, data, cancel)
             })?;
-            Ok(inner.volume(name, made))
+            inner.volume(name, made)
         })
         .await
     }
@@ -196,7 +205,8 @@ impl Directories {
         self.blocking(move |inner, cancel| {
             let _locks = (source_lock, lock);
             let source = inner.volumes.data(volume.as_str());
-            if !inner.volumes.read(volume.as_str())?.is_some_and(|v| v.complete) || !source.is_dir() {
+            let complete = inner.volumes.read(volume.as_str())?.is_some_and(|v| v.complete);
+            if !complete || !is_directory(&source, inner.medium.backend())? {
                 return Err(Error::not_found(Kind::Volume, &volume));
             }
             let made = inner.build(Kind::Snapshot, name.as_str(), record, cancel, |data, record| {
@@ -208,23 +218,35 @@ impl Directories {
         .await
     }
 
-    pub(super) async fn volumes(&self, selector: &Selector) -> Result<Vec<Volume>> {
+    pub(super) async fn volumes(&self, selector: &Selector) -> Result<Listing<Volume>> {
         let selector = selector.clone();
         self.blocking(move |inner, _| {
-            let records = inner.volumes.list::<VolumeName>()?;
-            let chosen = records.into_iter().filter(|(_, record)| selector.matches(&record.labels));
-            Ok(chosen.map(|(name, record)| inner.volume(name, record)).collect())
+            let mut records = inner.volumes.list::<VolumeName>()?;
+            records.retain(|(_, record)| selector.matches(&record.labels));
+            Ok(each(records, |name, record| inner.volume(name, record).map(Some)))
         })
         .await
     }
 
-    pub(super) async fn snapshots(&self, selector: &Selector) -> Result<Vec<Snapshot>> {
+    pub(super) async fn volume(&self, name: &VolumeName) -> Result<Option<Volume>> {
+        let name = name.clone();
+        self.blocking(move |inner, _| {
+            let record = inner.volumes.read(name.as_str())?;
+            record.map(|record| inner.volume(name, record)).transpose()
+        })
+        .await
+    }
+
+    pub(super) async fn snapshots(&self, selector: &Selector) -> Result<Listing<Snapshot>> {
         let selector = selector.clone();
         self.blocking(move |inner, _| {
-            let records = inner.snapshots.list::<SnapshotName>()?;
-            let chosen = records.into_iter().filter(|(_, record)| record.complete && selector.matches(&record.labels));
-            let snapshots = chosen.map(|(name, record)| inner.snapshot(name, record));
-            Ok(snapshots.filter(|snapshot| snapshot.path.is_dir()).collect())
+            let mut records = inner.snapshots.list::<SnapshotName>()?;
+            records.retain(|(_, record)| record.complete && selector.matches(&record.labels));
+            let snapshot = |name, record| {
+                let snapshot = inner.snapshot(name, record);
+                Ok(is_directory(&snapshot.path, inner.medium.backend())?.then_some(snapshot))
+            };
+            Ok(each(records, snapshot))
         })
         .await
     }
@@ -287,6 +309,21 @@ impl Directories {
     }
 }
 
+/// Looks at the data of each record that was found.
+fn each<N: AsRef<str> + Clone, T>(
+    records: Listing<(N, Record)>,
+    mut look: impl FnMut(N, Record) -> Result<Option<T>>,
+) -> Listing<T> {
+    let mut listing = Listing { found: Vec::new(), unreadable: records.unreadable };
+    for (name, record) in records.found {
+        match look(name.clone(), record) {
+            Ok(found) => listing.found.extend(found),
+            Err(error) => listing.unreadable.push(Unreadable::new(name.as_ref(), &error)),
+        }
+    }
+    listing
+}
+
 /// Answers at once what the lock would answer only when the first one is done: a copy takes its time.
 fn refuse_taken(catalog: &Catalog<Record>, kind: Kind, name: &str) -> Result<()> {
     if catalog.exists(name)? { Err(Error::already_exists(kind, name)) } else { Ok(()) }
@@ -306,7 +343,7 @@ impl Inner {
         let catalog = if durable { &self.snapshots } else { &self.volumes };
         let data = catalog.data(name);
         // Looked for first: a record written next to what is not ours would claim it, should we die here.
-        if data.symlink_metadata().is_ok() || !catalog.create(name, &record)? {
+        if what_is_at(&data, self.medium.backend())?.is_some() || !catalog.create(name, &record)? {
             return Err(Error::already_exists(kind, name));
         }
         let outcome = make(&data, &mut record).and_then(|()| cancel.check()).and_then(|()| {
@@ -350,10 +387,10 @@ impl Inner {
         catalog.remove(name)
     }
 
-    fn volume(&self, name: VolumeName, record: Record) -> Volume {
+    fn volume(&self, name: VolumeName, record: Record) -> Result<Volume> {
         let path = self.volumes.data(name.as_str());
-        let complete = record.complete && path.is_dir();
-        Volume { name, labels: record.labels, path, snapshot: record.snapshot, created: record.created, complete }
+        let complete = record.complete && is_directory(&path, self.medium.backend())?;
+        Ok(Volume { name, labels: record.labels, path, snapshot: record.snapshot, created: record.created, complete })
     }
 
     fn snapshot(&self, name: SnapshotName, record: Record) -> Snapshot {
@@ -364,12 +401,12 @@ impl Inner {
     fn usage(&self) -> Result<Usage> {
         let mut usage = self.medium.usage(&self.root)?;
         let mut living = HashSet::new();
-        for (name, _) in self.volumes.list::<VolumeName>()? {
+        for (name, _) in self.volumes.list::<VolumeName>()?.found {
             let path = self.volumes.data(name.as_str());
             living.extend(self.medium.number(&path));
             usage.volumes.insert(name, self.medium.own_bytes(&path));
         }
-        let mut snapshots = self.snapshots.list::<SnapshotName>()?;
+        let mut snapshots = self.snapshots.list::<SnapshotName>()?.found;
         snapshots.retain(|(_, record)| record.complete);
         snapshots.sort_by_key(|(_, record)| record.created);
         let mut counted = BTreeMap::new();
@@ -409,10 +446,13 @@ macro_rules! store_over_directories {
             async fn snapshot(&self, volume: &VolumeName, name: &SnapshotName, labels: &Labels) -> Result<Snapshot> {
                 self.directories.snapshot(volume, name, labels).await
             }
-            async fn volumes(&self, selector: &Selector) -> Result<Vec<Volume>> {
+            async fn volumes(&self, selector: &Selector) -> Result<Listing<Volume>> {
                 self.directories.volumes(selector).await
             }
-            async fn snapshots(&self, selector: &Selector) -> Result<Vec<Snapshot>> {
+            async fn volume(&self, name: &VolumeName) -> Result<Option<Volume>> {
+                self.directories.volume(name).await
+            }
+            async fn snapshots(&self, selector: &Selector) -> Result<Listing<Snapshot>> {
                 self.directories.snapshots(selector).await
             }
             async fn set_volume_labels(&self, name: &VolumeName, labels: &Labels) -> Result<()> {

@@ -54,7 +54,7 @@ mod tests {
 
     fn names(catalog: &Catalog<Record>) -> Vec<String> {
         let listed = catalog.list::<VolumeName>().expect("a list");
-        listed.into_iter().map(|(name, _)| name.to_string()).collect()
+        listed.found.into_iter().map(|(name, _)| name.to_string()).collect()
     }
 
     #[test]

@@ -11,8 +11,8 @@ use ondemand_core::fakes::{ANY, FakeStore, Fault, FaultPlan, Faulty};
 use ondemand_core::orchestrator::{LogLine, LogOptions, Stack, StackId, StackSpec};
 use ondemand_core::router::{Route, Table, Upstream};
 use ondemand_core::{
-    Code, Error, Hostname, Labels, Orchestrator, Result, Router, Selector, ServiceName, SnapshotStore, StackName,
-    VolumeName,
+    Code, Error, Hostname, Labels, Listing, Orchestrator, Result, Router, Selector, ServiceName, SnapshotStore,
+    StackName, VolumeName,
 };
 
 fn store() -> (FakeStore, Arc<dyn SnapshotStore>, FaultPlan) {
@@ -30,7 +30,7 @@ fn broken() -> Error {
 }
 
 async fn names(store: &FakeStore) -> Vec<String> {
-    store.volumes(&Selector::all()).await.unwrap().into_iter().map(|v| v.name.to_string()).collect()
+    store.volumes(&Selector::all()).await.unwrap().found.into_iter().map(|v| v.name.to_string()).collect()
 }
 
 /// Shows that a future does not end: time stands still but for the timer, so nothing is really waited for.
@@ -43,7 +43,7 @@ async fn only_the_planned_call_fails_and_nothing_is_done() {
     let (inner, store, plan) = store();
     plan.on("create_volume", 2, Fault::fail_before(broken));
     store.create_volume(&volume("a"), &Labels::new()).await.unwrap();
-    store.volumes(&Selector::all()).await.unwrap();
+    assert_eq!(store.volumes(&Selector::all()).await.unwrap().found.len(), 1);
     assert_eq!(store.create_volume(&volume("b"), &Labels::new()).await.unwrap_err().code(), Code::Backend);
     store.create_volume(&volume("c"), &Labels::new()).await.unwrap();
     assert_eq!(names(&inner).await, ["a", "c"]);
@@ -171,8 +171,8 @@ impl Orchestrator for Lines {
     async fn get(&self, _: &StackName) -> Result<Stack> {
         Err(broken())
     }
-    async fn list(&self, _: &Selector) -> Result<Vec<Stack>> {
-        Ok(Vec::new())
+    async fn list(&self, _: &Selector) -> Result<Listing<Stack>> {
+        Ok(Listing::default())
     }
     async fn set_labels(&self, _: &StackName, _: &Labels) -> Result<()> {
         Ok(())
@@ -224,7 +224,7 @@ async fn orchestrators_are_wrapped_and_their_logs_too() {
     }
     plan.on("remove", 1, Fault::Stall);
     assert_never_ends(orchestrator.remove(&StackId("1".into()))).await;
-    assert_eq!(orchestrator.list(&Selector::all()).await.unwrap(), []);
+    assert_eq!(orchestrator.list(&Selector::all()).await.unwrap().found, []);
     orchestrator.set_running(&name, false).await.unwrap();
     assert!(
         orchestrator.deploy(&StackSpec::new(name, ondemand_core::AttemptId::random().unwrap(), vec![])).await.is_err()

@@ -96,7 +96,7 @@ impl Drop for Services {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let removing = async {
-                    for stack in swarm.list(&Selector::all()).await.unwrap_or_default() {
+                    for stack in swarm.list(&Selector::all()).await.unwrap_or_default().found {
                         let _ = swarm.remove(&stack.id).await;
                     }
                     let _ = swarm.tidy().await;

@@ -476,7 +476,7 @@ async fn two_instances_do_not_see_each_other() {
     let (one, two) = (Services::start(), Services::start());
     let spec = stack("a", vec![service("main", "exec sleep 1000")]);
     let mine = one.swarm().deploy(&spec).await.expect("deployed");
-    assert_eq!(two.swarm().list(&Selector::all()).await.expect("a list"), []);
+    assert_eq!(two.swarm().list(&Selector::all()).await.expect("a list").found, []);
     two.swarm().remove(&mine.id).await.expect("nothing to remove");
     assert!(one.swarm().get(&spec.name).await.expect("a stack").is_running());
     one.swarm().remove(&mine.id).await.expect("removed");

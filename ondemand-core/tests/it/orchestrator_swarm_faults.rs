@@ -103,7 +103,7 @@ async fn a_manager_that_starts_again_has_our_stacks() {
     drop(killed);
     let again = until(&swarm, &spec.name, Stack::is_running).await;
     assert_eq!((&again.id, &again.labels, again.created), (&deployed.id, &deployed.labels, deployed.created));
-    let listed = swarm.list(&Selector::all()).await.expect("a list");
+    let listed = swarm.list(&Selector::all()).await.expect("a list").found;
     assert_eq!(listed.len(), 1, "{listed:?}");
     swarm.remove(&deployed.id).await.expect("removed");
     assert_eq!(services.left().await, [""; 0]);
@@ -216,7 +216,7 @@ fn what_a_killed_process_was_deploying_is_listed_and_removed() {
     // Nothing that it had begun goes on, as if it were killed.
     doomed.shutdown_background();
     next.block_on(async {
-        let listed = other.list(&Selector::all()).await.expect("a list");
+        let listed = other.list(&Selector::all()).await.expect("a list").found;
         assert_eq!(listed.iter().map(|stack| &stack.id).collect::<Vec<_>>(), [&spec.id()]);
         let states: Vec<_> = listed[0].services.iter().map(|service| service.state).collect();
         assert_eq!(states, [ServiceState::Running, ServiceState::Exited { status: None }]);

@@ -119,8 +119,8 @@ async fn a_full_disk_is_out_of_space_and_leaves_nothing() {
     assert_eq!(error.code(), Code::OutOfSpace, "{error:?}");
     let error = store.snapshot(&volume("v"), &snapshot("s@2"), &Labels::new()).await.unwrap_err();
     assert_eq!(error.code(), Code::OutOfSpace, "{error:?}");
-    assert_eq!(store.volumes(&Selector::all()).await.unwrap().len(), 2);
-    assert_eq!(store.snapshots(&Selector::all()).await.unwrap().len(), 1);
+    assert_eq!(store.volumes(&Selector::all()).await.unwrap().found.len(), 2);
+    assert_eq!(store.snapshots(&Selector::all()).await.unwrap().found.len(), 1);
     assert_eq!(store.usage().await.unwrap().used, used);
     let left = |dir: &str| fs::read_dir(memory.0.path().join(dir)).unwrap().count();
     assert_eq!((left("volumes"), left("snapshots")), (4, 2));
@@ -151,7 +151,7 @@ async fn a_dropped_copy_stops_before_its_end() {
         assert!(!copying.is_finished(), "it was done before it could be dropped");
         tokio::time::sleep(Duration::from_micros(100)).await;
     }
-    let listed = store.volumes(&Selector::all()).await.unwrap();
+    let listed = store.volumes(&Selector::all()).await.unwrap().found;
     assert!(!listed.iter().any(|v| v.name == volume("c") && v.complete), "{listed:?}");
     copying.abort();
     assert!(copying.await.unwrap_err().is_cancelled(), "it was done before it could be dropped");

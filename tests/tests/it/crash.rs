@@ -142,7 +142,7 @@ impl Laboratory {
     /// Compares volumes, processes and sockets with the databases that were announced.
     async fn check_leftovers(&self, ondemand: &Ondemand) -> Result<()> {
         let count = self.announced.len();
-        let volumes = ondemand.store.volumes(&Selector::all()).await?;
+        let volumes = ondemand.store.volumes(&Selector::all()).await?.found;
         ensure!(volumes.len() == count && volumes.iter().all(|v| v.complete), "volumes {volumes:?}");
         let servers = self.home.servers()?;
         ensure!(servers.len() == count, "{count} databases, and these processes: {servers:?}");

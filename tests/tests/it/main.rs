@@ -21,6 +21,7 @@ mod leases;
 mod lifetime;
 mod pools;
 mod ports;
+mod records;
 mod restart;
 mod routes;
 mod runner;

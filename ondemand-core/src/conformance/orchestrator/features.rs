@@ -222,7 +222,7 @@ pub async fn a_waiting_deployment_can_be_dropped(harness: &dyn Harness) {
         }
     }
     let gone = async {
-        while !orchestrator.list(&Selector::all()).await.expect("a list").is_empty() {
+        while !orchestrator.list(&Selector::all()).await.expect("a list").found.is_empty() {
             sleep(Duration::from_millis(20)).await;
         }
     };

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use super::{Directory, Harness, assert_code, dataset, label, snapshot, snapshot_names, snapshots};
 use super::{volume, volume_names, volumes};
 use crate::error::Code;
-use crate::label::Labels;
+use crate::label::{Labels, Selector};
+use crate::listing::Listing;
 
 /// A new volume can be entered by its owner alone.
 pub async fn a_new_volume_is_its_owners_alone(h: &Directory) {
@@ -129,8 +130,14 @@ pub async fn a_garbage_record_hides_nothing_else(h: &Directory) {
             fs::write(&record, garbage).unwrap();
         }
         let store = h.reopen().await;
+        // Whoever asks is told that there is something, whatever is asked for.
+        let all = store.volumes(&Selector::all().with("x", "1")).await.unwrap();
+        assert_eq!(unreadable_names(&all), ["bad"], "{garbage:?}");
+        assert_code(store.volume(&volume("bad")).await, Code::Backend);
+        let frozen = store.snapshots(&Selector::all()).await.unwrap();
+        assert_eq!(unreadable_names(&frozen), ["bad@1"], "{garbage:?}");
         assert_eq!(volume_names(&volumes(&*store).await), ["good"], "{garbage:?}");
-        assert_eq!(snapshot_names(&snapshots(&*store).await), ["data@1"], "{garbage:?}");
+        assert_eq!(snapshot_names(&frozen.found), ["data@1"], "{garbage:?}");
         assert_code(store.create_volume(&volume("bad"), &Labels::new()).await, Code::AlreadyExists);
         assert_code(store.set_volume_labels(&volume("bad"), &Labels::new()).await, Code::Backend);
         assert!(bad.path.exists(), "data was deleted because of a garbage record");
@@ -140,6 +147,36 @@ pub async fn a_garbage_record_hides_nothing_else(h: &Directory) {
     store.delete_snapshot(&snapshot("bad@1")).await.unwrap();
     assert!(!bad.path.exists() && !h.record("volumes", "bad").exists());
     store.create_volume(&volume("bad"), &Labels::new()).await.unwrap();
+}
+
+fn unreadable_names<T>(listing: &Listing<T>) -> Vec<&str> {
+    listing.unreadable.iter().map(|unreadable| unreadable.name.as_str()).collect()
+}
+
+/// Data that cannot be looked at, or is not what it was, is told to be there: it is neither incomplete nor removed by whoever opens the store.
+pub async fn what_cannot_be_looked_at_is_not_absent(h: &Directory) {
+    let made = dataset(h).await;
+    h.store().create_volume(&volume("a"), &Labels::new()).await.unwrap();
+    let aside = |path: &Path| path.with_file_name(".moved-away");
+    for path in [h.root().join("volumes/a"), made.path.clone()] {
+        fs::rename(&path, aside(&path)).unwrap();
+        // Its kind is another one, and it cannot be followed.
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+    }
+    let store = h.reopen().await;
+    let listed = store.volumes(&Selector::all()).await.unwrap();
+    assert_eq!((listed.found.len(), unreadable_names(&listed)), (0, vec!["a"]));
+    assert_code(store.volume(&volume("a")).await, Code::Backend);
+    let frozen = store.snapshots(&Selector::all()).await.unwrap();
+    assert_eq!((frozen.found.len(), unreadable_names(&frozen)), (0, vec!["data@1"]));
+    assert_code(store.clone_snapshot(&snapshot("data@1"), &volume("b"), &Labels::new()).await, Code::Backend);
+    for path in [h.root().join("volumes/a"), made.path.clone()] {
+        fs::remove_file(&path).unwrap();
+        fs::rename(aside(&path), &path).unwrap();
+    }
+    let store = h.reopen().await;
+    assert_eq!(volume_names(&volumes(&*store).await), ["a"]);
+    assert_eq!(snapshots(&*store).await, [made]);
 }
 
 /// A volume whose directory is gone is listed as incomplete, so that it is deleted; a snapshot is gone with its directory.

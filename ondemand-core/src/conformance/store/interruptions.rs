@@ -20,7 +20,7 @@ pub async fn an_interrupted_volume_is_listed_as_incomplete(h: &dyn Harness) {
     assert_eq!(volume_names(&listed), ["a", "b"]);
     assert_eq!(listed.iter().map(|v| v.complete).collect::<Vec<_>>(), [false, true]);
     assert_eq!(listed[0].labels, label("attempt", "1"));
-    assert_eq!(store.volumes(&Selector::all().with("attempt", "1")).await.unwrap(), listed[..1]);
+    assert_eq!(store.volumes(&Selector::all().with("attempt", "1")).await.unwrap().found, listed[..1]);
     assert_code(store.create_volume(&volume("a"), &Labels::new()).await, Code::AlreadyExists);
     assert_code(store.snapshot(&volume("a"), &snapshot("s@1"), &Labels::new()).await, Code::NotFound);
     store.delete_volume(&volume("a")).await.unwrap();

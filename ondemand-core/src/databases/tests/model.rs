@@ -16,6 +16,10 @@ enum Step {
     Exit(usize),
     /// A database's time passes.
     Expire(usize),
+    /// The record of a database cannot be read for a while.
+    Damage(usize),
+    /// Listings lack the volume of a database for a while.
+    Overlook(usize),
     Reconcile,
 }
 
@@ -37,6 +41,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Mark),
         1 => any::<usize>().prop_map(Step::Exit),
         1 => any::<usize>().prop_map(Step::Expire),
+        1 => any::<usize>().prop_map(Step::Damage),
+        1 => any::<usize>().prop_map(Step::Overlook),
         1 => Just(Step::Reconcile),
     ]
 }
@@ -83,7 +89,7 @@ async fn apply(world: &mut World, model: &mut Model, step: Step, mishap: Mishap)
                 None => Ok(None),
             },
             Step::Reconcile => databases.reconcile(&mut Report::default()).await.map(|()| None),
-            Step::Mark(_) | Step::Exit(_) | Step::Expire(_) => Ok(None),
+            Step::Mark(_) | Step::Exit(_) | Step::Expire(_) | Step::Damage(_) | Step::Overlook(_) => Ok(None),
         }
     };
     let stuck = async {
@@ -109,7 +115,13 @@ async fn apply(world: &mut World, model: &mut Model, step: Step, mishap: Mishap)
     follow(world, model, &step, outcome, well).await;
 }
 
-async fn follow(world: &World, model: &mut Model, step: &Step, outcome: Option<Result<Option<Database>>>, well: bool) {
+async fn follow(
+    world: &mut World,
+    model: &mut Model,
+    step: &Step,
+    outcome: Option<Result<Option<Database>>>,
+    well: bool,
+) {
     let there: BTreeMap<_, _> = world.databases.list().await.unwrap().into_iter().map(|d| (d.id.clone(), d)).collect();
     match step {
         Step::Create => {
@@ -162,6 +174,25 @@ async fn follow(world: &World, model: &mut Model, step: &Step, outcome: Option<R
                 world.databases.inner.update(past);
                 assert_eq!(world.reconcile().await.reaped, [id.to_string()]);
                 model.remove(&id);
+            }
+        }
+        Step::Damage(i) | Step::Overlook(i) => {
+            if let Some(id) = nth(model, *i) {
+                let volume = world.record(&id).volume();
+                let store = world.store.clone();
+                let hide = |is_hidden| match step {
+                    Step::Damage(_) => store.damage(&volume, is_hidden),
+                    _ => store.overlook(&volume, is_hidden),
+                };
+                let stack = world.record(&id).stack();
+                let before = world.orchestrator.get(&stack).await.unwrap();
+                hide(true);
+                world.reconcile().await;
+                world.crash();
+                world.reconcile().await;
+                assert_eq!(world.orchestrator.get(&stack).await.unwrap(), before, "its server was touched");
+                hide(false);
+                world.reconcile().await;
             }
         }
         Step::Extend(_) | Step::Reconcile => {}

@@ -8,7 +8,7 @@ use time::macros::format_description;
 
 use super::{Import, assert_shut_down, bytes_below};
 use crate::datasets::DatasetSnapshot;
-use crate::datasets::catalog::{DATASET, TRUE, published};
+use crate::datasets::catalog::{DATASET, TRUE, published, version_of};
 use crate::error::{Error, Result};
 use crate::label::{Labels, Selector, keys};
 use crate::name::{SnapshotName, Version};
@@ -54,7 +54,9 @@ impl Import {
         let store = &self.inner.store;
         let selector = Selector::all().with(keys::KIND, DATASET).with(keys::DATASET, self.dataset.as_str());
         let versions = store.snapshots(&selector).await?;
-        let newest = versions.iter().filter_map(|snapshot| snapshot.labels.get(keys::VERSION)).max();
+        let known = versions.found.iter().filter_map(|snapshot| snapshot.labels.get(keys::VERSION));
+        let unreadable = versions.unreadable.iter().filter_map(|what| version_of(&what.name, &self.dataset));
+        let newest = known.chain(unreadable).max();
         let created = OffsetDateTime::now_utc();
         let version = next_version(created, newest)?;
         let name = SnapshotName::of(&self.dataset, &version);

@@ -41,6 +41,30 @@ async fn what_has_expired_is_reaped_with_all_that_belongs_to_it() {
 }
 
 #[tokio::test]
+async fn an_environment_whose_record_cannot_be_read_lives_on() {
+    let mut world = World::new().await;
+    let made = world.create("demo").await.unwrap();
+    let stack = deployed(&world, "demo").await.stack;
+    world.orchestrator.damage(&stack.name, true);
+    for round in 0..3 {
+        let report = world.reconcile().await;
+        assert!(report.unknown.iter().any(|what| what.contains("env-demo")), "{report:?}");
+        assert!(report.removed.is_empty() && report.reaped.is_empty(), "{report:?}");
+        let error = world.get("demo").await.unwrap_err();
+        assert_eq!(error.code(), Code::Conflict, "it is not told to be absent: {error}");
+        assert_eq!(world.create("demo").await.unwrap_err().code(), Code::AlreadyExists);
+        // Both who saw it before and who did not.
+        if round == 1 {
+            world.crash();
+        }
+    }
+    world.orchestrator.damage(&stack.name, false);
+    assert_eq!(world.reconcile().await, Report::default());
+    assert_eq!(world.get("demo").await.unwrap(), made);
+    world.check(&["demo"]).await;
+}
+
+#[tokio::test]
 async fn variables_of_a_template_come_from_the_configuration_or_are_missed() {
     let mut world = World::new().await;
     let template = "x-ondemand:\n  routes: [{ suffix: '', service: web, port: 80, path: /, status: 200 }]\n\
@@ -96,7 +120,10 @@ async fn a_stack_that_cannot_be_read_is_reported_and_left_alone_with_its_databas
     let (databases, routes) = (world.data.volumes().await, world.table.list().await.unwrap());
     for _ in 0..2 {
         let report = world.reconcile().await;
-        assert!(report.unknown.len() == 1 && report.unknown[0].starts_with("stack env-demo: "), "{report:?}");
+        assert!(
+            report.unknown.len() == 1 && report.unknown[0].starts_with("stack env-demo cannot be read: "),
+            "{report:?}"
+        );
         assert_eq!(Report { unknown: Vec::new(), ..report }, Report::default(), "nothing else is done");
     }
     look(&world).await;

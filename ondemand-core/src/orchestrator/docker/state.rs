@@ -14,6 +14,7 @@ use super::storage::{self, Files};
 use super::translate::{self, Doing, Names, STACK, label_filter, owner};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, keys};
+use crate::listing::Listing;
 use crate::name::{ServiceName, StackName};
 use crate::orchestrator::record::Records;
 use crate::orchestrator::turns::Turns;
@@ -114,9 +115,10 @@ impl Shared {
     }
 
     /// Returns all stacks as they are now, in the order of their names.
-    pub(super) async fn list(&self) -> Result<Vec<Stack>> {
+    pub(super) async fn list(&self) -> Result<Listing<Stack>> {
         let mut stacks = self.orphans(None).await?;
-        let recorded = stream::iter(self.records.list()?).map(|record| async move {
+        let Listing { found, unreadable } = self.records.list()?;
+        let recorded = stream::iter(found).map(|record| async move {
             let seen = self.see_all(&record).await?;
             // It may have been removed while it was looked at.
             let still = self.records.read(&record.spec.name)?.is_some_and(|now| now.id == record.id);
@@ -125,7 +127,7 @@ impl Shared {
         let recorded: Vec<_> = recorded.buffered(AT_ONCE).try_collect().await?;
         stacks.extend(recorded.into_iter().flatten());
         stacks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        Ok(stacks)
+        Ok(Listing { found: stacks, unreadable })
     }
 
     /// Returns the stacks that have containers and no record, as when the records were lost. They can still be removed.

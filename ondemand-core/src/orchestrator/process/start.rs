@@ -67,8 +67,8 @@ impl Shared {
             return Ok(record.clone());
         }
         // While nobody else changes a record: another stack could choose the same ports.
-        let recorded = self.records.update(name, |record| {
-            let chosen = self.taken_ports(id).and_then(|taken| ports::choose(spec, &taken));
+        let recorded = self.records.update_among(name, |record, all| {
+            let chosen = all().and_then(|all| ports::choose(spec, &taken_ports(all.found, id)));
             (record.id == *id && !record.removing).then(|| {
                 chosen.map(|ports| {
                     record.engine.ports = ports;
@@ -77,16 +77,6 @@ impl Shared {
             })
         });
         recorded?.unwrap_or_else(|| Err(being_removed(name)))
-    }
-
-    /// Returns the ports that other stacks have, whether they are awake or not.
-    fn taken_ports(&self, id: &StackId) -> Result<HashSet<u16>> {
-        let others = self.records.list()?.into_iter().filter(|record| record.id != *id);
-        let ports = others.flat_map(|record| {
-            let fixed = record.spec.services.into_iter().flat_map(|service| service.ports);
-            fixed.map(|port| port.published.port()).chain(record.engine.ports.into_iter().flatten()).collect::<Vec<_>>()
-        });
-        Ok(ports.collect())
     }
 
     /// Starts the services at these places of the specification, each after what it depends on, and returns the record that says so.
@@ -292,4 +282,14 @@ impl Shared {
         let (_waits, given_up) = oneshot::channel();
         self.start_in_order(&record, programs, given_up).await.map(drop)
     }
+}
+
+/// Returns the ports that other stacks have, whether they are awake or not.
+fn taken_ports(all: Vec<Record>, id: &StackId) -> HashSet<u16> {
+    let others = all.into_iter().filter(|record| record.id != *id);
+    let ports = others.flat_map(|record| {
+        let fixed = record.spec.services.into_iter().flat_map(|service| service.ports);
+        fixed.map(|port| port.published.port()).chain(record.engine.ports.into_iter().flatten()).collect::<Vec<_>>()
+    });
+    ports.collect()
 }

@@ -59,7 +59,8 @@ impl Setup {
         open_dir(pool.path().parent().unwrap());
         let root = pool.subdirectory();
         let store = Arc::new(Btrfs::open(&root).await.unwrap());
-        let installs = Installs::discover(None).await.unwrap();
+        let programs = std::env::var_os("ONDEMAND_TEST_POSTGRES").map(PathBuf::from);
+        let installs = Installs::discover(programs.as_deref()).await.unwrap();
         let options = DatasetsOptions::new(installs, os_user(None).unwrap(), dir.path().join("run"), "test");
         let datasets = Datasets::new(store.clone(), options);
         Self { dir, store, datasets, root, _pool: pool }
@@ -87,7 +88,7 @@ impl Setup {
 
     /// Fails if an import has left a volume, a process or a socket directory.
     async fn assert_clean(&self) {
-        let volumes = self.store.volumes(&Selector::all().with(keys::KIND, "import")).await.unwrap();
+        let volumes = self.store.volumes(&Selector::all().with(keys::KIND, "import")).await.unwrap().found;
         assert!(volumes.is_empty(), "{volumes:?}");
         let mut left = processes_in(&self.dir.path().join("run"));
         left.extend(processes_in(&self.root).into_iter().filter(|process| !process.contains("/look-")));
@@ -100,7 +101,7 @@ impl Setup {
     /// Fails if there is a dataset.
     async fn assert_nothing_published(&self) {
         assert_eq!(self.datasets.list().await.unwrap(), []);
-        assert_eq!(self.store.snapshots(&Selector::all()).await.unwrap(), []);
+        assert_eq!(self.store.snapshots(&Selector::all()).await.unwrap().found, []);
     }
 }
 

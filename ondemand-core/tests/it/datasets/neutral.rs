@@ -124,7 +124,7 @@ async fn a_copy_of_production_forgets_it() {
     let snapshot = setup.import("production", Source::Path(server.pgdata.clone()), options).await.unwrap();
     setup.assert_clean().await;
     assert_eq!(snapshot.dbname, "shop");
-    let found = setup.store.snapshots(&Selector::all()).await.unwrap();
+    let found = setup.store.snapshots(&Selector::all()).await.unwrap().found;
     let path = &found[0].path;
     for gone in
         ["server.key", "standby.signal", "pg_log", "recovery.done", "my-notes", "postmaster.pid", "postmaster.opts"]
@@ -183,7 +183,7 @@ async fn a_dump_cannot_bring_them_either() {
         "
     );
     let snapshot = setup.import("dump", super::stream(dump), ImportOptions::default()).await.unwrap();
-    let found = setup.store.snapshots(&Selector::all()).await.unwrap();
+    let found = setup.store.snapshots(&Selector::all()).await.unwrap().found;
     assert_eq!(files_with(&found[0].path, &[SECRET.to_owned()]), Vec::<String>::new());
     let copy = setup.look(&snapshot).await;
     // The one verifier there is, is the place of the clones' own: nobody knows its password.

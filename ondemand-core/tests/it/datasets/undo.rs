@@ -190,7 +190,7 @@ async fn what_a_killed_process_left_is_removed() {
     let stranger = TestServer::create(&setup.postgres_dir("stranger"));
     // Whether psql has connected yet does not matter: it is known by what it was told.
     assert_eq!(setup.datasets.reconcile().await.unwrap().removed, [format!("volume {name}")]);
-    assert_eq!(setup.store.volumes(&Selector::all().with(keys::INSTANCE, "other")).await.unwrap().len(), 1);
+    assert_eq!(setup.store.volumes(&Selector::all().with(keys::INSTANCE, "other")).await.unwrap().found.len(), 1);
     setup.store.delete_volume(&other).await.unwrap();
     let status = tokio::time::timeout(Duration::from_secs(10), psql.wait()).await.expect("psql ends").unwrap();
     assert!(!status.success());

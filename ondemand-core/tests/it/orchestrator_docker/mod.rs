@@ -67,7 +67,7 @@ impl Drop for Containers {
         let removing = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                for stack in docker.list(&Selector::all()).await.unwrap_or_default() {
+                for stack in docker.list(&Selector::all()).await.unwrap_or_default().found {
                     let _ = docker.remove(&stack.id).await;
                 }
             });
@@ -269,7 +269,7 @@ async fn what_is_not_ours_is_never_touched() {
     client.remove_container(&stranger, Some(force)).await.expect("removed");
 
     assert!(matches!(taken, Err(Error::AlreadyExists { .. })), "{taken:?}");
-    assert!(matches!(&found, (Ok(list), Err(Error::NotFound { .. })) if list.is_empty()), "{found:?}");
+    assert!(matches!(&found, (Ok(list), Err(Error::NotFound { .. })) if list.found.is_empty()), "{found:?}");
     assert!(survived && network_survived);
     assert_eq!(containers.left().await, (0, 0));
 }
@@ -279,7 +279,7 @@ async fn two_instances_do_not_see_each_other() {
     let (one, two) = (Containers::start(), Containers::start());
     let spec = stack("a", vec![service("main", "exec sleep 1000")]);
     let mine = one.docker().deploy(&spec).await.expect("deployed");
-    assert_eq!(two.docker().list(&Selector::all()).await.expect("a list"), []);
+    assert_eq!(two.docker().list(&Selector::all()).await.expect("a list").found, []);
     two.docker().remove(&mine.id).await.expect("nothing to remove");
     let other = two.docker().deploy(&spec).await.expect("the name is free there");
     assert!(one.docker().get(&spec.name).await.expect("a stack").is_running());
@@ -297,7 +297,7 @@ async fn a_stack_whose_record_was_lost_is_listed_and_removed() {
     spec.labels = Labels::new().with("test.a", "1").expect("a label");
     let deployed = docker.deploy(&spec).await.expect("deployed");
     std::fs::remove_file(containers.dir.path().join("stacks/a.json")).expect("lost");
-    let listed = docker.list(&Selector::all().with("test.a", "1")).await.expect("a list");
+    let listed = docker.list(&Selector::all().with("test.a", "1")).await.expect("a list").found;
     assert_eq!(listed.iter().map(|stack| &stack.id).collect::<Vec<_>>(), [&deployed.id]);
     assert!(listed[0].is_running() && listed[0].services.len() == 2, "{listed:?}");
     assert_eq!(docker.get(&spec.name).await.expect("a stack"), listed[0]);
@@ -315,12 +315,12 @@ async fn a_deployment_that_died_half_way_is_listed_and_removed() {
     let force = RemoveContainerOptions { force: true, ..RemoveContainerOptions::default() };
     let container = format!("ondemand-{}-a.main", containers.instance);
     client.remove_container(&container, Some(force)).await.expect("removed");
-    let listed = docker.list(&Selector::all()).await.expect("a list");
+    let listed = docker.list(&Selector::all()).await.expect("a list").found;
     assert_eq!(listed[0].services[0].state, ServiceState::Exited { status: None });
     docker.set_running(&spec.name, true).await.expect("started again");
     assert!(docker.get(&spec.name).await.expect("a stack").is_running());
     docker.remove(&deployed.id).await.expect("removed");
-    assert_eq!(docker.list(&Selector::all()).await.expect("a list"), []);
+    assert_eq!(docker.list(&Selector::all()).await.expect("a list").found, []);
 }
 
 #[tokio::test]
@@ -409,8 +409,8 @@ async fn an_engine_that_stops_in_between_is_a_transient_error_that_can_be_undone
 
     // Whether the engine did what it was asked is unknown, so the attempt is remembered until that is certain.
     let docker = containers.docker();
-    let listed = docker.list(&Selector::all()).await.expect("a list");
+    let listed = docker.list(&Selector::all()).await.expect("a list").found;
     assert_eq!((&listed[0].id, listed[0].services[0].state), (&spec.id(), ServiceState::Exited { status: None }));
     docker.remove(&spec.id()).await.expect("removed");
-    assert_eq!(docker.list(&Selector::all()).await.expect("a list"), []);
+    assert_eq!(docker.list(&Selector::all()).await.expect("a list").found, []);
 }

@@ -344,7 +344,7 @@ async fn what_waited_when_its_parent_was_killed_is_removed_whole() {
     parent.wait().expect("reaped");
 
     let process = open(dir.path());
-    let listed = process.list(&Selector::all()).await.expect("a list");
+    let listed = process.list(&Selector::all()).await.expect("a list").found;
     let states: Vec<_> = listed[0].services.iter().map(|service| service.state).collect();
     assert_eq!(states, [ServiceState::Exited { status: None }, ServiceState::Running]);
     assert_eq!(listed[0].services[1].endpoints.len(), 1);

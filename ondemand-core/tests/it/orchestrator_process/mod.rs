@@ -142,10 +142,10 @@ async fn a_stack_starts_runs_and_is_gone() {
     let deployed = process.deploy(&spec).await.expect("deployed");
     assert!(deployed.is_running());
     let pid = deployed.services[0].pid.expect("a pid");
-    assert_eq!(process.list(&Selector::all()).await.expect("a list"), std::slice::from_ref(&deployed));
+    assert_eq!(process.list(&Selector::all()).await.expect("a list").found, std::slice::from_ref(&deployed));
     process.remove(&deployed.id).await.expect("removed");
     assert!(!exists(pid), "it was reaped");
-    assert_eq!(process.list(&Selector::all()).await.expect("a list"), []);
+    assert_eq!(process.list(&Selector::all()).await.expect("a list").found, []);
     assert_eq!(std::fs::read_dir(dir.path().join("logs")).expect("logs").count(), 0);
 }
 
@@ -247,7 +247,7 @@ async fn a_number_that_was_given_again_is_never_signalled() {
     let next = open(dir.path());
     next.remove(&deployed.id).await.expect("removed");
     assert!(stranger.runs());
-    assert_eq!(next.list(&Selector::all()).await.expect("a list"), []);
+    assert_eq!(next.list(&Selector::all()).await.expect("a list").found, []);
 }
 
 #[tokio::test]
@@ -321,10 +321,10 @@ async fn a_deployment_that_died_half_way_is_listed_and_removed() {
     process.wait_stopped(&spec.name).await.expect("it ends");
     edit_record(dir.path(), &spec.name, |record| record["processes"] = serde_json::json!([null]));
     let process = open(dir.path());
-    let listed = process.list(&Selector::all()).await.expect("a list");
+    let listed = process.list(&Selector::all()).await.expect("a list").found;
     assert_eq!((&listed[0].id, listed[0].services[0].state), (&deployed.id, ServiceState::Exited { status: None }));
     process.remove(&deployed.id).await.expect("removed");
-    assert_eq!(process.list(&Selector::all()).await.expect("a list"), []);
+    assert_eq!(process.list(&Selector::all()).await.expect("a list").found, []);
 }
 
 #[tokio::test]
@@ -333,7 +333,7 @@ async fn a_garbage_record_is_named_and_hides_no_other() {
     let process = open(dir.path());
     let good = process.deploy(&stack("good", vec![service("main", "exec sleep 1000")])).await.expect("deployed");
     std::fs::write(dir.path().join("stacks/bad.json"), "{\"id\":").expect("written");
-    assert_eq!(process.list(&Selector::all()).await.expect("a list"), std::slice::from_ref(&good));
+    assert_eq!(process.list(&Selector::all()).await.expect("a list").found, std::slice::from_ref(&good));
     let bad = stack("bad", vec![service("main", "exec sleep 1000")]);
     let error = process.get(&bad.name).await.expect_err("garbage");
     assert!(error.to_string().contains("stacks/bad.json"), "{error}");
@@ -356,7 +356,7 @@ async fn fifty_are_deployed_and_removed_at_once() {
     let pids: BTreeSet<_> = stacks.iter().filter_map(|stack| stack.services[0].pid).collect();
     // A process that is just becoming its program shows no environment.
     until("all run, and nothing else", || pids == marked(&instance(dir.path()))).await;
-    assert_eq!(process.list(&Selector::all()).await.expect("a list").len(), 50);
+    assert_eq!(process.list(&Selector::all()).await.expect("a list").found.len(), 50);
     let removals = stacks.into_iter().map(|stack| {
         let process = process.clone();
         tokio::spawn(async move { process.remove(&stack.id).await })
@@ -365,7 +365,7 @@ async fn fifty_are_deployed_and_removed_at_once() {
         removal.await.expect("no panic").expect("removed");
     }
     assert!(!pids.into_iter().any(exists), "all were reaped");
-    assert_eq!(process.list(&Selector::all()).await.expect("a list"), []);
+    assert_eq!(process.list(&Selector::all()).await.expect("a list").found, []);
 }
 
 /// Where the killed parent of the test below works; this program runs itself, and only then is the variable set.
@@ -398,7 +398,7 @@ async fn nothing_runs_unrecorded_when_the_parent_is_killed() {
         let recorded = recorded_pids(dir.path());
         until("the unrecorded have ended", || marked(&instance(dir.path())).is_subset(&recorded)).await;
         recorded_at_all += recorded.len();
-        for stack in process.list(&Selector::all()).await.expect("a list") {
+        for stack in process.list(&Selector::all()).await.expect("a list").found {
             process.remove(&stack.id).await.expect("removed");
         }
         assert_eq!(marked(&instance(dir.path())), BTreeSet::new());
