@@ -57,7 +57,7 @@ impl Inventory {
     /// Waits until a volume, a record or a directory of sockets is there besides: until something has begun to be made.
     ///
     /// # Errors
-    /// If there is none within 20 seconds.
+    /// If there is none within a minute.
     pub async fn grows(&self, home: &Home, data: &Path) -> Result<()> {
         crate::eventually(async || {
             anyhow::ensure!(!Self::files(home, data)?.is_subset(&self.0), "nothing has begun");
@@ -69,7 +69,7 @@ impl Inventory {
     /// Waits until what is there is just this again.
     ///
     /// # Errors
-    /// If it is not within 20 seconds, with what is there besides, or not any more.
+    /// If it is not within a minute, with what is there besides, or not any more.
     pub async fn returns(&self, home: &Home, data: &Path) -> Result<()> {
         crate::eventually(async || {
             let now = Self::take(home, data)?;

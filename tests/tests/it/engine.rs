@@ -22,6 +22,10 @@ enum Moment {
     Started,
 }
 
+/// How many ports there are: one for the database that is kept, one for another, and one that the engine may keep for itself for each moment. One that goes
+/// away while it publishes a port may leave its proxy behind, or publish the port for nobody when it is there again.
+const PORTS: u16 = 5;
+
 struct Setup {
     server: Server,
     engine: Engine,
@@ -32,6 +36,8 @@ struct Setup {
     files: BTreeSet<String>,
     /// A database that was announced before.
     kept: Database,
+    /// The first and the last port for databases.
+    ports: (u16, u16),
 }
 
 impl Setup {
@@ -39,8 +45,7 @@ impl Setup {
         let home = Home::new()?;
         let engine = Engine::start(&home).await?;
         let config = home.file("ondemand.toml", "[databases]\nreap-interval = '1s'\n")?;
-        // One port more than there are databases, so that one that is not given back is missed.
-        let options = ServerOptions { ports: ondemand_tests::free_range(2), ..ServerOptions::docker() }.with([
+        let options = ServerOptions { ports: ondemand_tests::free_range(PORTS), ..ServerOptions::docker() }.with([
             "--config",
             &config.display().to_string(),
             "--docker-host",
@@ -52,7 +57,7 @@ impl Setup {
         query(&kept.url, "UPDATE t SET word = 'written'").await?;
         let before = Inventory::take(&home, &home.data())?;
         let files = Inventory::files(&home, &home.data())?;
-        Ok(Self { server, engine, home, before, files, kept })
+        Ok(Self { server, engine, home, before, files, kept, ports: options.ports })
     }
 
     /// Waits until the database that was announced before is all that is there.
@@ -126,20 +131,41 @@ impl Setup {
         Ok(())
     }
 
-    /// Creates a database. There is one port for it, and that is free, unless the engine has not let go of it yet.
+    /// Creates a database.
     async fn create(&self) -> Result<Database> {
-        let (status, answer) = eventually(async || {
-            let (status, answer) = self.server.send("POST", "/servers", "{}").await?;
-            if status == 429 {
-                let listening =
-                    run(Command::new("ss").args(["--listening", "--tcp", "--numeric", "--processes"])).await?;
-                bail!("{answer}\n{listening}");
-            }
-            Ok((status, answer))
-        })
-        .await?;
+        let (status, answer) = self.server.send("POST", "/servers", "{}").await?;
         ensure!(status == 201 || status == 200, "{status} {answer}");
         Ok(serde_json::from_value(answer)?)
+    }
+
+    /// Creates databases until there is no port for another: all ports are given back but those that the engine itself listens on.
+    async fn every_port_is_given_back(&self) -> Result<()> {
+        let mut databases = vec![self.kept.id.clone()];
+        let problem = loop {
+            let (status, answer) = self.server.send("POST", "/servers", "{}").await?;
+            match (status, answer["Id"].as_str()) {
+                (200 | 201, Some(id)) => databases.push(id.to_owned()),
+                (429, _) => break answer,
+                _ => bail!("{status} {answer}"),
+            }
+        };
+        let detail = problem["detail"].as_str().context("a detail")?;
+        let strangers = detail.split_once("other programs have ").and_then(|(_, rest)| rest.split_once(' '));
+        let strangers = strangers.map_or(Ok(0), |(count, _)| count.parse::<usize>())?;
+        let listening = run(Command::new("ss").args(["--listening", "--tcp", "--numeric", "--processes"])).await?;
+        ensure!(databases.len() + strangers == usize::from(PORTS), "{databases:?}\n{problem}\n{listening}");
+        let (first, last) = self.ports;
+        let of_the_engine = listening.lines().filter(|line| {
+            let port = line.split_whitespace().nth(3).and_then(|address| address.rsplit_once(':'));
+            let port = port.and_then(|(_, port)| port.parse().ok());
+            port.is_some_and(|port| (first..=last).contains(&port)) && line.contains("docker-proxy")
+        });
+        // Each database has one of its own.
+        ensure!(of_the_engine.count() == usize::from(PORTS), "{listening}");
+        for id in databases.iter().skip(1) {
+            self.server.delete(id).await?;
+        }
+        self.nothing_else_is_left().await
     }
 
     async fn at_each_moment(signal: Signal) -> Result<()> {
@@ -148,6 +174,7 @@ impl Setup {
             let gone = setup.goes_away(moment, signal).await;
             gone.with_context(|| format!("{moment:?}, {signal:?}:\n{}", setup.server.log()))?;
         }
+        setup.every_port_is_given_back().await?;
         setup.server.delete(&setup.kept.id).await?;
         ensure!(setup.engine.containers().await?.is_empty());
         Ok(())
