@@ -24,6 +24,7 @@ mod claim;
 mod clean;
 mod cleaner;
 mod engine;
+mod health;
 mod leftover;
 mod logs;
 mod mounts;

@@ -351,6 +351,32 @@ async fn services_start_in_the_order_of_what_they_depend_on() {
     swarm.remove(&deployed.id).await.expect("removed");
 }
 
+/// Removes an image from the manager's engine.
+struct Tagged(String);
+
+impl Drop for Tagged {
+    fn drop(&mut self) {
+        docker(&["image", "rm", "--force", &self.0]);
+    }
+}
+
+#[tokio::test]
+async fn the_check_of_an_image_is_not_waited_for() {
+    let services = Services::start();
+    let swarm = services.swarm();
+    let never = Tagged(format!("{}:never-healthy", services.instance));
+    let container = docker(&["create", &variable("ONDEMAND_TEST_SWARM_IMAGE"), "true"]);
+    docker(&["commit", "--change", "HEALTHCHECK CMD false", container.trim(), &never.0]);
+    docker(&["rm", container.trim()]);
+    let mut spec = stack("a", vec![service("checked", "exec sleep 1000"), service("other", "exec sleep 1000")]);
+    spec.services[0].image = Some(never.0.clone());
+    spec.services[0].placement.constraints = vec!["node.role == manager".into()];
+    let deployed = swarm.deploy(&spec).await.expect("deployed");
+    let states: Vec<_> = deployed.services.iter().map(|service| service.state).collect();
+    assert_eq!(states, [ServiceState::Starting, ServiceState::Running]);
+    swarm.remove(&deployed.id).await.expect("removed");
+}
+
 #[tokio::test]
 async fn a_dependency_that_fails_is_named_with_its_log() {
     let services = Services::start();

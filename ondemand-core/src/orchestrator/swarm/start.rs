@@ -8,25 +8,27 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::logs;
 use super::refusal::{Refusal, never_ran, no_place};
 use super::registry::Told;
 use super::state::Shared;
 use super::tasks::{Doing, complaint, doing, newest, since, state};
 use super::whole::Whole;
+use super::{health, logs};
 use crate::error::{Error, Result};
 use crate::name::ServiceName;
-use crate::orchestrator::{Condition, Healthcheck, ServiceSpec, StackSpec};
+use crate::orchestrator::{Condition, ServiceSpec, StackSpec};
 use crate::pause;
 
 /// How long a task may have no place to run before that counts: what was just removed may still be in its way.
 const NO_PLACE: time::Duration = time::Duration::seconds(8);
-/// From when on a container that is not healthy yet counts as started.
-const STARTED: time::Duration = time::Duration::seconds(3);
+/// How long a container may take to start, on a busy node. Where it is not known whether its health is checked, it is taken to be waited for after that.
+const STARTED: time::Duration = time::Duration::seconds(15);
 /// How often what others wait for may end by itself, in one place, before that is all it will do.
 const MOST_ENDS: usize = 3;
 /// How long a manager may not answer while something is waited for.
 const MISSING: Duration = Duration::from_secs(30);
+/// From when on not only tasks are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// When one that did not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -34,11 +36,14 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 pub(super) struct Watch {
     begun: Instant,
     away: Option<Instant>,
+    images: health::Images,
+    /// Which versions of its tasks were seen last.
+    tasks: BTreeSet<(Option<String>, Option<u64>)>,
 }
 
 impl Watch {
     pub(super) fn new() -> Self {
-        Self { begun: Instant::now(), away: None }
+        Self { begun: Instant::now(), away: None, images: health::Images::default(), tasks: BTreeSet::new() }
     }
 
     /// Returns the deployment as it is now.
@@ -46,8 +51,10 @@ impl Watch {
         loop {
             let client = shared.engine.client().await?;
             match Whole::see(client, names.clone(), None).await {
-                Ok(whole) => {
+                Ok(mut whole) => {
                     self.away = None;
+                    whole.checked = self.images.checked(client, &whole).await;
+                    self.tasks = versions(whole.tasks());
                     return Ok(whole);
                 }
                 Err(error) if error.is_transient() => {
@@ -62,10 +69,26 @@ impl Watch {
         }
     }
 
-    /// Waits until it is time to look again.
-    pub(super) async fn rest(&self) {
-        sleep(pause::after(self.begun.elapsed())).await;
+    /// Waits until a task has changed, or it is time to look at everything again. A manager tells no events of tasks, and its tasks alone are asked for
+    /// with the least effort.
+    pub(super) async fn rest(&self, shared: &Shared, names: &super::names::Names) {
+        let until = Instant::now() + LOOK_AGAIN;
+        loop {
+            sleep(pause::after(self.begun.elapsed())).await;
+            if Instant::now() >= until {
+                return;
+            }
+            let Ok(client) = shared.engine.client().await else { return };
+            match super::engine::tasks(client, names.filter()).await {
+                Ok(tasks) if versions(&tasks) == self.tasks => {}
+                _ => return,
+            }
+        }
     }
+}
+
+fn versions(tasks: &[Task]) -> BTreeSet<(Option<String>, Option<u64>)> {
+    tasks.iter().map(|task| (task.id.clone(), task.version.as_ref().and_then(|version| version.index))).collect()
 }
 
 /// How far a service has come.
@@ -142,7 +165,7 @@ where
         }
         whole = Some(seen);
         tokio::select! {
-            () = watch.rest() => {}
+            () = watch.rest(shared, names) => {}
             () = cancelled.cancelled() => return Err(Error::Cancelled),
         }
     }
@@ -162,9 +185,10 @@ pub(super) async fn restarted(
         let new = |service: &ServiceName| {
             let tasks = whole.tasks_of(service);
             let last = newest(&tasks);
+            let checked = whole.checked.get(service).copied();
             let is_new = |task: &&Task| task.id.as_ref().is_some_and(|id| !old.contains(id));
             let ended = tasks.iter().any(|task| is_new(task) && matches!(doing(task), Doing::Ended(_)));
-            !last.is_empty() && last.iter().all(|task| is_new(task) && (ended || has_started(task, false)))
+            !last.is_empty() && last.iter().all(|task| is_new(task) && (ended || has_started(task, checked)))
         };
         if services.iter().all(new) {
             return Ok(());
@@ -181,16 +205,17 @@ pub(super) async fn restarted(
             };
             return Err(Error::NotReady { waited: begun.elapsed(), last, log: Vec::new() });
         }
-        watch.rest().await;
+        watch.rest(shared, names).await;
     }
 }
 
-/// Tells whether a task has, or had, a process. Where it is known that the start takes until the container is healthy, that is not waited for.
-fn has_started(task: &Task, checks_health: bool) -> bool {
-    match doing(task) {
-        Doing::Running | Doing::Ended(_) | Doing::Stopped => true,
-        Doing::Starting => checks_health || OffsetDateTime::now_utc() - since(task) > STARTED,
-        Doing::Waiting => false,
+/// Tells whether a task has, or had, a process. A task whose health is `checked` is "starting" until it is healthy, which is not waited for.
+fn has_started(task: &Task, checked: Option<bool>) -> bool {
+    match (doing(task), checked) {
+        (Doing::Running | Doing::Ended(_) | Doing::Stopped, _) => true,
+        (Doing::Starting, Some(checked)) => checked,
+        (Doing::Starting, None) => OffsetDateTime::now_utc() - since(task) > STARTED,
+        (Doing::Waiting, _) => false,
     }
 }
 
@@ -204,15 +229,12 @@ fn progress(service: &ServiceSpec, whole: &Whole) -> Progress {
             Progress::Pending("it has no task yet".into())
         };
     }
-    let checks = service
-        .healthcheck
-        .as_ref()
-        .is_some_and(|Healthcheck { test, .. }| !matches!(test.first(), Some(t) if t == "NONE"));
+    let checked = whole.checked.get(&service.name).copied();
     // One that ends again and again was started, though it may never be seen to run.
     let has_run = tasks.iter().any(|task| matches!(doing(task), Doing::Ended(_)) && !never_ran(task));
     let up = |task: &&Task| matches!(doing(task), Doing::Running | Doing::Starting);
     if has_run || last.iter().any(up) {
-        let started = last.iter().all(|task| has_run || has_started(task, checks));
+        let started = last.iter().all(|task| has_run || has_started(task, checked));
         let what = || Progress::Pending("not all of its replicas were started".into());
         return if started { Progress::Started } else { what() };
     }
@@ -296,5 +318,28 @@ async fn with_log(error: Error, shared: &Shared, whole: &Whole, service: &Servic
             Error::ServiceFailed { service: name, reason, log }
         }
         error => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::TaskStatus;
+    use time::format_description::well_known::Rfc3339;
+
+    use super::*;
+
+    fn starting_for(seconds: i64) -> Task {
+        let since = OffsetDateTime::now_utc() - time::Duration::seconds(seconds);
+        let timestamp = Some(since.format(&Rfc3339).expect("a time"));
+        let status = TaskStatus { state: Some(TaskState::STARTING), timestamp, ..TaskStatus::default() };
+        Task { status: Some(status), ..Task::default() }
+    }
+
+    #[test]
+    fn a_container_that_takes_long_to_start_has_not_started() {
+        assert!(!has_started(&starting_for(5), None), "nothing is known yet");
+        assert!(!has_started(&starting_for(60), Some(false)), "it would run, if it had started");
+        assert!(has_started(&starting_for(0), Some(true)), "it starts until it is healthy");
+        assert!(has_started(&starting_for(60), None), "it is most likely not healthy");
     }
 }

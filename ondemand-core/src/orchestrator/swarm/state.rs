@@ -222,7 +222,7 @@ impl Shared {
             if !whole.has_processes() && !whole.is_shrinking() {
                 break;
             }
-            watch.rest().await;
+            watch.rest(self, &names).await;
         }
         self.turns.changed.notify_waiters();
         Ok(())
@@ -241,7 +241,7 @@ impl Shared {
         let mut watch = Watch::new();
         let mut whole = watch.see(self, &names).await?;
         while whole.is_shrinking() {
-            watch.rest().await;
+            watch.rest(self, &names).await;
             whole = watch.see(self, &names).await?;
         }
         let mut old = BTreeSet::new();
@@ -310,7 +310,7 @@ impl Shared {
             if whole.ids().next().is_none() && !whole.has_tasks() {
                 break;
             }
-            watch.rest().await;
+            watch.rest(self, names).await;
         }
         resources::remove(client, names).await?;
         if let Some(nodes) = &volumes {

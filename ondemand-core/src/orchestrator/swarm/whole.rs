@@ -26,6 +26,8 @@ pub(super) struct Whole {
     found: Vec<Found>,
     tasks: Vec<Task>,
     pub(super) nodes: Nodes,
+    /// Whether the health of services is checked, as far as that was looked up.
+    pub(super) checked: HashMap<ServiceName, bool>,
 }
 
 impl Whole {
@@ -36,7 +38,7 @@ impl Whole {
             engine::tasks(client, names.filter()),
             Nodes::read(client),
         )?;
-        Ok(Self { names, claim, found, tasks, nodes })
+        Ok(Self { names, claim, found, tasks, nodes, checked: HashMap::new() })
     }
 
     /// Returns the names of what carries the labels of a stack's services.
@@ -60,7 +62,7 @@ impl Whole {
         let mut wholes: BTreeMap<StackId, Self> = BTreeMap::new();
         let empty = |names: Names| {
             let nodes = nodes.clone();
-            Self { names, claim: None, found: Vec::new(), tasks: Vec::new(), nodes }
+            Self { names, claim: None, found: Vec::new(), tasks: Vec::new(), nodes, checked: HashMap::new() }
         };
         for claim in claims {
             let whole = wholes.entry(claim.id()).or_insert_with(|| empty(claim.names.clone()));
@@ -97,6 +99,11 @@ impl Whole {
     /// Returns a service as the engine knows it.
     pub(super) fn found(&self, service: &ServiceName) -> Option<&Found> {
         self.found.iter().find(|found| labels_of(found).and_then(service_of).as_ref() == Some(service))
+    }
+
+    /// Returns all tasks, those that are over too.
+    pub(super) fn tasks(&self) -> &[Task] {
+        &self.tasks
     }
 
     /// Returns the tasks of a service, those that are over too.
