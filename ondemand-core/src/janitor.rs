@@ -64,25 +64,32 @@ impl Janitor {
         Self { environments: Some(environments), ..self }
     }
 
-    /// Does one round: finishes half-done deletions, removes what dead attempts left, starts what should run, reaps what has expired.
+    /// Does one round: finishes half-done deletions, removes what dead attempts left, starts what should run, reaps what has expired. Databases, environments
+    /// and imports are each looked after, whatever became of the others.
     ///
     /// # Errors
-    /// [`Backend`](crate::Error::Backend) if the store or the orchestrator cannot be asked what there is. What fails for a single thing is in the
-    /// report.
+    /// [`Backend`](crate::Error::Backend) if the store or an orchestrator cannot be asked what there is; what was done all the same is in the log. What fails
+    /// for a single thing is in the report.
     ///
     /// # Cancel safety
     /// Every step can be repeated by the next round.
     pub async fn run_once(&self) -> Result<Report> {
         let mut report = Report::default();
-        self.databases.reconcile(&mut report).await?;
+        let mut outcomes = vec![self.databases.reconcile(&mut report).await];
         #[cfg(feature = "environments")]
         if let Some(environments) = &self.environments {
-            environments.reconcile(&mut report).await?;
+            outcomes.push(environments.reconcile(&mut report).await);
         }
-        let imports = self.datasets.reconcile().await?;
-        report.removed.extend(imports.removed);
-        report.failed.extend(imports.failed);
-        Ok(report)
+        outcomes.push(self.datasets.reconcile().await.map(|imports| report.add(imports)));
+        let mut failed = outcomes.into_iter().filter_map(Result::err);
+        let Some(first) = failed.next() else { return Ok(report) };
+        for error in failed {
+            tracing::warn!(error = error.with_causes(), "another part of the janitor's round failed");
+        }
+        if report != Report::default() {
+            tracing::info!(?report, "the janitor did a part of its round");
+        }
+        Err(first)
     }
 
     /// Removes what the stacks of environments that are gone left where it could not be reached at once: volumes on other nodes of a Swarm. It may take

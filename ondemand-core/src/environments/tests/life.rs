@@ -6,7 +6,9 @@ use time::OffsetDateTime;
 
 use super::record::{Record, State};
 use super::*;
+use crate::datasets::{Datasets, DatasetsOptions};
 use crate::fakes::FakeProgram;
+use crate::janitor::Janitor;
 use crate::label::{Labels, keys};
 use crate::name::StackName;
 
@@ -37,6 +39,23 @@ async fn what_has_expired_is_reaped_with_all_that_belongs_to_it() {
     relabel(&world, &stack.name, &past.labels(&world.data.instance.id).unwrap()).await;
     let report = world.reconcile().await;
     assert_eq!(report, Report { reaped: vec!["environment demo".into()], ..Report::default() });
+    world.check(&[]).await;
+}
+
+#[tokio::test]
+async fn a_part_of_the_janitors_round_that_fails_ends_no_other() {
+    let world = World::new().await;
+    world.create("demo").await.unwrap();
+    let Deployed { record, stack } = deployed(&world, "demo").await;
+    let past = Record { expires: OffsetDateTime::now_utc() - Duration::from_secs(1), ..record };
+    relabel(&world, &stack.name, &past.labels(&world.data.instance.id).unwrap()).await;
+    let datasets = Datasets::new(Arc::new(world.data.store.clone()), DatasetsOptions::default());
+    let janitor = Janitor::new(world.data.databases.clone(), datasets).with_environments(world.environments.clone());
+    let base = world.data.plan.count("volumes");
+    let broken = || Error::backend("fake", "listing volumes", "on purpose");
+    world.data.plan.on("volumes", base + 1, Fault::fail_before(broken));
+    assert_eq!(janitor.run_once().await.unwrap_err().code(), Code::Backend);
+    assert_eq!(world.get("demo").await.unwrap_err().code(), Code::NotFound);
     world.check(&[]).await;
 }
 
