@@ -88,6 +88,10 @@ pub struct HttpConfig {
     pub max_body: Size,
     /// The largest upload; unlimited where there is none.
     pub max_upload: Option<Size>,
+    /// How many connections may be open. Where there are as many, one that waits for a request is closed for a new one.
+    pub max_connections: usize,
+    /// How many of them may be one client address's.
+    pub max_connections_per_client: usize,
 }
 
 /// Databases.
@@ -176,6 +180,8 @@ impl Default for HttpConfig {
             hosts: Vec::new(),
             max_body: Size(1 << 20),
             max_upload: None,
+            max_connections: 4_000,
+            max_connections_per_client: 2_000,
         }
     }
 }
@@ -241,6 +247,10 @@ impl Config {
                 "configuration",
                 format!("http.hosts: {bad:?} is neither a host name nor an IP address; leave out scheme and port"),
             ));
+        }
+        if self.http.max_connections == 0 || self.http.max_connections_per_client == 0 {
+            let reason = "http.max-connections and http.max-connections-per-client must be at least 1";
+            return Err(Error::invalid("configuration", reason));
         }
         if self.orchestrator == OrchestratorKind::Swarm {
             let reason = "orchestrator = \"swarm\" cannot run databases, whose volumes are on this host; it is for environments.orchestrator";

@@ -16,9 +16,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::life::Life;
 use crate::{AppState, ProxyState, Routing, app, check_exposure, proxy_app};
+use admission::Limits;
 use connections::{Connections, accept, listen};
 pub use keep::keep;
 
+mod admission;
 mod connections;
 mod environments;
 mod keep;
@@ -85,7 +87,8 @@ async fn serve_opened(
         AbortOnDropHandle::new(tokio::spawn(keep_order(state.clone(), config.databases.reap_interval.duration())));
     let following = AbortOnDropHandle::new(tokio::spawn(follow(state.clone())));
     let life = Life::from_ref(&state);
-    run(Parts { listener, app: app(state.clone()), life, proxy }, shutdown, tell).await?;
+    let limits = Limits::new(&config.http);
+    run(Parts { listener, limits, app: app(state.clone()), life, proxy }, shutdown, tell).await?;
     drop((janitor, following));
     state.close();
     Ok(())
@@ -113,12 +116,14 @@ pub async fn serve_proxy(
 
     let state = ProxyState::new(routing, config);
     let life = Life::from_ref(&state);
-    run(Parts { listener, app: proxy_app(state), life, proxy: Some(proxy) }, shutdown, tell).await
+    let limits = Limits::new(&config.http);
+    run(Parts { listener, limits, app: proxy_app(state), life, proxy: Some(proxy) }, shutdown, tell).await
 }
 
 /// What runs.
 struct Parts {
     listener: TcpListener,
+    limits: Limits,
     app: Router,
     life: Life,
     proxy: Option<Proxy>,
@@ -126,9 +131,9 @@ struct Parts {
 
 /// Answers requests until `shutdown` completes, and then lets what is in flight end, in the proxy and in its API at once.
 async fn run(parts: Parts, shutdown: impl Future<Output = ()>, mut tell: impl FnMut(Moment<'_>)) -> Result<()> {
-    let Parts { listener, app, life, proxy } = parts;
+    let Parts { listener, limits, app, life, proxy } = parts;
     let address = address_of(&listener)?;
-    let connections = Connections::default();
+    let connections = Connections::new(limits);
     {
         let (mut shutdown, mut ready) = (pin!(shutdown), pin!(wait_until_ready(&life)));
         let mut accepting = pin!(accept(listener, app, &connections));

@@ -75,14 +75,25 @@ fn to_table(config: &Config) -> Result<Table, toml::ser::Error> {
 }
 
 fn http_table(config: &HttpConfig) -> Result<Table, toml::ser::Error> {
-    let HttpConfig { listen, token, allow_anonymous, hosts, max_body, max_upload } = config;
+    let HttpConfig {
+        listen,
+        token,
+        allow_anonymous,
+        hosts,
+        max_body,
+        max_upload,
+        max_connections,
+        max_connections_per_client,
+    } = config;
     let section = Section::default()
         .with("listen", listen)?
         .with_option("token", token.as_ref().map(|_| MASK))?
         .with("allow-anonymous", allow_anonymous)?
         .with("hosts", hosts)?
         .with("max-body", max_body)?
-        .with_option("max-upload", max_upload.as_ref())?;
+        .with_option("max-upload", max_upload.as_ref())?
+        .with("max-connections", max_connections)?
+        .with("max-connections-per-client", max_connections_per_client)?;
     Ok(section.0)
 }
 
@@ -257,6 +268,8 @@ mod tests {
             hosts = ["dev.internal", "::2"]
             max-body = "2M"
             max-upload = "200G"
+            max-connections = 30
+            max-connections-per-client = 20
             [proxy]
             enabled = false
             listen = "0.0.0.0:80"

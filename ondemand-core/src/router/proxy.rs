@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::http1::forward::Forwarding;
 use self::settings::Settings;
+pub use self::settings::raise_open_files;
 use self::tls::Certificates;
 use self::worker::{Command, Listeners, Shared, Worker};
 use super::{Route, Router};

@@ -1,18 +1,25 @@
 //! The connections of the API.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::header::CONNECTION;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use ondemand_core::{Error, Result};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::admission::{Admissions, Limits, Place};
 
 /// How long a client may take to send the head of a request, the time between two requests included.
 const HEAD: Duration = Duration::from_secs(60);
@@ -36,7 +43,7 @@ pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener> {
 pub(super) async fn accept(listener: TcpListener, app: Router, connections: &Connections) -> Infallible {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => connections.spawn(stream, app.clone()),
+            Ok((stream, peer)) => connections.spawn(stream, peer.ip(), app.clone()),
             Err(error) => pause_after(&error).await,
         }
     }
@@ -53,10 +60,15 @@ async fn pause_after(error: &std::io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
+/// What whoever cannot be served is told.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n";
+
 /// The connections that are open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Connections {
     tasks: TaskTracker,
+    admissions: Admissions,
     /// Asks them to end after the request they are at.
     ending: CancellationToken,
     /// Ends them.
@@ -64,14 +76,30 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Serves a connection in the background.
-    pub(super) fn spawn(&self, stream: TcpStream, app: Router) {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            tasks: TaskTracker::new(),
+            admissions: Admissions::new(limits),
+            ending: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// Serves a connection in the background, if there is a place for it.
+    pub(super) fn spawn(&self, stream: TcpStream, client: IpAddr, app: Router) {
+        let Some(place) = self.admissions.admit(client) else {
+            tracing::debug!(%client, "refused a connection: there are as many as may be, and all are at work");
+            // It is new, so its buffer is empty; and who does not read it learns the same from its end.
+            let _ = stream.try_write(FULL);
+            return;
+        };
         prepare(&stream);
         let (ending, ended) = (self.ending.clone(), self.ended.clone());
         self.tasks.spawn(async move {
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
-            let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+            let service = service_fn(|request| answer(&app, &place, request));
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
             let mut connection = pin!(connection);
             let mut asked = false;
             loop {
@@ -88,6 +116,10 @@ impl Connections {
                         connection.as_mut().graceful_shutdown();
                     }
                     () = ended.cancelled() => return,
+                    () = place.is_needed() => {
+                        tracing::debug!("closed a connection that waits for a request: another one needs its place");
+                        return;
+                    }
                 }
             }
         });
@@ -104,6 +136,16 @@ impl Connections {
         self.ended.cancel();
         let _ = tokio::time::timeout(CLEANUP, self.tasks.wait()).await;
     }
+}
+
+/// Answers a request; its connection is at work until the answer is sent.
+async fn answer(app: &Router, place: &Place, request: Request<Incoming>) -> Result<hyper::Response<Body>, Infallible> {
+    let Some(work) = place.work() else {
+        let refusal = hyper::Response::builder().status(StatusCode::SERVICE_UNAVAILABLE).header(CONNECTION, "close");
+        return Ok(refusal.body(Body::empty()).unwrap_or_default());
+    };
+    let response = app.clone().oneshot(request.map(Body::new)).await?;
+    Ok(response.map(|body| Body::new(work.until_sent(body))))
 }
 
 /// Sets a connection up. None of it is vital: what fails is left as it was.

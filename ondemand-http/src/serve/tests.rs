@@ -15,8 +15,9 @@ async fn connect(app: Router) -> (Connections, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let (client, served) = tokio::join!(TcpStream::connect(address), listener.accept());
-    let connections = Connections::default();
-    connections.spawn(served.expect("a connection").0, app);
+    let connections = Connections::new(Limits { all: 10, per_client: 10 });
+    let (stream, peer) = served.expect("a connection");
+    connections.spawn(stream, peer.ip(), app);
     (connections, client.expect("a connection"))
 }
 
@@ -30,6 +31,74 @@ async fn read_until(client: &mut TcpStream, end: &str) -> String {
         text.push_str(std::str::from_utf8(&buffer[..read]).expect("text"));
     }
     text
+}
+
+/// Strangers connect and say nothing, more of them than there are places.
+#[tokio::test]
+async fn who_says_nothing_keeps_nobody_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let connections = Connections::new(Limits { all: 4, per_client: 4 });
+    let (go_on, wait) = oneshot::channel::<()>();
+    let once = std::sync::Arc::new(std::sync::Mutex::new(Some(wait)));
+    let streamed = move || {
+        let wait = once.lock().expect("a lock").take().expect("one request");
+        let rest = futures_util::stream::once(async move {
+            wait.await.expect("a word");
+            Ok::<_, std::convert::Infallible>("the end")
+        });
+        let begin = futures_util::stream::iter([Ok("the beginning ")]);
+        async { axum::body::Body::from_stream(futures_util::StreamExt::chain(begin, rest)) }
+    };
+    let app = Router::new().route("/", get(|| async { "done" })).route("/streamed", get(streamed));
+    let work = async {
+        // One that is at work all the time, its answer half sent.
+        let mut busy = TcpStream::connect(address).await.expect("a connection");
+        busy.write_all(b"GET /streamed HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a request");
+        read_until(&mut busy, "the beginning \r\n").await;
+        let mut silent = Vec::new();
+        for _ in 0..20 {
+            silent.push(TcpStream::connect(address).await.expect("a connection"));
+        }
+        let mut client = TcpStream::connect(address).await.expect("a connection");
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a request");
+        let answer = read_until(&mut client, "done").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert_eq!(silent[0].read(&mut [0]).await.expect("the end"), 0, "the first had to go");
+        go_on.send(()).expect("it is still served");
+        read_until(&mut busy, "the end\r\n0\r\n\r\n").await;
+    };
+    tokio::select! {
+        never = accept(listener, app, &connections) => match never {},
+        () = work => {}
+    }
+}
+
+#[tokio::test]
+async fn where_all_are_at_work_a_new_one_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let connections = Connections::new(Limits { all: 1, per_client: 1 });
+    let (arrived, began) = oneshot::channel();
+    let once = std::sync::Arc::new(std::sync::Mutex::new(Some(arrived)));
+    let handler = move || {
+        once.lock().expect("a lock").take().expect("one request").send(()).expect("the test waits");
+        std::future::pending::<&str>()
+    };
+    let app = Router::new().route("/", get(handler));
+    let work = async {
+        let mut busy = TcpStream::connect(address).await.expect("a connection");
+        busy.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a request");
+        began.await.expect("the request arrives");
+        let mut client = TcpStream::connect(address).await.expect("a connection");
+        let mut told = String::new();
+        client.read_to_string(&mut told).await.expect("an answer");
+        assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
+    };
+    tokio::select! {
+        never = accept(listener, app, &connections) => match never {},
+        () = work => {}
+    }
 }
 
 /// The answer to a request that is refused before it was read must not be lost in a reset connection.

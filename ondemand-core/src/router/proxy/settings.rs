@@ -5,8 +5,10 @@ use std::time::Duration;
 use crate::config::ProxyConfig;
 use crate::notation::Ttl;
 
-/// Files that are open for other reasons than connections.
+/// Files that are open for other reasons than connections, at least.
 const OTHER_FILES: u64 = 64;
+/// The part of all files, as a divisor, that is kept for others where there are many: the API beside the proxy, and databases.
+const OTHER_PART: u64 = 4;
 
 /// The configuration, as the data plane uses it.
 #[derive(Debug, Clone)]
@@ -33,7 +35,9 @@ impl Settings {
     /// Takes over what is configured, as far as there may be files for it.
     pub(super) fn new(config: &ProxyConfig) -> Self {
         // Each connection has one with an upstream.
-        let room = usize::try_from(raise_open_files().saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX).max(1);
+        let files = raise_open_files();
+        let others = OTHER_FILES.max(files / OTHER_PART);
+        let room = usize::try_from(files.saturating_sub(others) / 2).unwrap_or(usize::MAX).max(1);
         if room < config.max_connections {
             tracing::warn!(
                 "the system's limit of open files has room for {room} connections, and proxy.max-connections is {}",
@@ -61,8 +65,9 @@ impl Settings {
     }
 }
 
-/// Raises the limit of open files as far as this process may, and returns it.
-fn raise_open_files() -> u64 {
+/// Raises the limit of open files of this process as far as it may, and returns it.
+#[must_use]
+pub fn raise_open_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
