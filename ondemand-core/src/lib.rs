@@ -35,6 +35,7 @@ mod runner;
 mod secret;
 pub mod snapshot;
 pub mod template;
+mod tree;
 
 pub use config::Config;
 pub use data_dir::DataDir;

@@ -11,7 +11,6 @@ pub(crate) mod program;
 mod ready;
 mod settings;
 pub(crate) mod slot;
-mod tree;
 pub(crate) mod vacuum;
 
 pub use engine::{Endpoint, Engine, Wire};

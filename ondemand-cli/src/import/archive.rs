@@ -1,12 +1,15 @@
 //! Directories as tar archives, made while they are sent.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use tar::{Builder, Header};
 use tokio::sync::mpsc;
 
@@ -96,44 +99,81 @@ impl Write for Pipe {
 fn pack(root: &Path, pipe: Pipe) -> Result<(), Failure> {
     let mut archive = Builder::new(pipe);
     let cannot = |e: io::Error| Failure::caused(format!("{} cannot be packed", root.display()), &e);
-    pack_directory(&mut archive, root, Path::new("")).map_err(cannot)?;
+    // Whoever names it may do so by a link; from there on, none is followed.
+    let opened = rustix::fs::open(root, DIRECTORY, Mode::empty()).map_err(|e| cannot(e.into()))?;
+    pack_directory(&mut archive, opened, Path::new("")).map_err(cannot)?;
     archive.into_inner().and_then(|mut pipe| pipe.flush()).map_err(cannot)
 }
 
-/// Adds what is in `root/inside`, under the name `inside`.
-fn pack_directory(archive: &mut Builder<Pipe>, root: &Path, inside: &Path) -> io::Result<()> {
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Adds what is in a directory, which is called `inside` in the archive. It may belong to a user that programs of a database run as, and this one may be root:
+/// links are not followed, whatever is put in the place of what was there a moment ago.
+fn pack_directory(archive: &mut Builder<Pipe>, directory: OwnedFd, inside: &Path) -> io::Result<()> {
+    let directory = File::from(directory);
     let at = |path: &Path| {
         let path = path.display().to_string();
         move |e: io::Error| io::Error::new(e.kind(), format!("{path}: {e}"))
     };
-    let directory = root.join(inside);
-    let mut names = fs::read_dir(&directory)
-        .map_err(at(&directory))?
-        .map(|entry| entry.map(|entry| entry.file_name()))
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(at(&directory))?;
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(&directory).map_err(|e| at(inside)(e.into()))? {
+        let name = OsStr::from_bytes(entry.map_err(|e| at(inside)(e.into()))?.file_name().to_bytes()).to_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
     names.sort();
     for name in names {
-        let (path, name) = (directory.join(&name), inside.join(&name));
-        // Links are followed: where pg_wal is a link, its target belongs to the data.
-        let metadata = fs::metadata(&path).map_err(at(&path))?;
-        let kind = metadata.file_type();
-        if kind.is_dir() {
-            archive.append_data(&mut header(&metadata, 0), name.join(""), io::empty()).map_err(at(&path))?;
-            pack_directory(archive, root, &name)?;
-        } else if kind.is_file() {
-            pack_file(archive, &path, &name, &metadata).map_err(at(&path))?;
-        } else if !(kind.is_socket() || kind.is_fifo()) {
-            return Err(at(&path)(io::Error::other("it is neither a file nor a directory")));
-        }
+        let path = inside.join(&name);
+        let open = |flags: OFlags| Ok(rustix::fs::openat(&directory, &name, flags, Mode::empty())?);
+        let stat = rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| at(&path)(e.into()))?;
+        let below = |archive: &mut Builder<Pipe>, opened: OwnedFd| {
+            let opened = File::from(opened);
+            archive.append_data(&mut header(&opened.metadata()?, 0), path.join(""), io::empty())?;
+            pack_directory(archive, opened.into(), &path)
+        };
+        let packed = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => open(DIRECTORY | OFlags::NOFOLLOW).and_then(|opened| below(archive, opened)),
+            FileType::RegularFile => {
+                // Without waiting, should it be a pipe by now.
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                open(flags).and_then(|opened| pack_file(archive, File::from(opened), &path))
+            }
+            // As `initdb --waldir` makes it: its target belongs to the data.
+            FileType::Symlink if path == Path::new("pg_wal") => open(DIRECTORY).and_then(|opened| {
+                if rustix::fs::fstat(&opened)?.st_uid != stat.st_uid {
+                    return Err(io::Error::other("the link leads to a directory of another user, and is not followed"));
+                }
+                below(archive, opened)
+            }),
+            FileType::Symlink if is_configuration(&directory, inside, &name).map_err(at(&path))? => Ok(()),
+            FileType::Symlink => {
+                Err(io::Error::other("it is a link, and links are not followed; move its target here"))
+            }
+            FileType::Socket | FileType::Fifo => Ok(()),
+            _ => Err(io::Error::other("it is neither a file nor a directory")),
+        };
+        packed.map_err(at(&path))?;
     }
     Ok(())
 }
 
-fn pack_file(archive: &mut Builder<Pipe>, path: &Path, name: &Path, metadata: &Metadata) -> io::Result<()> {
+/// Tells whether a link is one to a file at the top of a data directory: configuration and keys live elsewhere, and are not wanted.
+fn is_configuration(directory: &File, inside: &Path, name: &OsStr) -> io::Result<bool> {
+    let target = rustix::fs::statat(directory, name, AtFlags::empty())?;
+    let is_data = rustix::fs::statat(directory, "PG_VERSION", AtFlags::SYMLINK_NOFOLLOW).is_ok();
+    let is_file = FileType::from_raw_mode(target.st_mode) == FileType::RegularFile;
+    Ok(is_file && is_data && inside.as_os_str().is_empty())
+}
+
+fn pack_file(archive: &mut Builder<Pipe>, file: File, name: &Path) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a file any more"));
+    }
     let size = metadata.len();
-    let mut file = Counted { file: File::open(path)?, left: size };
-    archive.append_data(&mut header(metadata, size), name, &mut file)?;
+    let mut file = Counted { file, left: size };
+    archive.append_data(&mut header(&metadata, size), name, &mut file)?;
     if file.left > 0 || file.file.read(&mut [0])? > 0 {
         return Err(io::Error::other("its size changed while it was read; is a server running on it?"));
     }
@@ -217,6 +257,34 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", dir.path().join("broken")).expect("a link");
         let failure = packed(dir.path()).await.expect_err("a failure");
         assert!(failure.to_string().contains("broken"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn links_are_not_followed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (data, outside) = (dir.path().join("data"), dir.path().join("outside"));
+        fs::create_dir_all(data.join("base")).expect("a directory");
+        fs::create_dir(&outside).expect("a directory");
+        fs::write(outside.join("precious"), "precious").expect("a file");
+        fs::write(data.join("PG_VERSION"), "15\n").expect("a file");
+        // Where the configuration lives elsewhere, it is left out.
+        std::os::unix::fs::symlink(outside.join("precious"), data.join("server.key")).expect("a link");
+        assert_eq!(packed(&data).await.expect("an archive").keys().collect::<Vec<_>>(), ["PG_VERSION", "base/"]);
+        for (target, link) in
+            [(outside.join("precious"), "base/1259"), (outside.clone(), "base/1"), (outside, "pg_tblspc")]
+        {
+            std::os::unix::fs::symlink(target, data.join(link)).expect("a link");
+            let failure = packed(&data).await.expect_err("a failure").to_string();
+            assert!(failure.contains(link) && failure.contains("link"), "{failure}");
+            fs::remove_file(data.join(link)).expect("removed");
+        }
+        // Root's own directories are not those of whoever made the link.
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::symlink(dir.path(), data.join("pg_wal")).expect("a link");
+            std::os::unix::fs::lchown(data.join("pg_wal"), Some(65534), None).expect("given away");
+            let failure = packed(&data).await.expect_err("a failure").to_string();
+            assert!(failure.contains("another user"), "{failure}");
+        }
     }
 
     #[test]

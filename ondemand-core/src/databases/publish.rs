@@ -27,6 +27,7 @@ pub(super) async fn publish(
         // Refused while the database still runs, if it can be.
         let handover = inner.datasets.expect_volume(&dataset, record.postgres)?;
         let volume = inner.volume(&record).await?.ok_or_else(|| Error::not_found(Kind::Volume, record.volume()))?;
+        handover.check(&volume).await?;
         if inner.remove_stack(&record).await? {
             inner.remove_run_dir(&record.id)?;
         }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::import::{Claim, Work, labels, run};
+use super::import::{Claim, Work, labels, run, version_of};
 use super::{DatasetSnapshot, ImportOptions, Inner};
 use crate::databases::PublishOptions;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::name::DatasetName;
 use crate::progress::Reporter;
 use crate::snapshot::Volume;
@@ -21,6 +21,16 @@ impl Handover {
     pub(super) fn begin(inner: &Arc<Inner>, dataset: &DatasetName, postgres: u32) -> Result<Self> {
         inner.options.installs.get(postgres)?;
         Ok(Self { inner: Arc::clone(inner), dataset: dataset.clone(), claim: Claim::take(inner, dataset)? })
+    }
+
+    /// Looks whether a volume holds what can be published, as far as that is seen from outside while its server runs.
+    ///
+    /// # Errors
+    /// [`Error::InvalidDump`](crate::Error::InvalidDump).
+    pub(crate) async fn check(&self, volume: &Volume) -> Result<()> {
+        let dir = volume.path.clone();
+        let checked = tokio::task::spawn_blocking(move || version_of(&dir)).await;
+        checked.map_err(|e| Error::backend("import", "looking at a data directory", e))?.map(drop)
     }
 
     /// Makes the volume this import's: whatever happens from now on, it is deleted as an import's volume is.

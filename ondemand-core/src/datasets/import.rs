@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
+use rustix::fs::FileType;
 use tokio_util::io::SyncIoBridge;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,6 +27,7 @@ use crate::postgres::program::Processes;
 use crate::postgres::{Install, memory, neutralise};
 use crate::progress::{Phase, Reporter};
 use crate::snapshot::Volume;
+use crate::tree::{Tree, kind_of};
 
 mod publish;
 
@@ -215,10 +217,20 @@ impl Import {
 
     /// Makes a volume that PostgreSQL's user owns.
     async fn volume(&self, name: Result<VolumeName>) -> Result<Volume> {
-        let labels = labels(&self.inner.options, &self.attempt, &self.dataset)?;
-        let volume = self.inner.store.create_volume(&name?, &labels).await?;
-        cluster::own(&volume.path, self.inner.options.user)?;
+        let volume = self.closed_volume(name).await?;
+        self.give(&volume)?;
         Ok(volume)
+    }
+
+    /// Makes a volume that only this process gets into, to write to it by paths: whoever runs programs as PostgreSQL's user could swap what is in it.
+    async fn closed_volume(&self, name: Result<VolumeName>) -> Result<Volume> {
+        let labels = labels(&self.inner.options, &self.attempt, &self.dataset)?;
+        self.inner.store.create_volume(&name?, &labels).await
+    }
+
+    /// Gives a volume, once all is in it, to PostgreSQL's user.
+    fn give(&self, volume: &Volume) -> Result<()> {
+        cluster::own(&volume.path, self.inner.options.user)
     }
 
     /// Runs `work` on a thread that is waited for before anything is removed.
@@ -252,8 +264,10 @@ impl Import {
                     self.restore_archive(&archive, pgdata).await?
                 }
                 Content::Tar => {
-                    let spool = self.volume(spool).await?;
-                    match self.unpack(bytes, &spool).await? {
+                    let spool = self.closed_volume(spool).await?;
+                    let unpacked = self.unpack(bytes, &spool).await?;
+                    self.give(&spool)?;
+                    match unpacked {
                         Unpacked::Dump(dir) => self.restore_archive(&dir, pgdata).await?,
                         Unpacked::DataDirectory => (self.adopt(&spool).await?, spool),
                     }
@@ -342,7 +356,8 @@ impl Import {
             }
         }
         self.meter.phase(Phase::Receiving);
-        let path = self.volume(name).await?.path.join("dump");
+        let volume = self.closed_volume(name).await?;
+        let path = volume.path.join("dump");
         let (writer, target, outcome) = (self.writer(), path.clone(), bytes.outcome.clone());
         let mut reader = SyncIoBridge::new(bytes.reader);
         self.block(move || {
@@ -358,6 +373,7 @@ impl Import {
             }
         })
         .await?;
+        self.give(&volume)?;
         Ok(path)
     }
 
@@ -371,9 +387,10 @@ impl Import {
             return Ok(dir);
         }
         self.meter.phase(Phase::Receiving);
-        let volume = self.volume(name).await?;
+        let volume = self.closed_volume(name).await?;
         let (writer, target) = (self.writer(), volume.path.clone());
         self.block(move || writer.copy_dir(&dir, &target)).await?;
+        self.give(&volume)?;
         Ok(volume.path)
     }
 
@@ -404,6 +421,8 @@ impl Import {
 
     /// Copies a data directory into a volume.
     async fn copy_data(&self, dir: PathBuf, name: Result<VolumeName>) -> Result<Volume> {
+        // Whoever names it may do so by a link; from there on, none is followed.
+        let dir = dir.canonicalize().map_err(|e| Error::io("dump", format!("opening {}", dir.display()), e))?;
         let install = self.data_install(&dir)?;
         let user = nix::unistd::geteuid();
         // As this process, for others may not read it.
@@ -414,9 +433,10 @@ impl Import {
         let length = self.block(move || bytes_below(&sized)).await?;
         self.meter.set_total(Some(length));
         self.meter.phase(Phase::Receiving);
-        let volume = self.volume(name).await?;
+        let volume = self.closed_volume(name).await?;
         let (writer, from, target) = (self.writer(), dir.clone(), volume.path.clone());
         self.block(move || writer.copy_dir(&from, &target)).await?;
+        self.give(&volume)?;
         // A server that was started meanwhile has changed files under the copy.
         if ControlData::read(install, me, &dir).await? != before {
             return Err(unclean("a server was started on it while it was copied"));
@@ -426,18 +446,7 @@ impl Import {
 
     /// Returns the programs for a data directory.
     fn data_install(&self, dir: &Path) -> Result<&Install> {
-        let version = std::fs::read_to_string(dir.join("PG_VERSION"))
-            .map_err(|e| Error::io("dump", "reading PG_VERSION of the data directory", e))?;
-        let version = version.trim();
-        let Ok(major) = version.parse::<u32>() else {
-            return Err(Error::Unsupported {
-                message: format!(
-                    "the data directory is of PostgreSQL {:?}, which is too old",
-                    crate::error::shorten(version)
-                ),
-                hint: "dump it with pg_dump instead".into(),
-            });
-        };
+        let major = version_of(dir)?;
         if let Some(wanted) = self.options.postgres.filter(|&wanted| wanted != major) {
             return Err(Error::invalid(
                 "postgres",
@@ -504,27 +513,44 @@ fn unclean(reason: &str) -> Error {
     }
 }
 
+/// Returns the major version of PostgreSQL that a data directory is of. What is in a file that is not what it should be, is told to nobody: the file may be
+/// another one, which whoever put it there could not read.
+///
+/// # Errors
+/// [`Error::InvalidDump`] if it is none that can be read; [`Error::Unsupported`] for one before PostgreSQL 10.
+pub(super) fn version_of(dir: &Path) -> Result<u32> {
+    let invalid = |reason: String| Error::InvalidDump {
+        message: format!("the file PG_VERSION of the data directory {reason}"),
+        log: Vec::new(),
+        hint: "give a whole data directory, as the server that made it left it".into(),
+    };
+    let read = Tree::open(dir).and_then(|tree| tree.read("PG_VERSION", 64));
+    let text =
+        read.map_err(|e| invalid(format!("cannot be read: {e}")))?.ok_or_else(|| invalid("is missing".into()))?;
+    let text = String::from_utf8(text).unwrap_or_default();
+    let version = text.trim();
+    let is_old = || version.split_once('.').is_some_and(|(a, b)| a.parse::<u8>().is_ok() && b.parse::<u8>().is_ok());
+    match version.parse() {
+        Ok(major) => Ok(major),
+        Err(_) if is_old() => Err(Error::Unsupported {
+            message: format!("the data directory is of PostgreSQL {version}, which is too old"),
+            hint: "dump it with pg_dump instead".into(),
+        }),
+        Err(_) => Err(invalid("does not hold a version".into())),
+    }
+}
+
 /// Returns the bytes of all files below a directory. Blocking.
 fn bytes_below(dir: &Path) -> Result<u64> {
-    let mut pending = vec![dir.to_owned()];
     let mut bytes = 0;
-    while let Some(dir) = pending.pop() {
-        let count = || -> std::io::Result<(u64, Vec<PathBuf>)> {
-            let (mut bytes, mut below) = (0, Vec::new());
-            for entry in std::fs::read_dir(&dir)? {
-                let entry = entry?;
-                let metadata = entry.metadata()?;
-                if metadata.is_dir() {
-                    below.push(entry.path());
-                } else if metadata.is_file() {
-                    bytes += metadata.len();
-                }
+    let walked = Tree::open(dir).and_then(|tree| {
+        tree.walk(|_, stat| {
+            if kind_of(stat) == FileType::RegularFile {
+                bytes += u64::try_from(stat.st_size).unwrap_or_default();
             }
-            Ok((bytes, below))
-        };
-        let (found, below) = count().map_err(|e| Error::io("import", format!("measuring {}", dir.display()), e))?;
-        bytes += found;
-        pending.extend(below);
-    }
+            Ok(())
+        })
+    });
+    walked.map_err(|e| Error::io("import", format!("measuring {}", dir.display()), e))?;
     Ok(bytes)
 }

@@ -1,15 +1,18 @@
 //! Files of strangers: unpacking tar archives and copying directories into a volume. All of it blocks.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{FileType, OFlags};
 use tokio_util::sync::CancellationToken;
 
 use super::meter::Meter;
 use crate::error::{Error, Result};
 use crate::orchestrator::RunAs;
+use crate::tree::Tree;
 
 /// How many bytes are copied at a time.
 const CHUNK: usize = 1 << 20;
@@ -103,13 +106,17 @@ impl Writer {
         Ok(())
     }
 
-    /// Copies a file, sharing its blocks where the file system can.
+    /// Copies a file, sharing its blocks where the file system can. Returns its bytes; `None` if it is not there any more.
     ///
     /// # Errors
     /// [`Error::OutOfSpace`], [`Error::Backend`].
-    pub(super) fn copy_file(&self, from: &Path, to: &Path) -> Result<u64> {
-        let copy = || -> io::Result<u64> {
-            let mut source = File::open(from)?;
+    fn copy_file(&self, from: &Tree, name: &OsStr, to: &Path) -> Result<Option<u64>> {
+        let mut source = match from.file(name, OFlags::RDONLY) {
+            // What a server on it has just deleted is found out by its state.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            source => source.map_err(|e| writing(to, e))?,
+        };
+        let mut copy = || -> io::Result<u64> {
             let mut target = self.create(to)?;
             let length = source.metadata()?.len();
             if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
@@ -129,45 +136,67 @@ impl Writer {
                 self.meter.add(read as u64);
             }
         };
-        copy().map_err(|e| writing(from, e))
+        copy().map(Some).map_err(|e| writing(to, e))
     }
 
-    /// Copies what is in a directory. A link `pg_wal`, as `initdb --waldir` makes it, is followed; others are refused.
+    /// Copies what is in a directory, through no link in it. A link `pg_wal`, as `initdb --waldir` makes it, is followed where it leads to a directory of the
+    /// same owner; others are refused.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for tablespaces, [`Error::InvalidDump`] for other links.
     pub(super) fn copy_dir(&self, from: &Path, to: &Path) -> Result<()> {
-        let list = |dir: &Path| -> io::Result<Vec<fs::DirEntry>> { fs::read_dir(dir)?.collect() };
-        let mut pending = vec![PathBuf::new()];
+        let root = Tree::open(from).map_err(|e| writing(from, e))?;
+        self.copy_tree(&root, Path::new(""), to)
+    }
+
+    /// Copies what is in a tree, which is called `at` below the target.
+    fn copy_tree(&self, tree: &Tree, at: &Path, to: &Path) -> Result<()> {
+        let mut pending = vec![PathBuf::from(".")];
         while let Some(relative) = pending.pop() {
-            for entry in list(&from.join(&relative)).map_err(|e| writing(&relative, e))? {
-                let path = relative.join(entry.file_name());
-                let kind = entry.file_type().map_err(|e| writing(&path, e))?;
-                let target = to.join(&path);
-                if kind.is_dir() || kind.is_symlink() && path == Path::new("pg_wal") {
-                    self.make_dirs(to, &path).map_err(|e| writing(&path, e))?;
-                    pending.push(path);
-                } else if kind.is_file() {
-                    match self.copy_file(&entry.path(), &target) {
-                        // What a server on it has just deleted is found out by its state.
-                        Err(Error::Backend { source, .. })
-                            if source
-                                .downcast_ref::<io::Error>()
-                                .is_some_and(|e| e.kind() == io::ErrorKind::NotFound) => {}
-                        other => {
-                            other?;
-                        }
+            let failed = |e| writing(&at.join(&relative), e);
+            let Some(directory) = tree.below(&relative).map_err(failed)? else { continue };
+            for name in directory.names().map_err(failed)? {
+                let below = relative.join(&name);
+                let path = at.join(below.strip_prefix(".").unwrap_or(&below));
+                let Some(kind) = directory.kind(&name).map_err(|e| writing(&path, e))? else { continue };
+                let is_top = path.parent() == Some(Path::new(""));
+                match kind {
+                    FileType::Directory => {
+                        self.make_dirs(to, &path).map_err(|e| writing(&path, e))?;
+                        pending.push(below);
                     }
-                } else if relative == Path::new("pg_tblspc") {
-                    return Err(tablespaces());
-                } else if kind.is_symlink() && relative.as_os_str().is_empty() {
+                    FileType::RegularFile => {
+                        self.copy_file(&directory, &name, &to.join(&path))?;
+                    }
+                    _ if path.parent() == Some(Path::new("pg_tblspc")) => return Err(tablespaces()),
+                    FileType::Symlink if path == Path::new("pg_wal") => {
+                        let wal = linked(&directory, &name).map_err(|e| writing(&path, e))?;
+                        self.make_dirs(to, &path).map_err(|e| writing(&path, e))?;
+                        self.copy_tree(&wal, &path, to)?;
+                    }
                     // Configuration and keys live elsewhere, and are not wanted.
-                } else if kind.is_symlink() {
-                    return Err(refused(format!("{} is a link", shown(&path))));
+                    FileType::Symlink if is_top => {}
+                    FileType::Symlink => return Err(refused(format!("{} is a link", shown(&path)))),
+                    _ => {}
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Opens the directory that a link leads to, which whoever owns the link must own too: this may be root, who may go anywhere.
+fn linked(directory: &Tree, name: &OsStr) -> io::Result<Tree> {
+    let link = directory.stat(name)?.ok_or(io::ErrorKind::NotFound)?;
+    let target = directory.link(name)?;
+    if !target.is_absolute() {
+        return Err(io::Error::other("the link must hold an absolute path"));
+    }
+    let tree = Tree::open(&target.canonicalize()?)?;
+    if tree.own_stat()?.st_uid == link.st_uid {
+        Ok(tree)
+    } else {
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, "the link leads to a directory of another user"))
     }
 }
 

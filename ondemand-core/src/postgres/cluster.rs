@@ -15,6 +15,7 @@ use super::install::Install;
 use super::program::{self, Processes, Said};
 use crate::error::{Error, Result};
 use crate::orchestrator::RunAs;
+use crate::tree::Tree;
 
 /// How long the private server may take to answer. Its data directory was shut down cleanly, so there is nothing to recover.
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -104,7 +105,7 @@ impl Cluster {
         let path = self.install.program("postgres");
         let mut command = self.processes.command(&path, self.user);
         command.arg("--single").arg("-D").arg(&self.pgdata).args(self.files.arguments());
-        for setting in self.settings() {
+        for setting in self.settings()? {
             command.arg("-c").arg(setting);
         }
         command.arg("template1").stdin(Stdio::piped());
@@ -138,7 +139,7 @@ impl Cluster {
         let path = self.install.program("postgres");
         let mut command = self.processes.command(&path, self.user);
         command.arg("-D").arg(&self.pgdata).args(self.files.arguments());
-        for setting in self.settings() {
+        for setting in self.settings()? {
             command.arg("-c").arg(setting);
         }
         let mut child = self.processes.spawn_server(&path, &mut command)?;
@@ -151,7 +152,7 @@ impl Cluster {
         Ok(server)
     }
 
-    fn settings(&self) -> Vec<String> {
+    fn settings(&self) -> Result<Vec<String>> {
         let memory = memory();
         let mib = |bytes: u64| format!("{}MB", bytes >> 20);
         let jobs = self.jobs.max(1) as u64;
@@ -161,7 +162,7 @@ impl Cluster {
             "unix_socket_permissions=0700".into(),
             "port=5432".into(),
             format!("max_connections={}", 20 + 2 * jobs),
-            format!("max_prepared_transactions={}", prepared_transactions(&self.pgdata)),
+            format!("max_prepared_transactions={}", prepared_transactions(&self.pgdata)?),
             // What a copy must not do by itself.
             "shared_preload_libraries=".into(),
             "session_preload_libraries=".into(),
@@ -200,7 +201,7 @@ impl Cluster {
         if self.install.major >= 17 {
             settings.push("event_triggers=off".into());
         }
-        settings
+        Ok(settings)
     }
 }
 
@@ -397,8 +398,10 @@ pub(crate) fn own(dir: &Path, user: RunAs) -> Result<()> {
 }
 
 /// Returns how many prepared transactions a data directory has: a server that may not hold as many refuses to start.
-fn prepared_transactions(pgdata: &Path) -> usize {
-    std::fs::read_dir(pgdata.join("pg_twophase")).map_or(0, Iterator::count)
+fn prepared_transactions(pgdata: &Path) -> Result<usize> {
+    let listed =
+        Tree::open(pgdata).and_then(|tree| tree.below("pg_twophase")?.map_or(Ok(Vec::new()), |dir| dir.names()));
+    listed.map(|names| names.len()).map_err(|e| Error::io("postgres", "looking for prepared transactions", e))
 }
 
 /// Returns the memory of this host in bytes.

@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use super::program;
-use super::tree::Tree;
 use crate::orchestrator::RunAs;
+use crate::tree::Tree;
 
 /// Postgres's own file about the server that runs on a data directory. It goes with the server, unless that was killed.
 const PID_FILE: &str = "postmaster.pid";

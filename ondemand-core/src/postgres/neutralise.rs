@@ -8,11 +8,11 @@ use rustix::fs::FileType;
 
 use super::cluster::{Server, Session, quote_name, quote_text};
 use super::controldata::ControlData;
-use super::tree::Tree;
 use super::{ADMIN_ROLE, USER};
 use crate::error::{Error, Result};
 use crate::name::{hex, random};
 use crate::orchestrator::RunAs;
+use crate::tree::Tree;
 
 /// What a data directory consists of. All else at its top belongs to the server it came from: keys, logs, configuration.
 const PARTS: [&str; 18] = [

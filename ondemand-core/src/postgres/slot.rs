@@ -14,9 +14,9 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::tree::Tree;
 use crate::error::{Error, Result};
 use crate::orchestrator::RunAs;
+use crate::tree::Tree;
 
 /// The file in a data directory that says where the verifier is.
 const NOTE: &str = "ondemand.password";

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::directories::{Cancel, Directories, Medium, prepare, store_over_directories};
@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::listing::Listing;
 use crate::name::{SnapshotName, VolumeName};
+use crate::tree::Tree;
 
 mod tree;
 
@@ -150,24 +151,18 @@ fn partial(target: &Path) -> PathBuf {
     target.with_file_name(name)
 }
 
+/// Returns what a directory takes. Files of a running database come and go, and are its user's to swap.
 fn bytes_on_disk(path: &Path) -> std::io::Result<u64> {
-    let metadata = match path.symlink_metadata() {
-        Ok(metadata) => metadata,
-        // Files of a running database come and go.
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
-        Err(e) => return Err(e),
-    };
     // Blocks are counted in 512 bytes, whatever the file system's own are.
-    let mut bytes = metadata.blocks() * 512;
-    if metadata.is_dir() {
-        let entries = match fs::read_dir(path) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(bytes),
-            Err(e) => return Err(e),
-        };
-        for entry in entries {
-            bytes += bytes_on_disk(&entry?.path())?;
-        }
-    }
-    Ok(bytes)
+    let bytes = |stat: &rustix::fs::Stat| u64::try_from(stat.st_blocks).unwrap_or_default() * 512;
+    let tree = match Tree::open(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
+        tree => tree?,
+    };
+    let mut all = bytes(&tree.own_stat()?);
+    tree.walk(|_, stat| {
+        all += bytes(stat);
+        Ok(())
+    })?;
+    Ok(all)
 }

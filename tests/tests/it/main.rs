@@ -12,6 +12,7 @@ mod engine;
 mod envs;
 mod envs_docker;
 mod faults;
+mod files;
 mod forge;
 mod full;
 mod isolation;

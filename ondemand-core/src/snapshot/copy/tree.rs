@@ -1,17 +1,18 @@
 //! Copying and removing directory trees, on a few threads.
 
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, SeekFrom, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, SeekFrom, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::CopyMethod;
 use crate::snapshot::directories::Cancel;
+use crate::tree::{Tree, kind_of};
 
 /// How much is copied before it is asked again whether anybody waits for it.
 const CHUNK: usize = 16 << 20;
@@ -28,8 +29,12 @@ pub(super) enum Failure {
 }
 
 /// Copies the directory `source` to `target`, which must not exist. What a failure leaves, [`remove`] removes.
+///
+/// The source may be changed meanwhile by the user it belongs to, who may put links in place of directories and files: none is followed. Nobody else gets into
+/// the target until all is in it.
 pub(super) fn copy(source: &Path, target: &Path, method: CopyMethod, cancel: &Cancel) -> Result<(), Failure> {
-    let metadata = fs::symlink_metadata(source).map_err(|e| failure(source, e))?;
+    let opened = Tree::open(source).and_then(|tree| Ok((tree.own_stat()?, tree)));
+    let (stat, tree) = opened.map_err(|e| failure(source, e))?;
     match make_dir(target) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(Failure::Taken),
         made => made.map_err(|e| failure(target, e))?,
@@ -38,8 +43,10 @@ pub(super) fn copy(source: &Path, target: &Path, method: CopyMethod, cancel: &Ca
         method,
         cancel,
         keep_owners: rustix::process::geteuid().is_root(),
+        source,
+        tree,
         shared: Mutex::new(Shared {
-            queue: VecDeque::from([Job { source: source.into(), target: target.into(), metadata }]),
+            queue: VecDeque::from([Job { path: ".".into(), target: target.into(), stat }]),
             ..Shared::default()
         }),
         changed: Condvar::new(),
@@ -56,7 +63,7 @@ pub(super) fn copy(source: &Path, target: &Path, method: CopyMethod, cancel: &Ca
     }
     // Only now, with their entries in place, do directories get the modes and times they are to keep: the inner ones first.
     for done in shared.directories.iter().rev() {
-        adopt(&done.target, &done.metadata, copier.keep_owners).map_err(|e| failure(&done.target, e))?;
+        adopt(&done.target, &done.stat, copier.keep_owners).map_err(|e| failure(&done.target, e))?;
     }
     Ok(())
 }
@@ -67,8 +74,8 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
         Ok(metadata) if metadata.is_dir() => match fs::remove_dir_all(path) {
-            // A directory that its owner may not change, which does not stop root.
-            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+            // A directory that its owner may not change, which does not stop root; and root must not be led elsewhere.
+            Err(e) if e.kind() == ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() => {
                 unlock(path)?;
                 fs::remove_dir_all(path)
             }
@@ -91,9 +98,10 @@ fn unlock(dir: &Path) -> io::Result<()> {
 
 /// One directory, file or symbolic link to copy. Directories are made before they are queued.
 struct Job {
-    source: PathBuf,
+    /// Below the source.
+    path: PathBuf,
     target: PathBuf,
-    metadata: Metadata,
+    stat: Stat,
 }
 
 #[derive(Default)]
@@ -108,6 +116,8 @@ struct Shared {
 
 struct Copier<'a> {
     method: CopyMethod,
+    source: &'a Path,
+    tree: Tree,
     cancel: &'a Cancel,
     keep_owners: bool,
     shared: Mutex<Shared>,
@@ -141,7 +151,7 @@ impl Copier<'_> {
             match done {
                 Ok(entries) => {
                     shared.queue.extend(entries);
-                    if job.metadata.is_dir() {
+                    if kind_of(&job.stat) == FileType::Directory {
                         shared.directories.push(job);
                     }
                 }
@@ -157,44 +167,63 @@ impl Copier<'_> {
     /// Copies one thing, and returns what is in it.
     fn copy(&self, job: &Job) -> Result<Vec<Job>, Failure> {
         self.cancel.check().map_err(|_| Failure::Cancelled)?;
-        let kind = job.metadata.file_type();
-        if kind.is_dir() {
-            return entries(job).map_err(|e| failure(&job.source, e));
-        }
-        if kind.is_symlink() {
-            fs::read_link(&job.source)
-                .and_then(|to| std::os::unix::fs::symlink(to, &job.target))
-                .and_then(|()| adopt(&job.target, &job.metadata, self.keep_owners))
-                .map_err(|e| failure(&job.source, e))?;
-        } else if kind.is_file() {
-            self.copy_file(job)?;
-        } else if !kind.is_socket() {
-            tracing::warn!(path = %job.source.display(), "left out of a copy: it is neither file, directory nor link");
+        match kind_of(&job.stat) {
+            FileType::Directory => return self.entries(job).map_err(|e| self.failure(job, e)),
+            FileType::Symlink => {
+                let link = || std::os::unix::fs::symlink(self.link(job)?, &job.target);
+                link()
+                    .and_then(|()| adopt(&job.target, &job.stat, self.keep_owners))
+                    .map_err(|e| self.failure(job, e))?;
+            }
+            FileType::RegularFile => self.copy_file(job)?,
+            FileType::Socket => {}
+            _ => {
+                let path = self.source.join(&job.path);
+                tracing::warn!(path = %path.display(), "left out of a copy: it is neither file, directory nor link");
+            }
         }
         Ok(Vec::new())
     }
 
-    fn copy_file(&self, job: &Job) -> Result<(), Failure> {
-        let error = |e: io::Error| failure(&job.source, e);
-        // What was a file a moment ago may be a link now, put there by the user whom the files belong to.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let source = rustix::fs::open(&job.source, flags, Mode::empty()).map_err(|e| error(e.into()))?;
-        let source = File::from(source);
-        if !source.metadata().map_err(error)?.is_file() {
-            return Err(error(io::Error::other("it is not a regular file any more")));
+    /// Makes the directories in a directory, and returns all that is in it.
+    fn entries(&self, job: &Job) -> io::Result<Vec<Job>> {
+        let directory = self.tree.below(&job.path)?.ok_or(ErrorKind::NotFound)?;
+        let mut entries = Vec::new();
+        for name in directory.names()? {
+            let stat = directory.stat(&name)?.ok_or(ErrorKind::NotFound)?;
+            let (path, target) = (job.path.join(&name), job.target.join(&name));
+            if kind_of(&stat) == FileType::Directory {
+                make_dir(&target)?;
+            }
+            entries.push(Job { path, target, stat });
         }
+        Ok(entries)
+    }
+
+    fn link(&self, job: &Job) -> io::Result<PathBuf> {
+        let (parent, name) = job.path.parent().zip(job.path.file_name()).ok_or(ErrorKind::NotFound)?;
+        self.tree.below(parent)?.ok_or(ErrorKind::NotFound)?.link(name)
+    }
+
+    fn failure(&self, job: &Job, source: io::Error) -> Failure {
+        failure(&self.source.join(&job.path), source)
+    }
+
+    fn copy_file(&self, job: &Job) -> Result<(), Failure> {
+        let error = |e: io::Error| self.failure(job, e);
+        let source = self.tree.file(&job.path, OFlags::RDONLY).map_err(error)?;
         let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&job.target).map_err(error)?;
         if self.method == CopyMethod::Copy || !reflink(&source, &target).map_err(error)? {
             self.copy_bytes(job, &source, &target)?;
         }
-        adopt(&job.target, &job.metadata, self.keep_owners).map_err(error)
+        adopt(&job.target, &job.stat, self.keep_owners).map_err(error)
     }
 
     /// Copies a file's data and leaves its holes out.
     fn copy_bytes(&self, job: &Job, source: &File, target: &File) -> Result<(), Failure> {
-        let error = |e: Errno| failure(&job.source, e.into());
-        let length = source.metadata().map_err(|e| failure(&job.source, e))?.len();
-        target.set_len(length).map_err(|e| failure(&job.source, e))?;
+        let error = |e: Errno| self.failure(job, e.into());
+        let length = source.metadata().map_err(|e| self.failure(job, e))?.len();
+        target.set_len(length).map_err(|e| self.failure(job, e))?;
         let mut position = 0;
         while position < length {
             let data = match rustix::fs::seek(source, SeekFrom::Data(position)) {
@@ -226,34 +255,18 @@ impl Copier<'_> {
                 Ok(0) => break,
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(Errno::XDEV | Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP) => {
-                    let copied =
-                        copy_through_memory(source, target, from, wanted).map_err(|e| failure(&job.source, e))?;
+                    let copied = copy_through_memory(source, target, from, wanted).map_err(|e| self.failure(job, e))?;
                     if copied == 0 {
                         break;
                     }
                     from += copied;
                     to += copied;
                 }
-                Err(e) => return Err(failure(&job.source, e.into())),
+                Err(e) => return Err(self.failure(job, e.into())),
             }
         }
         Ok(())
     }
-}
-
-/// Makes the directories in a directory, and returns all that is in it.
-fn entries(job: &Job) -> io::Result<Vec<Job>> {
-    let mut entries = Vec::new();
-    for entry in fs::read_dir(&job.source)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        let target = job.target.join(entry.file_name());
-        if metadata.is_dir() {
-            make_dir(&target)?;
-        }
-        entries.push(Job { source: entry.path(), target, metadata });
-    }
-    Ok(entries)
 }
 
 /// Shares the blocks of `source` with `target`. Tells `false` if these two files cannot.
@@ -280,21 +293,86 @@ fn make_dir(path: &Path) -> io::Result<()> {
 }
 
 /// Gives a copy the owner, mode and times of what it was copied from.
-fn adopt(path: &Path, of: &Metadata, keep_owners: bool) -> io::Result<()> {
+fn adopt(path: &Path, of: &Stat, keep_owners: bool) -> io::Result<()> {
     // The owner first: changing it clears parts of the mode.
     if keep_owners {
-        std::os::unix::fs::lchown(path, Some(of.uid()), Some(of.gid()))?;
+        std::os::unix::fs::lchown(path, Some(of.st_uid), Some(of.st_gid))?;
     }
-    if !of.file_type().is_symlink() {
-        fs::set_permissions(path, Permissions::from_mode(of.mode() & 0o7777))?;
+    if kind_of(of) != FileType::Symlink {
+        fs::set_permissions(path, Permissions::from_mode(of.st_mode & 0o7777))?;
     }
     let times = Timestamps {
-        last_access: Timespec { tv_sec: of.atime(), tv_nsec: of.atime_nsec() as _ },
-        last_modification: Timespec { tv_sec: of.mtime(), tv_nsec: of.mtime_nsec() as _ },
+        last_access: Timespec { tv_sec: of.st_atime, tv_nsec: of.st_atime_nsec.try_into().unwrap_or_default() },
+        last_modification: Timespec { tv_sec: of.st_mtime, tv_nsec: of.st_mtime_nsec.try_into().unwrap_or_default() },
     };
     Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 fn failure(path: &Path, source: io::Error) -> Failure {
     Failure::Io { path: path.into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use rustix::fs::RenameFlags;
+
+    use super::*;
+
+    struct Ended<'a>(&'a AtomicBool);
+
+    impl Drop for Ended<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whoever owns the source swaps a directory and a file of it for links, again and again, while it is copied.
+    #[test]
+    fn what_is_swapped_for_a_link_is_not_followed() {
+        let home = tempfile::tempdir().expect("a directory");
+        let (source, outside) = (home.path().join("source"), home.path().join("outside"));
+        fs::create_dir_all(source.join("directory")).expect("a directory");
+        fs::create_dir(&outside).expect("a directory");
+        for name in ["directory/file", "file"] {
+            fs::write(source.join(name), "own").expect("a file");
+        }
+        fs::write(outside.join("file"), "of somebody else").expect("a file");
+        std::os::unix::fs::symlink(&outside, source.join("a")).expect("a link");
+        std::os::unix::fs::symlink(outside.join("file"), source.join("b")).expect("a link");
+        let done = AtomicBool::new(false);
+        let copies = std::thread::scope(|scope| {
+            // Also where this fails: the other thread is waited for.
+            let _ended = Ended(&done);
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    for (one, other) in [("directory", "a"), ("file", "b")] {
+                        let (one, other) = (source.join(one), source.join(other));
+                        rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).expect("exchanged");
+                    }
+                }
+            });
+            let mut copies = 0;
+            for _ in 0..300 {
+                let target = home.path().join("target");
+                copies += usize::from(copy(&source, &target, CopyMethod::Copy, &Cancel::default()).is_ok());
+                for name in ["directory", "a"].map(|name| target.join(name)) {
+                    if name.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+                        let text = fs::read_to_string(name.join("file")).unwrap_or_default();
+                        assert!(["", "own"].contains(&&*text), "{text}");
+                    }
+                }
+                for name in ["file", "b"].map(|name| target.join(name)) {
+                    if name.symlink_metadata().is_ok_and(|found| found.is_file()) {
+                        let text = fs::read_to_string(name).expect("text");
+                        assert!(["", "own"].contains(&&*text), "{text}");
+                    }
+                }
+                remove(&target).expect("removed");
+            }
+            copies
+        });
+        assert!(copies > 0, "no copy was finished");
+    }
 }

@@ -60,6 +60,29 @@ async fn a_dropped_import_leaves_nothing() {
     }
 }
 
+/// Returns the directory of an import in which something was received.
+async fn received(setup: &Setup) -> std::path::PathBuf {
+    let ours = Selector::all().with(keys::KIND, "import");
+    let found = async {
+        loop {
+            let volumes = setup.store.volumes(&ours).await.unwrap().found;
+            let mut paths = volumes.into_iter().map(|volume| volume.path);
+            if let Some(path) = paths.find(|path| std::fs::read_dir(path).unwrap().next().is_some()) {
+                return path;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), found).await.unwrap()
+}
+
+/// Fails if a program that runs as PostgreSQL's user could swap what root writes to.
+fn assert_only_root_enters(path: &std::path::Path) {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = path.symlink_metadata().unwrap();
+    assert_eq!((metadata.uid(), metadata.mode() & 0o777), (0, 0o700), "{}", path.display());
+}
+
 #[tokio::test]
 async fn a_stalled_upload_can_be_dropped() {
     let setup = Setup::new().await;
@@ -85,6 +108,9 @@ async fn a_stalled_upload_can_be_dropped() {
             writer.write_all(head).await.unwrap();
             writer.write_all(&filler).await.unwrap();
             phases.wait_for(|now| *now >= Some(phase)).await.unwrap();
+            if phase == Phase::Receiving {
+                assert_only_root_enters(&received(&setup).await);
+            }
         };
         tokio::select! {
             result = import => panic!("it ended: {result:?}"),

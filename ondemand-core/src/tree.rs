@@ -1,4 +1,4 @@
-//! Working in a directory that belongs to another user.
+//! Working in a directory that belongs to another user, without being led out of it.
 //!
 //! A data directory belongs to the user that Postgres runs as, and whoever is superuser of a database, or brings a dump, can run programs as that
 //! user. So nothing in it can be trusted to stay what it was a moment ago; and this may run as root. Everything here goes through open
@@ -9,9 +9,9 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::orchestrator::RunAs;
@@ -52,13 +52,46 @@ impl Tree {
         Ok(names)
     }
 
-    /// Tells what an entry is, where it is there.
-    pub(crate) fn kind(&self, name: impl AsRef<OsStr>) -> io::Result<Option<FileType>> {
+    /// Tells what the directory itself is.
+    pub(crate) fn own_stat(&self) -> io::Result<Stat> {
+        Ok(rustix::fs::fstat(&self.0)?)
+    }
+
+    /// Tells of an entry, which may be a link, where it is there.
+    pub(crate) fn stat(&self, name: impl AsRef<OsStr>) -> io::Result<Option<Stat>> {
         match rustix::fs::statat(&self.0, name.as_ref(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+            Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// Tells what an entry is, where it is there.
+    pub(crate) fn kind(&self, name: impl AsRef<OsStr>) -> io::Result<Option<FileType>> {
+        Ok(self.stat(name)?.map(|stat| kind_of(&stat)))
+    }
+
+    /// Returns where a link leads.
+    pub(crate) fn link(&self, name: impl AsRef<OsStr>) -> io::Result<PathBuf> {
+        let target = rustix::fs::readlinkat(&self.0, name.as_ref(), Vec::new())?;
+        Ok(PathBuf::from(OsStr::from_bytes(target.as_bytes())))
+    }
+
+    /// Calls `visit` with the path, below the directory, of each thing in it and below. What goes away meanwhile is left out.
+    pub(crate) fn walk(&self, mut visit: impl FnMut(&Path, &Stat) -> io::Result<()>) -> io::Result<()> {
+        let mut pending = vec![PathBuf::from(".")];
+        while let Some(path) = pending.pop() {
+            let Some(directory) = self.below(&path)? else { continue };
+            for name in directory.names()? {
+                let Some(stat) = directory.stat(&name)? else { continue };
+                let below = path.join(name);
+                visit(&below, &stat)?;
+                if kind_of(&stat) == FileType::Directory {
+                    pending.push(below);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes an entry with all that is in it. Succeeds if there is none.
@@ -130,6 +163,11 @@ impl Tree {
     }
 }
 
+/// Tells what something is.
+pub(crate) fn kind_of(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
 fn give(fd: impl std::os::fd::AsFd, user: RunAs) -> io::Result<()> {
     if nix::unistd::geteuid().is_root() {
         std::os::unix::fs::fchown(fd, Some(user.uid), Some(user.gid))?;
@@ -174,6 +212,36 @@ mod tests {
         assert_eq!(std::fs::read_to_string(outside.join("precious")).unwrap(), "kept");
         assert_eq!(tree.read("file", 100).unwrap().unwrap(), b"mine");
         assert!(Tree::open(&dir.path().join("inside/none")).is_err());
+    }
+
+    #[test]
+    fn walking_sees_links_and_not_what_they_lead_to() {
+        let (dir, outside) = trap();
+        std::fs::create_dir_all(dir.path().join("inside/a/b")).unwrap();
+        std::fs::write(dir.path().join("inside/a/b/c"), "x").unwrap();
+        let tree = Tree::open(&dir.path().join("inside")).unwrap();
+        let mut seen = Vec::new();
+        tree.walk(|path, stat| {
+            seen.push((path.strip_prefix(".").unwrap().display().to_string(), kind_of(stat)));
+            Ok(())
+        })
+        .unwrap();
+        seen.sort_by(|a, b| a.0.cmp(&b.0));
+        let (dir, link) = (FileType::Directory, FileType::Symlink);
+        let expected =
+            [("a", dir), ("a/b", dir), ("a/b/c", FileType::RegularFile), ("directory", link), ("file", link)];
+        assert_eq!(seen.iter().map(|(path, kind)| (path.as_str(), *kind)).collect::<Vec<_>>(), expected);
+        assert_eq!(tree.link("directory").unwrap(), outside);
+        // What becomes a link after it was seen is not entered.
+        let swapped = tree.walk(|path, _| {
+            if path == Path::new("./a") {
+                std::fs::rename(outside.with_file_name("inside/a"), outside.with_file_name("inside/was-a"))?;
+                symlink(&outside, outside.with_file_name("inside/a"))?;
+            }
+            assert!(!path.ends_with("precious"), "it was followed");
+            Ok(())
+        });
+        assert!(swapped.is_err());
     }
 
     #[test]
