@@ -11,6 +11,7 @@ pub(crate) mod program;
 mod ready;
 mod settings;
 pub(crate) mod slot;
+pub(crate) mod tablespaces;
 pub(crate) mod vacuum;
 
 pub use engine::{Endpoint, Engine, Wire};

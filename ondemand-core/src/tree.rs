@@ -94,6 +94,11 @@ impl Tree {
         Ok(())
     }
 
+    /// Sets the mode of the directory itself.
+    pub(crate) fn set_mode(&self, mode: Mode) -> io::Result<()> {
+        Ok(rustix::fs::fchmod(&self.0, mode)?)
+    }
+
     /// Removes an entry with all that is in it. Succeeds if there is none.
     pub(crate) fn remove(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         let name = name.as_ref();

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::inner::Inner;
 use super::record::Record;
 use crate::error::{Error, Result};
-use crate::postgres::slot;
+use crate::postgres::{slot, tablespaces};
 
 /// A password that may stand in its place already.
 pub(super) struct Password {
@@ -27,6 +27,8 @@ impl Inner {
         hashing: tokio::task::JoinHandle<String>,
     ) -> Result<Password> {
         let verifier = hashing.await.map_err(|e| Error::backend("task", "hashing a password", e))?;
+        // An earlier version made datasets with tablespaces, whose clones share them.
+        tablespaces::refuse(data)?;
         let in_place = slot::fill(data, &verifier)?;
         Ok(Password { verifier, in_place })
     }

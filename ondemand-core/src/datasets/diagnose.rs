@@ -16,7 +16,19 @@ pub(super) fn failed_restore(said: &Said, server: &Said, major: u32) -> Error {
     if server.first_error().is_some_and(|error| error.contains("PANIC") || error.contains("FATAL")) {
         log.extend(server.tail());
     }
-    Error::InvalidDump { message: readable(&line), hint: hint(&line, major), log }
+    let message = if makes_tablespace(&line) {
+        format!("it makes a tablespace, which clones would share: {}", readable(&line))
+    } else {
+        readable(&line)
+    };
+    Error::InvalidDump { message, hint: hint(&line, major), log }
+}
+
+/// Tells whether an error is one of `CREATE TABLESPACE`, whose directory is elsewhere, is missing, or belongs to another user.
+fn makes_tablespace(line: &str) -> bool {
+    let of_its_directory = ["\" does not exist", "\": Permission denied", "\": Operation not permitted"];
+    let at_directory = line.contains("ERROR:  directory \"") || line.contains("permissions on directory \"");
+    line.contains("pg_tblspc/") || at_directory && of_its_directory.iter().any(|end| line.contains(end))
 }
 
 /// Takes the program's name off an error, and puts the number of the line at its end.
@@ -65,8 +77,8 @@ fn hint(line: &str, major: u32) -> String {
     if line.contains("invalid locale name") || line.contains("locale") && line.contains("not") {
         return "install the locale on this host: apt-get install locales-all".into();
     }
-    if line.contains("tablespace") {
-        return "dump without tablespaces: pg_dump --no-tablespaces".into();
+    if line.contains("tablespace") || makes_tablespace(line) {
+        return "dump without tablespaces: pg_dump --no-tablespaces, or pg_dumpall --no-tablespaces".into();
     }
     if line.contains("schema \"public\" already exists") {
         return "dump the whole database, without -n public".into();

@@ -7,6 +7,7 @@ use super::{DatasetSnapshot, ImportOptions, Inner};
 use crate::databases::PublishOptions;
 use crate::error::{Error, Result};
 use crate::name::DatasetName;
+use crate::postgres::tablespaces;
 use crate::progress::Reporter;
 use crate::snapshot::Volume;
 
@@ -26,11 +27,12 @@ impl Handover {
     /// Looks whether a volume holds what can be published, as far as that is seen from outside while its server runs.
     ///
     /// # Errors
-    /// [`Error::InvalidDump`](crate::Error::InvalidDump).
+    /// [`Error::InvalidDump`](crate::Error::InvalidDump); [`Error::Unsupported`](crate::Error::Unsupported) if it has tablespaces.
     pub(crate) async fn check(&self, volume: &Volume) -> Result<()> {
         let dir = volume.path.clone();
-        let checked = tokio::task::spawn_blocking(move || version_of(&dir)).await;
-        checked.map_err(|e| Error::backend("import", "looking at a data directory", e))?.map(drop)
+        let check = move || version_of(&dir).and_then(|_| tablespaces::refuse(&dir));
+        let checked = tokio::task::spawn_blocking(check).await;
+        checked.map_err(|e| Error::backend("import", "looking at a data directory", e))?
     }
 
     /// Makes the volume this import's: whatever happens from now on, it is deleted as an import's volume is.

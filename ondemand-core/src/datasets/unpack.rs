@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::meter::Meter;
 use crate::error::{Error, Result};
 use crate::orchestrator::RunAs;
+use crate::postgres::tablespaces;
 use crate::tree::Tree;
 
 /// How many bytes are copied at a time.
@@ -76,7 +77,7 @@ impl Writer {
                 continue;
             }
             if kind.is_symlink() && relative.parent().is_some_and(|p| p.ends_with("pg_tblspc")) {
-                return Err(tablespaces());
+                return Err(tablespaces::error());
             }
             if !matches!(kind, tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse) {
                 return Err(refused(format!("its entry {} is neither a file nor a directory", shown(&path))));
@@ -168,7 +169,7 @@ impl Writer {
                     FileType::RegularFile => {
                         self.copy_file(&directory, &name, &to.join(&path))?;
                     }
-                    _ if path.parent() == Some(Path::new("pg_tblspc")) => return Err(tablespaces()),
+                    _ if path.parent() == Some(Path::new("pg_tblspc")) => return Err(tablespaces::error()),
                     FileType::Symlink if path == Path::new("pg_wal") => {
                         let wal = linked(&directory, &name).map_err(|e| writing(&path, e))?;
                         self.make_dirs(to, &path).map_err(|e| writing(&path, e))?;
@@ -258,13 +259,6 @@ fn is_directory_dump(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Writes a stranger's path so that it does no harm on a terminal.
 fn shown(path: &Path) -> String {
     format!("{:?}", crate::error::shorten(&path.to_string_lossy()))
-}
-
-fn tablespaces() -> Error {
-    Error::Unsupported {
-        message: "the data directory has tablespaces, which lie outside of it".into(),
-        hint: "dump it with pg_dump instead, or move its tables to pg_default".into(),
-    }
 }
 
 fn refused(message: String) -> Error {

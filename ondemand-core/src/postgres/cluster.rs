@@ -13,6 +13,7 @@ use super::ADMIN_ROLE;
 use super::files::StaticFiles;
 use super::install::Install;
 use super::program::{self, Processes, Said};
+use super::tablespaces;
 use crate::error::{Error, Result};
 use crate::orchestrator::RunAs;
 use crate::tree::Tree;
@@ -97,7 +98,7 @@ impl Cluster {
         if let Some(said) = said {
             return Err(failure("making an empty cluster", &said));
         }
-        Ok(())
+        tablespaces::close(&self.pgdata)
     }
 
     /// Runs commands in single-user mode, where no role is needed to come in. That a command fails is not noticed.

@@ -14,7 +14,7 @@ use crate::label::{Labels, Selector, keys};
 use crate::name::{SnapshotName, Version};
 use crate::postgres::cluster::Server;
 use crate::postgres::controldata::ControlData;
-use crate::postgres::{neutralise, slot, vacuum};
+use crate::postgres::{neutralise, slot, tablespaces, vacuum};
 use crate::progress::Phase;
 use crate::snapshot::Volume;
 
@@ -42,6 +42,9 @@ impl Import {
         let (pgdata, user) = (volume.path.clone(), options.user);
         let data_bytes = self
             .block(move || {
+                tablespaces::refuse(&pgdata)?;
+                // Not before: a server that recovers makes again what its log has.
+                tablespaces::close(&pgdata)?;
                 neutralise::trim_wal(&pgdata, &control)?;
                 neutralise::clean_files(&pgdata, user)?;
                 if !control.has_checksums() {

@@ -76,6 +76,23 @@ async fn what_is_missing_is_named() {
 }
 
 #[tokio::test]
+async fn a_dump_that_makes_a_tablespace() {
+    let setup = Setup::new().await;
+    let (own, of_root) = (setup.postgres_dir("tablespace"), setup.dir.path().join("of-root"));
+    std::fs::create_dir(&of_root).unwrap();
+    for location in [&*own, &*of_root, std::path::Path::new("/no/such/directory")] {
+        let dump = format!(
+            "CREATE TABLESPACE big LOCATION '{}';\nCREATE TABLE tt (x int) TABLESPACE big;\n",
+            location.display()
+        );
+        let error = refused(&setup, stream(dump), ImportOptions::default()).await;
+        assert_eq!(error.code(), Code::InvalidDump, "{error:?}");
+        assert!(error.to_string().contains("it makes a tablespace"), "{error:?}");
+        assert!(hint(&error).contains("--no-tablespaces"), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn bad_options() {
     let setup = Setup::new().await;
     for options in [
