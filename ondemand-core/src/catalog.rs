@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result};
+use crate::error::{BoxError, Error, Result};
 use crate::listing::{Listing, Unreadable};
 
 const SUFFIX: &str = ".json";
@@ -139,7 +139,7 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
             Ok(())
         };
         read().map_err(|e| self.error(&format!("reading the record of {name}"), e))?;
-        serde_json::from_slice(&text)
+        parse(&text)
             .map(Some)
             .map_err(|e| Error::backend(self.backend, format!("reading {}", self.record(name).display()), e))
     }
@@ -232,6 +232,30 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
     fn error(&self, operation: &str, source: std::io::Error) -> Error {
         Error::io(self.backend, format!("{operation} in {}", self.dir.display()), source)
     }
+}
+
+/// The format of the records that this version reads, where they say one. A later version that writes what earlier ones would misunderstand gives its records a
+/// higher number, `"format": 2`; those that say none are of the first.
+const FORMAT: u32 = 1;
+
+/// Reads a record.
+///
+/// # Errors
+/// If it is none, or one of a later version: what that added would be lost with the next change.
+pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, BoxError> {
+    #[derive(serde::Deserialize)]
+    struct Format {
+        #[serde(default)]
+        format: u32,
+    }
+    // What is no object, as in tests, says none.
+    if text.trim_ascii_start().starts_with(b"{") {
+        let Format { format } = serde_json::from_slice(text)?;
+        if format > FORMAT {
+            return Err(format!("a later version of this program wrote it (format {format}); use that one").into());
+        }
+    }
+    Ok(serde_json::from_slice(text)?)
 }
 
 fn write_new(path: &Path, text: &[u8]) -> std::io::Result<()> {

@@ -20,7 +20,7 @@ pub struct Listing<T> {
 }
 
 /// Something that is there and cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Unreadable {
     /// Its name.
     pub name: String,

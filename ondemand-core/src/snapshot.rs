@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use crate::error::Result;
 use crate::label::{Labels, Selector};
-use crate::listing::Listing;
+use crate::listing::{Listing, Unreadable};
 use crate::name::{SnapshotName, VolumeName};
 
 #[cfg(feature = "btrfs")]
@@ -166,4 +166,7 @@ pub struct Usage {
     pub volumes: BTreeMap<VolumeName, Option<u64>>,
     /// Each snapshot's own bytes.
     pub snapshots: BTreeMap<SnapshotName, Option<u64>>,
+    /// The volumes and snapshots that are there and cannot be read.
+    #[serde(default)]
+    pub unreadable: Vec<Unreadable>,
 }

@@ -340,14 +340,18 @@ pub struct Pool {
     pub volumes: BTreeMap<String, Option<u64>>,
     /// Each snapshot's own bytes, by name.
     pub snapshots: BTreeMap<String, Option<u64>>,
+    /// The volumes and snapshots that are there and cannot be read, by name, each with the reason. They are left alone.
+    #[serde(default)]
+    pub unreadable: BTreeMap<String, String>,
 }
 
 impl From<Usage> for Pool {
     fn from(usage: Usage) -> Self {
-        let Usage { method, copy_on_write, total, used, free, unallocated, volumes, snapshots } = usage;
+        let Usage { method, copy_on_write, total, used, free, unallocated, volumes, snapshots, unreadable } = usage;
         let volumes = volumes.into_iter().map(|(name, bytes)| (name.to_string(), bytes)).collect();
         let snapshots = snapshots.into_iter().map(|(name, bytes)| (name.to_string(), bytes)).collect();
-        Self { method, copy_on_write, total, used, free, unallocated, volumes, snapshots }
+        let unreadable = unreadable.into_iter().map(|what| (what.name, what.reason)).collect();
+        Self { method, copy_on_write, total, used, free, unallocated, volumes, snapshots, unreadable }
     }
 }
 

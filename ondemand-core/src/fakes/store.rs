@@ -283,6 +283,7 @@ impl SnapshotStore for FakeStore {
             unallocated: None,
             volumes: volumes.map(|(name, (v, files))| (name.clone(), Some(state.own_bytes(v, files)))).collect(),
             snapshots: complete.map(|(name, (_, files, _))| (name.clone(), Some(size(files)))).collect(),
+            unreadable: state.unreadable.iter().map(|name| Unreadable::new(name.as_str(), &damaged())).collect(),
         })
     }
 

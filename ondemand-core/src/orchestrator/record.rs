@@ -139,7 +139,7 @@ impl<T: Serialize + DeserializeOwned> Records<T> {
         if bytes.is_empty() {
             return Ok(None);
         }
-        let parsed = serde_json::from_slice(&bytes);
+        let parsed = crate::catalog::parse(&bytes);
         parsed.map(Some).map_err(|e| Error::backend(self.backend, format!("parsing the record {}", path.display()), e))
     }
 

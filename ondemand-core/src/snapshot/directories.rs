@@ -401,12 +401,15 @@ impl Inner {
     fn usage(&self) -> Result<Usage> {
         let mut usage = self.medium.usage(&self.root)?;
         let mut living = HashSet::new();
-        for (name, _) in self.volumes.list::<VolumeName>()?.found {
+        let volumes = self.volumes.list::<VolumeName>()?;
+        usage.unreadable.extend(volumes.unreadable);
+        for (name, _) in volumes.found {
             let path = self.volumes.data(name.as_str());
             living.extend(self.medium.number(&path));
             usage.volumes.insert(name, self.medium.own_bytes(&path));
         }
-        let mut snapshots = self.snapshots.list::<SnapshotName>()?.found;
+        let Listing { found: mut snapshots, unreadable } = self.snapshots.list::<SnapshotName>()?;
+        usage.unreadable.extend(unreadable);
         snapshots.retain(|(_, record)| record.complete);
         snapshots.sort_by_key(|(_, record)| record.created);
         let mut counted = BTreeMap::new();

@@ -48,6 +48,8 @@ fn describe(pool: &Pool) -> String {
         text += "\n\n";
         text += &table(["KIND", "NAME", "OWN BYTES"], rows);
     }
+    let unreadable = pool.unreadable.iter();
+    text.extend(unreadable.map(|(name, reason)| format!("\n\n{name} cannot be read, and is left alone: {reason}")));
     text
 }
 
@@ -66,6 +68,7 @@ mod tests {
             unallocated: None,
             volumes: [("a".into(), Some(4096)), ("b".into(), None)].into(),
             snapshots: [("shop@1".into(), Some(1 << 30))].into(),
+            unreadable: [("c".into(), "btrfs: opening the record of c failed: Too many open files".into())].into(),
         };
         insta::assert_snapshot!(describe(&pool), @r"
         method       BTRFS snapshots
@@ -78,6 +81,8 @@ mod tests {
         snapshot  shop@1  1.0 GiB
         volume    a       4.0 KiB
         volume    b       not counted
+
+        c cannot be read, and is left alone: btrfs: opening the record of c failed: Too many open files
         ");
     }
 }

@@ -123,17 +123,28 @@ pub async fn a_garbage_record_hides_nothing_else(h: &Directory) {
     let bad = h.store().create_volume(&volume("bad"), &Labels::new()).await.unwrap();
     h.store().create_volume(&volume("good"), &Labels::new()).await.unwrap();
     h.store().snapshot(&volume("good"), &snapshot("bad@1"), &Labels::new()).await.unwrap();
-    for garbage in ["", "{", "[]", "{\"labels\":{\"A\":\"\"}}", "\u{0}\u{0}\u{0}"] {
-        for record in [h.record("volumes", "bad"), h.record("snapshots", "bad@1")] {
-            // A new file: an old one may have kept its contents in other ways.
-            fs::remove_file(&record).unwrap();
-            fs::write(&record, garbage).unwrap();
+    let records = [h.record("volumes", "bad"), h.record("snapshots", "bad@1")];
+    let whole = records.each_ref().map(|record| fs::read_to_string(record).unwrap());
+    // A new file each time: an old one may have kept its contents in other ways.
+    let write = |texts: &[String; 2]| {
+        for (record, text) in records.iter().zip(texts) {
+            fs::remove_file(record).unwrap();
+            fs::write(record, text).unwrap();
         }
+    };
+    // What a later version wrote, it understands better.
+    let later = whole.each_ref().map(|text| text.replacen('{', "{\"format\":2,", 1));
+    let garbage =
+        ["", "{", "[]", "{\"labels\":{\"A\":\"\"}}", "\u{0}\u{0}\u{0}"].map(|same| [same.to_owned(), same.to_owned()]);
+    for garbage in garbage.into_iter().chain([later]) {
+        write(&garbage);
         let store = h.reopen().await;
         // Whoever asks is told that there is something, whatever is asked for.
         let all = store.volumes(&Selector::all().with("x", "1")).await.unwrap();
         assert_eq!(unreadable_names(&all), ["bad"], "{garbage:?}");
         assert_code(store.volume(&volume("bad")).await, Code::Backend);
+        let told = store.usage().await.unwrap().unreadable;
+        assert_eq!(told.iter().map(|what| what.name.as_str()).collect::<Vec<_>>(), ["bad", "bad@1"], "{garbage:?}");
         let frozen = store.snapshots(&Selector::all()).await.unwrap();
         assert_eq!(unreadable_names(&frozen), ["bad@1"], "{garbage:?}");
         assert_eq!(volume_names(&volumes(&*store).await), ["good"], "{garbage:?}");
@@ -142,6 +153,11 @@ pub async fn a_garbage_record_hides_nothing_else(h: &Directory) {
         assert_code(store.set_volume_labels(&volume("bad"), &Labels::new()).await, Code::Backend);
         assert!(bad.path.exists(), "data was deleted because of a garbage record");
     }
+    write(&whole);
+    let store = h.reopen().await;
+    assert_eq!(volume_names(&volumes(&*store).await), ["bad", "good"], "as they were");
+    assert_eq!(snapshot_names(&snapshots(&*store).await), ["bad@1", "data@1"], "as they were");
+    write(&["{".to_owned(), "{".to_owned()]);
     let store = h.reopen().await;
     store.delete_volume(&volume("bad")).await.unwrap();
     store.delete_snapshot(&snapshot("bad@1")).await.unwrap();
