@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::config::{Config, StoreKind};
 use crate::error::{Error, Result};
 #[cfg(feature = "btrfs")]
+use crate::listing::what_is_at;
+#[cfg(feature = "btrfs")]
 use crate::snapshot::{Btrfs, FsKind, kind_of, pool};
 use crate::snapshot::{Copy, CopyMethod, SnapshotStore};
 
@@ -17,7 +19,7 @@ pub(super) async fn open(config: &Config, notices: &mut Vec<String>) -> Result<A
         StoreKind::Btrfs | StoreKind::Auto => match snapshots(config, &here, notices).await {
             Ok(store) => Ok(store),
             // Data that is in a pool must not seem to be gone because the pool cannot be mounted.
-            Err(error) if config.store == StoreKind::Btrfs || pool_exists(&config.data_dir) => Err(error),
+            Err(error) if config.store == StoreKind::Btrfs || had_pool(&config.data_dir) => Err(error),
             Err(error @ Error::Unsupported { .. }) => {
                 notices.push(format!("not using BTRFS: {error}"));
                 copy(&here, notices).await
@@ -27,13 +29,16 @@ pub(super) async fn open(config: &Config, notices: &mut Vec<String>) -> Result<A
     }
 }
 
+/// Tells whether there is or was a pool. In doubt, there is one.
 #[cfg(feature = "btrfs")]
-fn pool_exists(data_dir: &Path) -> bool {
-    pool::default_image(&data_dir.join("pool")).exists()
+fn had_pool(data_dir: &Path) -> bool {
+    let mount_point = data_dir.join("pool");
+    let image = what_is_at(&pool::default_image(&mount_point), "pool");
+    image.map_or(true, |image| image.is_some()) || pool::is_remembered(&mount_point).unwrap_or(true)
 }
 
 #[cfg(not(feature = "btrfs"))]
-fn pool_exists(_data_dir: &Path) -> bool {
+fn had_pool(_data_dir: &Path) -> bool {
     false
 }
 
@@ -42,13 +47,30 @@ fn pool_exists(_data_dir: &Path) -> bool {
 async fn snapshots(config: &Config, here: &Path, notices: &mut Vec<String>) -> Result<Arc<dyn SnapshotStore>> {
     let mount_point = config.data_dir.join("pool");
     let image = pool::default_image(&mount_point);
-    if image.exists() {
+    if what_is_at(&image, "pool")?.is_some() {
         notices.extend(pool::mount(&image, &mount_point).await?.notices);
-        return Ok(Arc::new(Btrfs::open(mount_point).await?));
+        return in_pool(mount_point).await;
     }
     // A file system of the operator's own, mounted there, is as good as one of ours.
-    if mount_point.exists() && kind_of(&mount_point)? == FsKind::Btrfs {
-        return Ok(Arc::new(Btrfs::open(mount_point).await?));
+    let is_there =
+        mount_point.try_exists().map_err(|e| Error::io("pool", format!("looking for {}", mount_point.display()), e))?;
+    if is_there && kind_of(&mount_point)? == FsKind::Btrfs {
+        return in_pool(mount_point).await;
+    }
+    // An empty one in its place would look as if all data were gone.
+    if pool::is_remembered(&mount_point)? {
+        return Err(Error::Conflict {
+            message: format!(
+                "the pool of {} is missing: there is no {}, and no BTRFS is mounted at {}",
+                config.data_dir.display(),
+                image.display(),
+                mount_point.display()
+            ),
+            hint: format!(
+                "restore or mount it; to begin with an empty one instead: ondemand pool delete --path {}",
+                mount_point.display()
+            ),
+        });
     }
     if kind_of(&config.data_dir)? == FsKind::Btrfs {
         return Ok(Arc::new(Btrfs::open(here).await?));
@@ -70,7 +92,15 @@ async fn snapshots(config: &Config, here: &Path, notices: &mut Vec<String>) -> R
         made.path.display()
     ));
     notices.extend(made.notices);
-    Ok(Arc::new(Btrfs::open(mount_point).await?))
+    in_pool(mount_point).await
+}
+
+/// Opens the store in a pool, and notes that there is one.
+#[cfg(feature = "btrfs")]
+async fn in_pool(mount_point: std::path::PathBuf) -> Result<Arc<dyn SnapshotStore>> {
+    let store = Btrfs::open(&mount_point).await?;
+    pool::remember(&mount_point)?;
+    Ok(Arc::new(store))
 }
 
 #[cfg(not(feature = "btrfs"))]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::probe;
 use crate::error::{Error, Kind, Result};
+use crate::listing::what_is_at;
 use crate::notation::Size;
 use crate::orchestrator::RunAs;
 
@@ -63,6 +64,47 @@ pub fn default_image(path: &Path) -> PathBuf {
     let mut image = path.as_os_str().to_owned();
     image.push(".btrfs");
     image.into()
+}
+
+/// Returns the file that says that there is a pool at `path`, wherever its data lies: it stays where the pool is lost or not mounted.
+fn note(path: &Path) -> PathBuf {
+    let mut note = path.as_os_str().to_owned();
+    note.push(".made");
+    note.into()
+}
+
+/// Notes that there is a pool at `path`.
+///
+/// # Errors
+/// [`Error::Backend`] if that cannot be written.
+pub(crate) fn remember(path: &Path) -> Result<()> {
+    let note = note(path);
+    if what_is_at(&note, BACKEND)?.is_some() {
+        return Ok(());
+    }
+    let text = format!(
+        "There is a pool at {}. `ondemand pool delete --path {}` removes it, and this file.\n",
+        path.display(),
+        path.display()
+    );
+    fs::write(&note, text).map_err(|e| Error::io(BACKEND, format!("writing {}", note.display()), e))
+}
+
+/// Tells whether there was a pool at `path`, be it there or not.
+///
+/// # Errors
+/// [`Error::Backend`] if that cannot be found out.
+pub(crate) fn is_remembered(path: &Path) -> Result<bool> {
+    Ok(what_is_at(&note(path), BACKEND)?.is_some())
+}
+
+fn forget(path: &Path) -> Result<()> {
+    match fs::remove_file(note(path)) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(Error::io(BACKEND, format!("removing {}", note(path).display()), e))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Returns the size for a pool in a file in the directory `dir`: nine tenths of what is free there.
@@ -302,10 +344,10 @@ fn delete_now(path: &Path, force: bool) -> Result<()> {
     check_path(path)?;
     let Some(mounted) = mounts::at(path)? else {
         let image = default_image(path);
-        if !image.exists() {
+        if what_is_at(&image, BACKEND)?.is_none() {
             // Nothing of a pool is left but perhaps the directory that it was mounted on.
             let is_gone = !path.exists() || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-            return if is_gone { Ok(()) } else { Err(no_pool(path)) };
+            return if is_gone { forget(path) } else { Err(no_pool(path)) };
         }
         // Only its inside tells whether it is ours and empty.
         mount_now(&image, path)?;
@@ -332,7 +374,7 @@ fn delete_mounted(path: &Path, mounted: Option<Mounted>, force: bool) -> Result<
         Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
             Err(Error::io(BACKEND, format!("removing {}", path.display()), e))
         }
-        _ => Ok(()),
+        _ => forget(path),
     }
 }
 

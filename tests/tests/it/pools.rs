@@ -39,6 +39,42 @@ async fn a_store_has_one_server_at_a_time() -> Result<()> {
     Ok(())
 }
 
+/// A pool that is lost is missed: an empty one in its place would look as if all data were gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_was_there_and_is_not_is_an_error() -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    server.import("production", "CREATE TABLE t ();").await?;
+    server.stop().await?;
+    let (image, pool) = (home.data().join("pool.btrfs"), home.data().join("pool"));
+    run(Command::new("umount").arg(&pool)).await?;
+    let aside = home.path().join("aside");
+    std::fs::rename(&image, &aside)?;
+    for store in ["auto", "btrfs"] {
+        let options = ServerOptions { store, ..ServerOptions::default() };
+        let (status, said) = Server::spawn(&home.data(), &options)?.wait().await?;
+        ensure!(status == Some(5), "conflict is 5, not {status:?}: {said}");
+        ensure!(said.contains("pool.btrfs") && said.contains("pool delete --path"), "{said}");
+        ensure!(!image.exists() && std::fs::read_dir(&pool)?.next().is_none(), "something was made in its place");
+    }
+    std::fs::rename(&aside, &image)?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    server.create(json!({})).await?;
+    server.stop().await?;
+
+    // What the hint says is what it takes to begin anew.
+    for (pid, _) in home.servers()? {
+        home.kill(pid, rustix::process::Signal::QUIT)?;
+    }
+    run(Command::new("umount").arg(&pool)).await?;
+    std::fs::remove_file(&image)?;
+    let mut delete = ondemand_tests::server::program();
+    run(delete.args(["pool", "delete", "--path"]).arg(&pool)).await?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    ensure!(server.list().await?.is_empty());
+    Ok(())
+}
+
 /// `pool status --path` may be asked while a server is writing.
 #[tokio::test(flavor = "multi_thread")]
 async fn looking_at_a_pool_changes_nothing_in_it() -> Result<()> {
