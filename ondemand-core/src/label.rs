@@ -182,6 +182,8 @@ pub mod keys {
     pub const CREATED: &str = "ondemand.created";
     /// The volume it runs on.
     pub const VOLUME: &str = "ondemand.volume";
+    /// Where that volume was when the stack was made.
+    pub const PATH: &str = "ondemand.path";
     /// Which make of a thing this is, counted up by each reset of a database and each redeployment of an environment. Of several that are announced or
     /// ready, the highest is the thing; the others are left over, and go.
     pub const GENERATION: &str = "ondemand.generation";

@@ -263,6 +263,10 @@ impl Inner {
     pub(super) async fn ensure_runs(&self, record: &Record) -> Result<bool> {
         match self.orchestrator.get(&stack_of(&record.id)).await {
             Ok(stack) if record.owns(&stack) && stack.is_running() => return Ok(false),
+            Ok(stack) if record.owns(&stack) && self.has_moved(record, &stack).await? => {
+                tracing::info!(id = %record.id, "the data directory was moved; the database is started where it is now");
+                self.orchestrator.remove(&stack.id).await?;
+            }
             Ok(stack) if record.owns(&stack) => match self.restart(record).await {
                 // A reset was cut off while it took this stack away: that is finished, and the stack made again.
                 Err(Error::Conflict { .. }) => self.orchestrator.remove(&stack.id).await?,

@@ -12,8 +12,9 @@ use super::Programs;
 use super::inner::Inner;
 use super::record::Record;
 use crate::error::{Error, Result};
+use crate::label::keys;
 use crate::name::{AttemptId, DatabaseId, ServiceName};
-use crate::orchestrator::{LogOptions, Mount, PublishedPort, ServiceSpec, StackSpec, StopSignal};
+use crate::orchestrator::{LogOptions, Mount, PublishedPort, ServiceSpec, Stack, StackSpec, StopSignal};
 use crate::postgres::{Endpoint, Launch, Notify, memory};
 
 /// The port a server listens on inside a container.
@@ -46,6 +47,12 @@ impl Inner {
         let notify = Notify::bind(self.notify_path(&record.id))?;
         self.orchestrator.set_running(&record.stack(), true).await?;
         self.wait_ready(record, &notify).await
+    }
+
+    /// Tells whether a stack was made for a volume that is elsewhere now, as its data directory was moved.
+    pub(super) async fn has_moved(&self, record: &Record, stack: &Stack) -> Result<bool> {
+        let Some(path) = stack.labels.get(keys::PATH) else { return Ok(false) };
+        Ok(self.volume(record).await?.is_some_and(|volume| volume.path.to_str() != Some(path)))
     }
 
     /// Removes a volume, the stack on it, and its sockets. What runs on another volume of the same database stays.
@@ -157,10 +164,14 @@ impl Inner {
         service.stop_signal = StopSignal::Quit;
         service.stop_grace = STOP_GRACE;
         service.shm_size = Some(SHM_SIZE);
-        Ok(StackSpec {
-            labels: record.stack_labels(&self.instance.id)?,
-            ..StackSpec::new(record.stack(), AttemptId::random()?, vec![service])
-        })
+        let mut labels = record.stack_labels(&self.instance.id)?;
+        // Where it cannot be a label, a data directory that was moved is not noticed.
+        if let Some(path) = data.to_str()
+            && let Err(error) = labels.set(keys::PATH, path)
+        {
+            tracing::debug!(%error, "the place of a volume is not noted");
+        }
+        Ok(StackSpec { labels, ..StackSpec::new(record.stack(), AttemptId::random()?, vec![service]) })
     }
 
     /// Waits until the server answers, ends, or has taken too long.

@@ -90,6 +90,56 @@ async fn the_server_starts_again_over_copies() -> Result<()> {
     server_again(ServerOptions { store: "copy", ..ServerOptions::default() }).await
 }
 
+/// Everything is stopped, and the data directory is somewhere else afterwards.
+async fn moved(options: ServerOptions) -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start(&home.data(), &options).await?;
+    server.import("production", T).await?;
+    let database = create(&server, json!({ "Durable": true })).await?;
+    server.stop().await?;
+    for (pid, _) in home.servers()? {
+        home.kill(pid, Signal::QUIT)?;
+    }
+    for mount in home.mounts()? {
+        ondemand_tests::run(std::process::Command::new("umount").arg(mount)).await?;
+    }
+    let elsewhere = home.path().join("elsewhere");
+    std::fs::rename(home.data(), &elsewhere)?;
+    let server = Server::start(&elsewhere, &options).await?;
+    let found = eventually(async || {
+        let found = server.get(&database.id).await?;
+        ensure!(found.status == "Running", "{found:?}");
+        Ok(found)
+    })
+    .await?;
+    ensure!(found.url == database.url, "{found:?}");
+    ensure!(word(&database).await? == "written");
+    server.reset(&database.id).await?;
+    ensure!(word(&database).await? == "dataset");
+    let other = server.create(json!({})).await?;
+    ensure!(word(&other).await? == "dataset");
+    for database in [database, other] {
+        server.delete(&database.id).await?;
+    }
+    ensure!(home.servers()?.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_with_a_pool_can_be_moved() -> Result<()> {
+    moved(ServerOptions::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_with_copies_can_be_moved() -> Result<()> {
+    moved(ServerOptions { store: "copy", ..ServerOptions::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_can_be_moved_over_docker() -> Result<()> {
+    moved(ServerOptions::docker()).await
+}
+
 /// After the machine has restarted, no process is left, nothing is mounted, and `/run` is empty.
 async fn reboot(options: ServerOptions) -> Result<()> {
     let home = Home::new()?;
