@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use ondemand_tests::{Home, Inventory, Server, ServerOptions, query, run};
+use ondemand_tests::{Home, Inventory, Server, ServerOptions, eventually, query, run};
 use serde_json::json;
 
 /// Two data directories over one pool: the second server would take what the first one is making for what a dead one left.
@@ -66,7 +66,8 @@ async fn a_pool_that_was_there_and_is_not_is_an_error() -> Result<()> {
     for (pid, _) in home.servers()? {
         home.kill(pid, rustix::process::Signal::QUIT)?;
     }
-    run(Command::new("umount").arg(&pool)).await?;
+    // What Postgres had open is closed a moment after it has ended.
+    eventually(async || run(Command::new("umount").arg(&pool)).await).await?;
     std::fs::remove_file(&image)?;
     let mut delete = ondemand_tests::server::program();
     run(delete.args(["pool", "delete", "--path"]).arg(&pool)).await?;

@@ -101,7 +101,8 @@ async fn moved(options: ServerOptions) -> Result<()> {
         home.kill(pid, Signal::QUIT)?;
     }
     for mount in home.mounts()? {
-        ondemand_tests::run(std::process::Command::new("umount").arg(mount)).await?;
+        // What Postgres had open is closed a moment after it has ended.
+        eventually(async || ondemand_tests::run(std::process::Command::new("umount").arg(&mount)).await).await?;
     }
     let elsewhere = home.path().join("elsewhere");
     std::fs::rename(home.data(), &elsewhere)?;
