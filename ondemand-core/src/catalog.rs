@@ -248,14 +248,17 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, BoxError> {
         #[serde(default)]
         format: u32,
     }
+    // Where, and not what is there: it may be a secret, and the reason is told to whoever looks after the pool.
+    let damaged =
+        |e: serde_json::Error| BoxError::from(format!("it is damaged at line {}, column {}", e.line(), e.column()));
     // What is no object, as in tests, says none.
     if text.trim_ascii_start().starts_with(b"{") {
-        let Format { format } = serde_json::from_slice(text)?;
+        let Format { format } = serde_json::from_slice(text).map_err(damaged)?;
         if format > FORMAT {
             return Err(format!("a later version of this program wrote it (format {format}); use that one").into());
         }
     }
-    Ok(serde_json::from_slice(text)?)
+    serde_json::from_slice(text).map_err(damaged)
 }
 
 fn write_new(path: &Path, text: &[u8]) -> std::io::Result<()> {
@@ -278,4 +281,17 @@ fn read_twin(file: &File) -> std::io::Result<Vec<u8>> {
         Err(e) => return Err(e.into()),
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_record_is_told_without_what_is_in_it() {
+        for text in [r#"{"n":"secret"}"#, r#"{"n":1,"format":"secret"}"#, r#""secret""#, r#"{"n": secret}"#] {
+            let error = parse::<std::collections::BTreeMap<String, u32>>(text.as_bytes()).expect_err(text).to_string();
+            assert!(error.contains("line 1, column") && !error.contains("secret"), "{error}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::DatabaseState;
 use super::inner::{Inner, detached};
 use super::leases;
-use super::record::{Record, State, stack_of};
+use super::record::{Record, State, is_volume_of, stack_of};
 use crate::error::{Error, Kind, Result};
 use crate::janitor::Report;
 use crate::label::{Labels, keys};
@@ -47,6 +47,8 @@ pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result
             }
         }
     }
+    // A volume of the same database that cannot be read may be a later one, whose server would have to make room for this one's.
+    found.retain(|id, _| !unreadable.iter().any(|other| is_volume_of(&other.name, id)));
     adopt(inner, &before, &found);
     let there = volumes.iter().map(|volume| volume.name.as_str());
     let there: BTreeSet<_> = there.chain(unreadable.iter().map(|unreadable| unreadable.name.as_str())).collect();

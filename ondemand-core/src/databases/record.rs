@@ -81,7 +81,7 @@ impl Record {
     /// Returns the name of its volume, which no other attempt can have.
     pub(super) fn volume(&self) -> VolumeName {
         #[expect(clippy::expect_used, reason = "both parts are hexadecimal")]
-        VolumeName::new(format!("db-{}-{}", self.id.short(), self.attempt)).expect("a name")
+        VolumeName::new(format!("{}{}", volume_prefix(&self.id), self.attempt)).expect("a name")
     }
 
     /// Returns the name of the snapshot it was cloned from.
@@ -167,6 +167,16 @@ impl Record {
         }
         Ok(record)
     }
+}
+
+/// Returns what the names of a database's volumes begin with.
+fn volume_prefix(id: &DatabaseId) -> String {
+    format!("db-{}-", id.short())
+}
+
+/// Tells whether a volume of this name would be one of this database.
+pub(super) fn is_volume_of(volume: &str, id: &DatabaseId) -> bool {
+    volume.starts_with(&volume_prefix(id))
 }
 
 /// Returns the name of a database's stack.

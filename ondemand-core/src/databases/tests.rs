@@ -378,6 +378,30 @@ async fn a_database_whose_record_cannot_be_read_lives_on() {
     compare(&world, &Model::from([(database.id, (database.port, false))])).await;
 }
 
+/// A reset that was cut off after its commit has left the volume from before.
+#[tokio::test]
+async fn a_database_whose_later_volume_cannot_be_read_is_not_the_earlier_one() {
+    let mut world = World::new().await;
+    let database = world.create().await.unwrap();
+    let earlier = world.record(&database.id);
+    let base = world.plan.count("delete_volume");
+    world.plan.on("delete_volume", base + 1, Fault::fail_before(|| Error::backend("fake", "deleting", "on purpose")));
+    world.databases.reset(&database.id).await.unwrap();
+    let (later, stack) = (world.record(&database.id).volume(), earlier.stack());
+    let before = world.orchestrator.get(&stack).await.unwrap();
+    assert_eq!(world.volumes().await, 2, "both are there");
+    world.store.damage(&later, true);
+    world.crash();
+    for _ in 0..2 {
+        let report = world.reconcile().await;
+        assert!(report.removed.is_empty() && report.restarted.is_empty(), "{report:?}");
+    }
+    assert_eq!(world.orchestrator.get(&stack).await.unwrap(), before, "its server was not touched");
+    world.store.damage(&later, false);
+    assert_eq!(world.reconcile().await.removed, [format!("volume {}", earlier.volume())]);
+    compare(&world, &Model::from([(database.id, (database.port, false))])).await;
+}
+
 #[tokio::test]
 async fn an_expired_database_whose_record_cannot_be_read_stays() {
     let world = World::new().await;

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::inner::{Deployed, Inner, is_well};
-use super::record::State;
+use super::record::{State, is_stack_of};
 use crate::error::{Error, Result};
+use crate::listing::Listing;
 use crate::name::StackName;
 
 /// How long a service that has ended is left alone before it is started again, the first time; twice as long each time after that.
@@ -51,7 +52,9 @@ impl Fallen {
 
 /// Looks once.
 pub(super) async fn look(inner: &Arc<Inner>, fallen: &mut BTreeMap<StackName, Fallen>) -> Result<()> {
-    let deployed = inner.deployed().await?.found;
+    let Listing { found: mut deployed, unreadable } = inner.deployed().await?;
+    // What cannot be read may be a later deployment of the same environment.
+    deployed.retain(|deployed| !unreadable.iter().any(|other| is_stack_of(&other.name, &deployed.record.name)));
     let ready = newest(deployed);
     if inner.options.revive {
         revive(inner, &ready, fallen);
