@@ -24,7 +24,7 @@ pytest_plugins = ["pytester"]
 SQL = "CREATE TABLE people(name text); INSERT INTO people SELECT 'person ' || n FROM generate_series(1, 100) n;"
 
 
-def eventually(condition: Callable[[], bool], what: Union[str, Callable[[], str]], seconds: float = 20.0) -> None:
+def eventually(condition: Callable[[], bool], what: Union[str, Callable[[], str]], seconds: float = 60.0) -> None:
     """Wait for what nothing tells of; `what` says what is wrong, and may look for it when it is."""
     deadline = time.monotonic() + seconds
     while not condition():

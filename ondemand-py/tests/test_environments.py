@@ -90,7 +90,7 @@ def visit(link: str) -> int:
     host, _, port = link.split("//")[1].strip("/").partition(":")
     request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Host": host})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -197,7 +197,7 @@ def test_what_cannot_be_seen_once_it_is_made_is_deleted_by_whose_it_is(monkeypat
         with pytest.raises(ondemand.Backend) as kept:
             od.environments.create("demo", github_token="a token of a user's")
         # Though somebody still has the exception.
-        assert deleted.get(timeout=20) == ("/envs/demo", "Bearer a token of a user's")
+        assert deleted.get(timeout=60) == ("/envs/demo", "Bearer a token of a user's")
         assert "on purpose" in str(kept.value)
         server.shutdown()
 

@@ -159,7 +159,7 @@ impl Home {
             // It may end by itself meanwhile.
             let _ = self.kill(pid, Signal::QUIT);
         }
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while let Some((pid, command)) = self.processes()?.into_iter().next() {
             ensure!(Instant::now() < deadline, "process {pid} does not end: {command}");
             if let Ok(handle) = pidfd_open(pid, PidfdFlags::empty())
@@ -179,7 +179,7 @@ impl Home {
         }
         for mount in self.mounts()?.iter().rev() {
             // A process that is just ending may still have a file open.
-            let deadline = Instant::now() + Duration::from_secs(10);
+            let deadline = Instant::now() + Duration::from_secs(60);
             loop {
                 let output = Command::new("umount").arg(mount).output().context("running umount")?;
                 if output.status.success() {

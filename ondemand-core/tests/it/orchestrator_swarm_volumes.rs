@@ -118,7 +118,9 @@ async fn an_image_that_nodes_cannot_get_is_named_and_not_asked_for_again_at_once
     let swarm = with(Some(missing));
     let deployed = swarm.deploy(&on_a_worker("a", "exec sleep 1000")).await.expect("deployed");
     swarm.remove(&deployed.id).await.expect("it does not keep the stack from going");
+    let begun = Instant::now();
     let Tidied { removed: gone, failed } = swarm.tidy().await.expect("tidied");
+    let tried = begun.elapsed();
     assert_eq!(gone, [""; 0]);
     for (node, failed) in ["node-2", "node-3"].into_iter().zip(&failed) {
         assert!(failed.starts_with(&format!("volumes on node {node}: ")), "{failed}");
@@ -128,7 +130,7 @@ async fn an_image_that_nodes_cannot_get_is_named_and_not_asked_for_again_at_once
     // Told until it is done, and not tried again at once.
     let begun = Instant::now();
     assert_eq!(swarm.tidy().await.expect("not yet"), Tidied { removed: Vec::new(), failed });
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < tried, "{:?} after {tried:?}", begun.elapsed());
     // Nothing is forgotten: neither by those who have no image at all nor by those who have the right one.
     assert_eq!(with(None).tidy().await.expect("nobody does it"), Tidied::default());
     assert_eq!(services.volumes().map(|volumes| volumes.len()), [0, 1, 0]);

@@ -66,7 +66,7 @@ async fn it_lives_for_as_long_as_it_is_needed() {
     let began = Instant::now();
     let deleted = client.delete(format!("{url}/servers/{id}")).send().await;
     deleted.and_then(reqwest::Response::error_for_status).expect("it is deleted");
-    tokio::time::timeout(Duration::from_secs(20), running)
+    tokio::time::timeout(Duration::from_secs(60), running)
         .await
         .expect("it ends")
         .expect("no panic")
@@ -83,6 +83,6 @@ async fn it_waits_for_the_one_before_it_to_let_go() {
     // It is known to wait once somebody else is refused for the same reason.
     assert_eq!(Ondemand::open(&config).await.expect_err("it is open").code(), Code::Conflict);
     drop(before);
-    let (_, running) = tokio::time::timeout(Duration::from_secs(8), next).await.expect("it opens").expect("no panic");
+    let (_, running) = tokio::time::timeout(Duration::from_secs(60), next).await.expect("it opens").expect("no panic");
     running.await.expect("no panic").expect("it ends well");
 }

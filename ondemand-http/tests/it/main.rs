@@ -195,7 +195,7 @@ async fn a_server_can_be_shaped_reset_and_extended() {
     let followed = service.router.clone().oneshot(request).await.expect("an answer");
     let end = tokio::spawn(to_bytes(followed.into_body(), usize::MAX));
     service.state.shut_down();
-    let followed = tokio::time::timeout(Duration::from_secs(10), end).await.expect("it ends").expect("a task");
+    let followed = tokio::time::timeout(Duration::from_secs(60), end).await.expect("it ends").expect("a task");
     followed.expect("a whole answer");
     let deleted = service.ask("DELETE", "/servers/mine", Body::empty()).await;
     assert_eq!(deleted.status, StatusCode::OK, "{deleted:?}");

@@ -156,7 +156,8 @@ async fn a_service_that_never_answers_on_the_swarm_leaves_nothing_and_says_why()
     let token = cluster.token("anna");
     let hangs = [("build.sh", "true\n"), ("server.pl", "print STDERR \"thinking\\n\"; sleep 1 while 1;\n")];
     push(&cluster.forge, "shop/front-web", "hangs", &hangs).await?;
-    cluster.start_again("10s")?;
+    // Time for the service to start on a busy machine: only then it is known to hang.
+    cluster.start_again("40s")?;
     let hangs = body("demo", &token, json!({ "github-front-branch": "hangs" }));
     let refused = cluster.server.refused(("POST", "/envs"), hangs, (503, "not_ready")).await?;
     ensure!(refused["detail"].to_string().contains("front"), "{refused}");

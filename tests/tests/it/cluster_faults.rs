@@ -111,7 +111,7 @@ async fn a_route_follows_a_task_within_seconds() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     while upstream(&cluster).await?.is_none_or(|now| now == before) {
-        ensure!(runs.elapsed() < Duration::from_secs(5), "the route does not follow within 5 s");
+        ensure!(runs.elapsed() < Duration::from_secs(20), "the route does not follow within 20 s");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     answers(&cluster).await?;

@@ -64,7 +64,7 @@ fn shows_nothing(error: Option<&Error>, token: &Secret) {
 
 fn git(base: String) -> Git {
     log();
-    let options = GitOptions { base, answer: Duration::from_secs(10), ..GitOptions::default() };
+    let options = GitOptions { base, answer: Duration::from_secs(60), ..GitOptions::default() };
     Git::new(&options).expect("a base")
 }
 
@@ -184,7 +184,7 @@ async fn a_server_that_hangs_or_is_not_there_holds_nobody() -> Result<()> {
     let began = Instant::now();
     let error = git.resolve(&repository, None, Some(&token)).await.expect_err("it hangs");
     ensure!(error.code() == Code::Backend && error.is_transient(), "{error:?}");
-    ensure!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+    ensure!(began.elapsed() < Duration::from_secs(30), "it took {:?}", began.elapsed());
     shows_nothing(Some(&error), &token);
     // A port that was free a moment ago: nobody listens there.
     let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;

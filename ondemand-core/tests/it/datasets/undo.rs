@@ -218,7 +218,7 @@ async fn what_a_killed_process_left_is_removed() {
     assert_eq!(setup.datasets.reconcile().await.unwrap().removed, [format!("volume {name}")]);
     assert_eq!(setup.store.volumes(&Selector::all().with(keys::INSTANCE, "other")).await.unwrap().found.len(), 1);
     setup.store.delete_volume(&other).await.unwrap();
-    let status = tokio::time::timeout(Duration::from_secs(10), psql.wait()).await.expect("psql ends").unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(60), psql.wait()).await.expect("psql ends").unwrap();
     assert!(!status.success());
     assert!(!volume.path.exists() && !private.exists());
     assert_eq!(stranger.sql("postgres", "SELECT 1"), "1");

@@ -229,7 +229,7 @@ async fn assert_limited(lab: &lab::Lab, limit: usize) {
     for client in open {
         drop(client);
         // When it has noticed, another one fits.
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
             let mut client = lab.client().await;
             client.try_send(get("app.example", "/")).await;
@@ -302,7 +302,7 @@ async fn tunnels_count_as_connections() {
     assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 503 "), "{:?}", String::from_utf8_lossy(&rest));
     drop(tunnels);
     lab.active("app.example", 0, 0).await;
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
         let mut client = lab.client().await;
         if client.try_send(get("unknown.example", "/")).await
@@ -334,7 +334,7 @@ async fn connecting_does_not_take_for_ever() {
     let begin = tokio::time::Instant::now();
     let answer = lab.ask(get("full.example", "/")).await;
     assert!([502, 504].contains(&answer.status()), "{answer:?}");
-    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
 /// Opening and closing connections, with or without a word, leaves nothing behind.

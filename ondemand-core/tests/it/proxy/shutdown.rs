@@ -32,7 +32,7 @@ async fn shutdown_lets_what_is_in_flight_finish() {
     // Idle connections end at once, and so it is known to have begun.
     idle.closed().await;
     fresh.closed().await;
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     // Whoever comes now is not answered.
     if let Ok(stream) = tokio::net::TcpStream::connect(address).await {
         let mut late = Peer::new(stream);
@@ -102,7 +102,7 @@ async fn an_idle_proxy_ends_at_once() {
     lab.every_chance().await;
     let begin = tokio::time::Instant::now();
     within("the end of the proxy", lab.proxy.shutdown()).await;
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     server.open(0).await;
 }
 
