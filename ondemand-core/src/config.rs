@@ -118,8 +118,23 @@ pub struct DatabasesConfig {
     pub ready_timeout: Ttl,
     /// How often the janitor looks.
     pub reap_interval: Ttl,
+    /// Whether those that run as processes of this host are put in sandboxes.
+    pub sandbox: SandboxMode,
     /// Postgres settings for all.
     pub settings: BTreeMap<String, String>,
+}
+
+/// Whether programs are put in sandboxes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxMode {
+    /// Where this host can make them; else not, with a notice at start.
+    #[default]
+    Auto,
+    /// Always; where this host cannot make them, opening is an error.
+    Required,
+    /// Never.
+    Off,
 }
 
 /// PostgreSQL itself.
@@ -201,6 +216,7 @@ impl Default for DatabasesConfig {
             default_dataset: None,
             ready_timeout: ttl("60s"),
             reap_interval: ttl("15s"),
+            sandbox: SandboxMode::default(),
             settings: BTreeMap::new(),
         }
     }

@@ -32,6 +32,7 @@ pub mod progress;
 pub mod router;
 #[cfg(feature = "git")]
 mod runner;
+mod sandbox;
 mod secret;
 pub mod snapshot;
 pub mod template;
@@ -61,6 +62,7 @@ pub use notation::{Size, Ttl};
 pub use ondemand::Ondemand;
 pub use orchestrator::Orchestrator;
 pub use router::Router;
+pub use sandbox::Sandbox;
 pub use secret::Secret;
 pub use snapshot::SnapshotStore;
 pub use template::Template;

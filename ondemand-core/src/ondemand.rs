@@ -1,10 +1,10 @@
 //! Everything put together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{Config, OrchestratorKind};
+use crate::config::{Config, OrchestratorKind, SandboxMode};
 use crate::databases::{Databases, DatabasesOptions, Programs};
 use crate::datasets::{Datasets, DatasetsOptions};
 use crate::error::{Error, Result};
@@ -12,8 +12,9 @@ use crate::instance::{Instance, check_reachable};
 use crate::janitor::Janitor;
 #[cfg(feature = "docker")]
 use crate::orchestrator::{Docker, DockerOptions};
-use crate::orchestrator::{Orchestrator, Process, ProcessOptions};
+use crate::orchestrator::{Orchestrator, Process, ProcessOptions, RunAs};
 use crate::postgres::{Installs, StaticFiles, Wire, os_user};
+use crate::sandbox::Sandbox;
 use crate::snapshot::SnapshotStore;
 
 #[cfg(feature = "environments")]
@@ -24,6 +25,8 @@ mod store;
 const PROCESSES: &str = "stacks";
 /// Where containers are recorded, below the data directory.
 const CONTAINERS: &str = "containers";
+/// What sandboxes see of `/etc`, below the data directory.
+const SANDBOX: &str = "sandbox";
 
 /// Databases and datasets over one data directory, put together as a [`Config`] says.
 #[derive(Debug, Clone)]
@@ -44,6 +47,7 @@ pub struct Ondemand {
     pub environments: Option<crate::Environments>,
     /// What to tell the user about the choices that were made, such as a store that copies.
     pub notices: Vec<String>,
+    guests: BTreeSet<u32>,
     instance: Instance,
 }
 
@@ -90,7 +94,8 @@ impl Ondemand {
             Arc::clone(&store),
             DatasetsOptions::new(installs.clone(), user, &instance.runtime_dir, &instance.id),
         );
-        let orchestrator = wrap_orchestrator(orchestrator(config, &instance)?);
+        let sandbox = sandbox(config, user, &mut notices).await?;
+        let orchestrator = wrap_orchestrator(orchestrator(config, &instance, sandbox)?);
         let databases = Databases::new(
             instance.clone(),
             Arc::clone(&orchestrator),
@@ -122,6 +127,7 @@ impl Ondemand {
             #[cfg(feature = "environments")]
             environments: None,
             notices,
+            guests: guest(config.orchestrator, user).into_iter().collect(),
             instance,
         })
     }
@@ -159,8 +165,17 @@ impl Ondemand {
             let environments = environments::open(config, templates, &self, orchestrator, router, proxy)?;
             self.janitor = self.janitor.with_environments(environments.clone());
             self.environments = Some(environments);
+            if config.environments.orchestrator == OrchestratorKind::Process {
+                let user = environments::user(config.environments.user.as_deref())?;
+                self.guests.extend(guest(OrchestratorKind::Process, user));
+            }
         }
         Ok(self)
+    }
+
+    /// Returns the users of this machine, apart from this process's own, that programs of databases and environments run as.
+    pub fn guests(&self) -> impl Iterator<Item = u32> {
+        self.guests.iter().copied()
     }
 
     /// Tells whether there is nothing to look after: no database and no lease, no environment, and nothing that is being made. What cannot be
@@ -182,6 +197,12 @@ impl Ondemand {
     }
 }
 
+/// Returns the user of this machine that programs run as, where they are processes, and that is not this process's own.
+fn guest(orchestrator: OrchestratorKind, user: RunAs) -> Option<u32> {
+    let own = rustix::process::geteuid().as_raw();
+    (orchestrator == OrchestratorKind::Process && user.uid != own).then_some(user.uid)
+}
+
 /// Makes a directory that others may pass through: Postgres runs as another user.
 fn make_passable(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
@@ -192,13 +213,37 @@ fn make_passable(path: &Path) -> Result<()> {
         .map_err(|e| Error::io("data directory", format!("making {}", path.display()), e))
 }
 
-fn orchestrator(config: &Config, instance: &Instance) -> Result<Arc<dyn Orchestrator>> {
+/// Returns what databases are put in, where that is configured and this host can make it.
+async fn sandbox(config: &Config, user: RunAs, notices: &mut Vec<String>) -> Result<Option<Sandbox>> {
+    let mode = config.databases.sandbox;
+    if config.orchestrator != OrchestratorKind::Process || mode == SandboxMode::Off {
+        return Ok(None);
+    }
+    let dir = config.data_dir.join(SANDBOX);
+    make_passable(&dir)?;
+    match Sandbox::find(&dir, user).await {
+        Ok(sandbox) => Ok(Some(sandbox)),
+        Err(reason) if mode == SandboxMode::Required => Err(Error::Unsupported {
+            message: format!("databases.sandbox is \"required\", and there is no sandbox on this host: {reason}"),
+            hint: "apt-get install bubblewrap, use the Docker orchestrator, or set databases.sandbox = \"auto\"".into(),
+        }),
+        Err(reason) => {
+            notices.push(format!(
+                "databases are not separated from each other on this host: {reason}. A superuser of one can read the files of all"
+            ));
+            Ok(None)
+        }
+    }
+}
+
+fn orchestrator(config: &Config, instance: &Instance, sandbox: Option<Sandbox>) -> Result<Arc<dyn Orchestrator>> {
     refuse_others(config)?;
     match config.orchestrator {
         OrchestratorKind::Process => Ok(Arc::new(Process::new(ProcessOptions {
             state_dir: config.data_dir.join(PROCESSES),
             log_dir: config.data_dir.join("logs"),
             instance: instance.id.clone(),
+            sandbox,
         })?)),
         #[cfg(feature = "docker")]
         OrchestratorKind::Docker => Ok(Arc::new(Docker::new(DockerOptions {

@@ -19,7 +19,11 @@ readonly cluster_conf=$cluster_dir/ondemand-setup.conf
 packages_of() {
     case "$1" in
         build) echo gcc libc6-dev pkg-config libbtrfsutil-dev libclang-dev ;;
-        run) echo curl git perl-base postgresql postgresql-contrib postgresql-client btrfs-progs util-linux mount procps ;;
+        run)
+            echo curl git perl-base postgresql postgresql-contrib postgresql-client btrfs-progs util-linux mount procps
+            # Databases that run as processes are separated from each other with it.
+            echo bubblewrap
+            ;;
         test)
             echo docker.io iptables iproute2 debootstrap debian-archive-keyring ca-certificates zstd gzip curl procps util-linux
             # Repositories to build from, and another shell to build in.

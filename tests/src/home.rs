@@ -220,6 +220,14 @@ fn command_line(pid: Pid) -> Option<Vec<String>> {
     Some(words.filter(|word| !word.is_empty()).collect())
 }
 
+/// Returns the processes with this command line.
+///
+/// # Errors
+/// If the processes of the machine cannot be listed.
+pub fn processes_with(words: &[&str]) -> Result<Vec<Pid>> {
+    Ok(pids()?.into_iter().filter(|pid| command_line(*pid).is_some_and(|found| found == words)).collect())
+}
+
 /// Returns the owner of a file.
 ///
 /// # Errors

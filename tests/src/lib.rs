@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 pub use cluster::Cluster;
 pub use events::Steps;
 pub use forge::Forge;
-pub use home::Home;
+pub use home::{Home, processes_with};
 pub use inventory::Inventory;
 pub use ports::free_range;
 pub use registry::Registry;

@@ -164,6 +164,7 @@ fn databases_table(config: &DatabasesConfig) -> Result<Table, toml::ser::Error> 
         default_dataset,
         ready_timeout,
         reap_interval,
+        sandbox,
         settings,
     } = config;
     let section = Section::default()
@@ -177,6 +178,7 @@ fn databases_table(config: &DatabasesConfig) -> Result<Table, toml::ser::Error> 
         .with_option("default-dataset", default_dataset.as_ref())?
         .with("ready-timeout", ready_timeout)?
         .with("reap-interval", reap_interval)?
+        .with("sandbox", sandbox)?
         .with("settings", settings)?;
     Ok(section.0)
 }

@@ -135,7 +135,8 @@ impl Inner {
                     message: format!("the dataset needs PostgreSQL {major}, which is not installed"),
                     hint: format!("apt-get install postgresql-{major}, or import the dataset again"),
                 })?;
-                (None, bin_dir.clone())
+                // A sandbox sees it at its real path.
+                (None, bin_dir.canonicalize().unwrap_or_else(|_| bin_dir.clone()))
             }
             Programs::Image { image, bin_dir } => (Some(in_place(image)), PathBuf::from(in_place(bin_dir))),
         };
@@ -158,6 +159,12 @@ impl Inner {
         service.user = Some(self.options.user);
         service.mounts =
             vec![Mount::same(data, false), Mount::same(run_dir, false), Mount::same(&self.options.files, true)];
+        if let Programs::Host(_) = self.options.programs {
+            // In a sandbox it sees nothing else of the host. A container keeps what it saw first, and would not find the next socket of this name.
+            service.mounts.push(Mount::same(notify.path(), false));
+            service.mounts.extend(program_mounts(&bin_dir));
+        }
+        service.sandboxed = true;
         let published = (self.options.listen, record.port).into();
         service.ports = vec![PublishedPort { published, target }];
         // Whoever ends a server here throws its data away, or will have it replay its log: a checkpoint would be wasted.
@@ -210,6 +217,16 @@ impl Inner {
         let _ = tokio::time::timeout(Duration::from_secs(2), read).await;
         tail
     }
+}
+
+/// Returns what a sandbox must see for Postgres's programs in `bin_dir`, unless it sees them anyhow: the programs, and what is installed beside them.
+fn program_mounts(bin_dir: &Path) -> Vec<Mount> {
+    let seen = ["/usr", "/bin", "/sbin", "/nix/store"].iter().any(|path| bin_dir.starts_with(path));
+    let Some(installed) = bin_dir.parent().filter(|_| !seen) else { return Vec::new() };
+    // Not all that is there: a data directory may be among it.
+    let beside = ["lib", "lib64", "libexec", "share"].map(|name| installed.join(name));
+    let there = beside.into_iter().filter(|path| path.is_dir()).chain([bin_dir.to_owned()]);
+    there.map(|path| Mount::same(path, true)).collect()
 }
 
 /// Returns what Postgres says of one of these settings, if it is why it does not start: it names the setting, or the file that is its value.

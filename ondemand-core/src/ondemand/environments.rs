@@ -87,7 +87,7 @@ fn write_runner(data_dir: &Path) -> Result<PathBuf> {
 }
 
 /// Returns the user that services run as: never root, since they are whatever somebody has pushed to a branch.
-fn user(name: Option<&str>) -> Result<RunAs> {
+pub(super) fn user(name: Option<&str>) -> Result<RunAs> {
     let name = name.unwrap_or(USER);
     os_user(Some(name)).map_err(|error| match error {
         Error::Unsupported { .. } => Error::Unsupported {
@@ -110,6 +110,7 @@ pub(super) fn orchestrator(config: &Config, instance: &str) -> Result<Arc<dyn Or
             state_dir: dir.join("processes"),
             log_dir: dir.join("logs"),
             instance: instance.to_owned(),
+            sandbox: None,
         })?)),
         #[cfg(feature = "docker")]
         OrchestratorKind::Docker => Ok(Arc::new(Docker::new(DockerOptions {

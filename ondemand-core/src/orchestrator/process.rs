@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::label::{Labels, Selector};
 use crate::listing::Listing;
 use crate::name::StackName;
+use crate::sandbox::Sandbox;
 
 mod check;
 mod files;
@@ -46,6 +47,8 @@ pub struct ProcessOptions {
     pub log_dir: PathBuf,
     /// The installation it belongs to. The variable `ONDEMAND_STACK` carries it, with the stack's id, into all processes.
     pub instance: String,
+    /// What services are put in that are to be [sandboxed](super::ServiceSpec::sandboxed); without it, they see the host as it is.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// Runs services as processes of this host.
@@ -70,8 +73,8 @@ pub struct ProcessOptions {
 /// A log file that is larger than 64 MiB when stacks are listed, or its lines asked for, is emptied; its first line says so.
 ///
 /// # What it does not do
-/// - It isolates nothing: a program sees the host as it is. `read_only` mounts are accepted, but only the file system's permissions
-///   keep a program from writing to them.
+/// - It isolates only what is to be [sandboxed](super::ServiceSpec::sandboxed), where it was given a sandbox: every other program sees the host as
+///   it is, `read_only` mounts are accepted for it, and only the file system's permissions keep it from writing to them.
 /// - [`LogOptions::since`] is unsupported: lines carry no time. [`LogOptions::tail`] is counted for each service.
 /// - The exit status of an adopted process is unknown: only its parent learns it.
 /// - It restarts nothing by itself, whatever the restart policy says: [`set_running`](Orchestrator::set_running) starts again what has exited,
@@ -101,7 +104,9 @@ impl Process {
         make_private_dir(&options.log_dir, BACKEND)?;
         let files = Files::beside(&options.state_dir)?;
         let records = Records::open(options.state_dir, BACKEND)?;
-        Ok(Self { shared: Arc::new(Shared::new(records, files, options.log_dir, options.instance, boot)) })
+        Ok(Self {
+            shared: Arc::new(Shared::new(records, files, options.log_dir, options.instance, options.sandbox, boot)),
+        })
     }
 }
 

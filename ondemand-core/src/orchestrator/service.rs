@@ -65,6 +65,11 @@ pub struct ServiceSpec {
     /// Whether it starts in an empty directory of its own, which goes with the stack. Containers have one anyhow.
     #[serde(default)]
     pub own_directory: bool,
+    /// Whether it is kept apart as far as the orchestrator can. A plain process sees nothing of the host but its mounts, its files and the system's
+    /// programs, and no process but its own, where [`ProcessOptions::sandbox`](super::ProcessOptions::sandbox) is set. A container of one engine has
+    /// no capabilities, gains no privileges, writes to nothing but its mounts and `/tmp`, and has a limit of processes.
+    #[serde(default)]
+    pub sandboxed: bool,
     /// What only containers have.
     #[serde(default)]
     pub container: ContainerOptions,
@@ -103,6 +108,7 @@ impl ServiceSpec {
             configs: Vec::new(),
             labels: BTreeMap::new(),
             own_directory: false,
+            sandboxed: false,
             container: ContainerOptions::default(),
             placement: Placement::default(),
             stop_signal: StopSignal::default(),

@@ -19,7 +19,10 @@ async fn shell(database: &Database, program: &str) -> Result<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clone_makes_no_tablespace_outside_of_its_volume() -> Result<()> {
     let home = Home::new()?;
-    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    // In a sandbox, there is no outside.
+    let config = home.file("ondemand.toml", "[databases]\nsandbox = 'off'\n")?;
+    let options = ServerOptions::default().with(["--config", &config.display().to_string()]);
+    let server = Server::start(&home.data(), &options).await?;
     server.import("production", "CREATE TABLE t AS SELECT 'dataset'::text AS word;").await?;
     let database = server.create(json!({})).await?;
     let location = home.path().join("tablespace");

@@ -101,7 +101,10 @@ exec '{real}/postgres', @ARGV;
     for (path, mode) in [(&program, 0o755), (&home.path().to_path_buf(), 0o777)] {
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
     }
-    let options = options.with(["--postgres-bin-dir", &programs.display().to_string()]);
+    // In a sandbox it would not see the stranger's file.
+    let config = home.file("ondemand.toml", "[databases]\nsandbox = 'off'\n")?;
+    let arguments = ["--postgres-bin-dir", &programs.display().to_string(), "--config", &config.display().to_string()];
+    let options = options.with(arguments);
     let server = start(&home, &options).await?;
     let before = Inventory::take(&home, &home.data())?;
     let database = server.create(json!({})).await?;

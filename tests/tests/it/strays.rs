@@ -1,34 +1,32 @@
 //! Programs that SQL has started, and that hide: they end with what they came from.
 
-use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use ondemand_tests::{Home, Inventory, Server, ServerOptions, eventually, query};
+use ondemand_tests::{Home, Inventory, Server, ServerOptions, eventually, processes_with, query};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 
-/// A program of a name of its own, so that none of another test is taken for it.
+/// A program with a word of its own on its command line, so that none of another test is taken for it.
 struct Stray {
-    program: PathBuf,
+    /// How long it sleeps, a number that no other has.
+    word: String,
 }
 
 impl Stray {
-    fn new(home: &Home, name: &str) -> Result<Self> {
-        let program = home.path().join(name);
-        std::fs::copy("/bin/sleep", &program)?;
-        Ok(Self { program })
+    fn new() -> Self {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        Self { word: format!("1000.{}{:03}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed)) }
     }
 
     /// The shell's words for starting it where nothing of where it came from is left: no parent, group, session or environment.
     fn hidden(&self) -> String {
-        format!("env -i setsid -f {} 1000 </dev/null >/dev/null 2>&1", self.program.display())
+        format!("env -i setsid -f /usr/bin/sleep {} </dev/null >/dev/null 2>&1", self.word)
     }
 
     /// Returns the processes that run it.
     fn running(&self) -> Vec<Pid> {
-        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = processes.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
-        pids.filter(|pid| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.program)).collect()
+        processes_with(&["/usr/bin/sleep", &self.word]).unwrap_or_default()
     }
 
     async fn starts(&self) -> Result<()> {
@@ -52,7 +50,7 @@ impl Drop for Stray {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_database_started_ends_with_it() -> Result<()> {
     let home = Home::new()?;
-    let (stray, of_other) = (Stray::new(&home, "stray")?, Stray::new(&home, "of-another")?);
+    let (stray, of_other) = (Stray::new(), Stray::new());
     let server = Server::start(&home.data(), &ServerOptions::default()).await?;
     server.import("production", "CREATE TABLE t ();").await?;
     let before = Inventory::take(&home, &home.data())?;
@@ -82,7 +80,7 @@ async fn what_a_database_started_ends_with_it() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dump_started_ends_when_its_server_was_killed() -> Result<()> {
     let home = Home::new()?;
-    let stray = Stray::new(&home, "stray")?;
+    let stray = Stray::new();
     let server = Server::start(&home.data(), &ServerOptions::default()).await?;
     let before = Inventory::take(&home, &home.data())?;
     let dump = format!("\\! {}\nSELECT pg_sleep(1000);\n", stray.hidden());

@@ -139,6 +139,9 @@ fn labels(stack: &StackSpec, service: &ServiceSpec, names: Names<'_>) -> HashMap
     labels
 }
 
+/// How many processes a sandboxed service may have, where it is given no limit.
+const SANDBOXED_PIDS: i64 = 4096;
+
 fn host_config(
     stack: &StackSpec,
     service: &ServiceSpec,
@@ -166,11 +169,13 @@ fn host_config(
         network_mode: joined.map(|joined| joined.network.clone()),
         nano_cpus: limits.nano_cpus,
         memory: limits.memory,
-        pids_limit: limits.pids,
+        pids_limit: limits.pids.or(service.sandboxed.then_some(SANDBOXED_PIDS)),
         memory_reservation: service.placement.reservations.memory,
         cap_add: given(&options.cap_add),
-        cap_drop: given(&options.cap_drop),
-        readonly_rootfs: options.read_only.then_some(true),
+        cap_drop: if service.sandboxed { Some(vec!["ALL".into()]) } else { given(&options.cap_drop) },
+        security_opt: service.sandboxed.then(|| vec!["no-new-privileges".into()]),
+        readonly_rootfs: (options.read_only || service.sandboxed).then_some(true),
+        tmpfs: service.sandboxed.then(|| HashMap::from([("/tmp".into(), "mode=1777".into())])),
         extra_hosts: given(&options.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect()),
         ulimits: (!options.ulimits.is_empty()).then(|| ulimits.collect()),
         sysctls: (!sysctls.is_empty()).then_some(sysctls),

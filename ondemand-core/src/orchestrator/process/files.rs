@@ -11,7 +11,7 @@ use super::check::run_as;
 use crate::error::{Error, Result};
 use crate::name::{ServiceName, StackName};
 use crate::orchestrator::files::{self, other_user, own_user};
-use crate::orchestrator::{ConfigSpec, FileMount, RunAs, SecretSpec, ServiceSpec, StackSpec, discovery};
+use crate::orchestrator::{ConfigSpec, FileMount, Mount, RunAs, SecretSpec, ServiceSpec, StackSpec, discovery};
 
 /// The mode of a secret or configuration file that is given none: only its owner reads it.
 const MODE: u32 = 0o400;
@@ -64,6 +64,15 @@ impl Files {
             // An absolute path replaces all of it.
             (Some(dir), true) => self.own(name, &service.name).join(dir),
         }
+    }
+
+    /// Returns what a sandboxed service sees of its files.
+    pub(super) fn mounts(&self, name: &StackName, service: &ServiceSpec) -> Vec<Mount> {
+        let files =
+            [(self.secrets(name), service.secrets.is_empty()), (self.configs(name), service.configs.is_empty())];
+        let files = files.into_iter().filter(|(_, none)| !none).map(|(dir, _)| Mount::same(dir, true));
+        let own = service.own_directory.then(|| Mount::same(self.own(name, &service.name), false));
+        files.chain(own).collect()
     }
 
     /// Returns the variables that tell a service where its files are.

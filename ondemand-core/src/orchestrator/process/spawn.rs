@@ -17,13 +17,17 @@ use super::identity::{Identity, Stat};
 use crate::error::{Error, Result};
 use crate::mark::Mark;
 use crate::orchestrator::files::other_user;
-use crate::orchestrator::{RunAs, ServiceSpec};
+use crate::orchestrator::{Mount, RunAs, ServiceSpec};
+use crate::sandbox::{Inside, Sandbox};
 
 /// What a new process does when it has marked itself: it waits for a line, and becomes the program. If the process that started it dies before the
 /// line is sent, the pipe is closed and it ends.
 const SHIM: &str = r#"; read -r _ || exit 125; exec "$@" </dev/null"#;
 /// What one does that waits for nothing.
 const BESIDE: &str = r#"; exec "$@""#;
+
+/// What the process does that a sandbox ends with.
+const AROUND: &str = r#"; "$@"; exit $?"#;
 
 /// Where programs are looked for when this process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -44,9 +48,32 @@ pub(super) struct Setting {
     pub(super) variable: String,
     /// What all carry that comes from it.
     pub(super) mark: Mark,
+    /// What they are put in, and what they see there.
+    pub(super) sandbox: Option<(Sandbox, Vec<Mount>)>,
+    /// The size of their shared memory, where they have one of their own.
+    pub(super) shm_size: Option<u64>,
 }
 
 impl Setting {
+    /// Returns a command that marks itself and does what `shim` says, in a sandbox where it is to be. The program and its arguments follow.
+    fn command(&self, shim: &str) -> Command {
+        let Some((sandbox, mounts)) = &self.sandbox else { return self.shell(shim) };
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", &(self.mark.words() + AROUND), "ondemand-shim"])
+            .args(sandbox.words(Inside { mounts, shm_size: self.shm_size, network: true, dir: &self.dir }, &self.env))
+            .args(["/bin/sh", "-c", &format!(":{shim}"), "ondemand-shim"])
+            .args(self.user.map(|user| sandbox.user_words(user)).unwrap_or_default())
+            // It may be root: nothing of the service's own environment is for it.
+            .env_clear()
+            .env("PATH", DEFAULT_PATH)
+            .envs(std::env::var_os("LANG").map(|lang| ("LANG", lang)))
+            .env(VARIABLE, &self.variable)
+            .current_dir("/")
+            .process_group(0);
+        command
+    }
+
     /// Returns a shell that marks itself, does what `shim` says, and has `words` as its arguments.
     fn shell(&self, shim: &str) -> Command {
         let mut command = Command::new("/bin/sh");
@@ -69,7 +96,7 @@ impl Setting {
     /// Runs a program beside the service, as to see whether it is healthy. Says what is wrong if it does not succeed within `limit`.
     pub(super) async fn try_out(&self, words: &[String], limit: Duration) -> Result<Result<(), String>> {
         let failed = |e| Error::io(BACKEND, "starting a health check", e);
-        let mut command = self.shell(BESIDE);
+        let mut command = self.command(BESIDE);
         command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn().map_err(failed)?;
         // Not reaped before it is waited for, so the number is still its own.
@@ -100,6 +127,8 @@ pub(super) fn path_variable(env: &BTreeMap<String, String>) -> OsString {
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) identity: Identity,
+    /// Whether its program is in a sandbox, which ends with it.
+    pub(super) sandboxed: bool,
     child: Child,
 }
 
@@ -119,7 +148,7 @@ impl Held {
         let out = OpenOptions::new().append(true).create(true).mode(0o600).open(log);
         let out = out.map_err(failed("opening the log of"))?;
         let err = out.try_clone().map_err(failed("opening the log of"))?;
-        let mut command = setting.shell(SHIM);
+        let mut command = setting.command(SHIM);
         command.arg(program).args(&service.command[1..]).stdin(Stdio::piped()).stdout(out).stderr(err);
         let child = command.spawn().map_err(failed("starting"))?;
         // It is not waited for before this, so the number is still its own.
@@ -127,7 +156,7 @@ impl Held {
             .id()
             .and_then(|pid| Stat::read(pid).map(|stat| Identity { pid, start: stat.start, boot: boot.to_owned() }))
             .ok_or_else(|| failed("identifying")(std::io::Error::other("it has no entry in /proc")))?;
-        Ok(Self { identity, child })
+        Ok(Self { identity, sandboxed: setting.sandbox.is_some(), child })
     }
 
     /// Returns the end of the pipe that [`release`] writes to. Dropped, it ends the process.
@@ -187,6 +216,8 @@ mod tests {
             user: None,
             variable: "variable".into(),
             mark: Mark::of("test"),
+            sandbox: None,
+            shm_size: None,
         };
         let spawn = || Held::spawn(&spec, &setting, program, &dir.path().join("log"), "boot").expect("a process");
         let mut held = spawn();

@@ -181,6 +181,11 @@ impl Shared {
             user: run_as(service)?,
             variable: format!("{}/{}", self.instance, record.id),
             mark: self.mark(record, service),
+            sandbox: self.sandbox.clone().filter(|_| service.sandboxed).map(|sandbox| {
+                let own = self.files.mounts(&spec.name, service);
+                (sandbox, service.mounts.iter().cloned().chain(own).collect())
+            }),
+            shm_size: service.shm_size,
         })
     }
 
@@ -210,7 +215,8 @@ impl Shared {
                 let before = record.engine.processes[*at].as_ref();
                 let restarts = before.map_or(0, |before| before.restarts.saturating_add(again.into()));
                 let identity = process.identity.clone();
-                record.engine.processes[*at] = Some(Started { identity, exit: None, restarts });
+                let sandboxed = process.sandboxed;
+                record.engine.processes[*at] = Some(Started { identity, exit: None, restarts, sandboxed });
             }
             Some(record.clone())
         });

@@ -23,6 +23,7 @@ use crate::name::StackName;
 use crate::orchestrator::record::Records;
 use crate::orchestrator::turns::{Turns, locked};
 use crate::orchestrator::{Endpoint, Service, ServiceSpec, ServiceState, Stack, StackId, StopSignal, depends, known};
+use crate::sandbox::Sandbox;
 
 /// What is remembered about a stack.
 pub(super) type Record = known::Record<Processes>;
@@ -46,6 +47,9 @@ pub(super) struct Started {
     /// How many of the service's processes before it ended by themselves.
     #[serde(default)]
     pub(super) restarts: u32,
+    /// Whether its program runs in a sandbox, which ends with this process.
+    #[serde(default)]
+    pub(super) sandboxed: bool,
 }
 
 /// How a process ended.
@@ -61,6 +65,7 @@ pub(super) struct Shared {
     pub(super) files: Files,
     log_dir: PathBuf,
     pub(super) instance: String,
+    pub(super) sandbox: Option<Sandbox>,
     pub(super) boot: String,
     /// The processes whose parent this process is, and how they ended.
     pub(super) children: Mutex<HashMap<Identity, watch::Receiver<Option<Exit>>>>,
@@ -82,9 +87,10 @@ impl Shared {
         files: Files,
         log_dir: PathBuf,
         instance: String,
+        sandbox: Option<Sandbox>,
         boot: String,
     ) -> Self {
-        Self { records, files, log_dir, instance, boot, children: Mutex::default(), turns: Turns::default() }
+        Self { records, files, log_dir, instance, sandbox, boot, children: Mutex::default(), turns: Turns::default() }
     }
 
     /// Returns a stack as it is now.
@@ -199,7 +205,8 @@ impl Shared {
         };
         let line = format!("{}={}/{}", spawn::VARIABLE, self.instance, record.id);
         let mark = self.mark(record, service);
-        let root = Root { main: &started.identity, boot: &self.boot, mark, line: &line };
+        let sandboxed = started.sandboxed;
+        let root = Root { main: &started.identity, sandboxed, boot: &self.boot, mark, line: &line };
         let failed =
             |e| Error::io(BACKEND, format!("ending service {} of stack {}", service.name, record.spec.name), e);
         root.end(signal(service.stop_signal), service.stop_grace).await.map_err(failed)?;

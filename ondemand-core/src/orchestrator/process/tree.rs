@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::identity::{Handle, Identity, Stat};
 use crate::mark::{Mark, has_line};
+use crate::sandbox;
 
 /// How long killed processes may take to be gone; longer than any disk needs to answer one that waits for it.
 const KILLED_WITHIN: Duration = Duration::from_secs(30);
@@ -18,6 +19,8 @@ const KILLED_WITHIN: Duration = Duration::from_secs(30);
 pub(super) struct Root<'a> {
     /// The process itself, the leader of its group.
     pub(super) main: &'a Identity,
+    /// Whether its program runs in a sandbox, which ends with the process itself.
+    pub(super) sandboxed: bool,
     /// This boot.
     pub(super) boot: &'a str,
     /// What all carry that came from it.
@@ -36,7 +39,11 @@ impl Root<'_> {
             session = Some(main.stat.session);
             // Before the signal: the children of a process that has ended are nobody's.
             known = self.descendants(&main)?;
-            main.signal(signal)?;
+            if self.sandboxed {
+                self.signal_inside(&known, &main, signal)?;
+            } else {
+                main.signal(signal)?;
+            }
             if let Ok(ended) = timeout(grace, main.ended()).await {
                 ended?;
             } else {
@@ -50,6 +57,16 @@ impl Root<'_> {
             }
         }
         self.kill_survivors(known, session).await
+    }
+
+    /// Asks the program in a sandbox to end. Where there is none yet, nothing is lost by killing what makes the sandbox.
+    fn signal_inside(self, known: &[Identity], main: &Handle, signal: Signal) -> io::Result<()> {
+        let program = sandbox::program(known.iter().map(|identity| identity.pid));
+        let program = known.iter().find(|identity| Some(identity.pid) == program);
+        match program.map(|program| Handle::open(program, self.boot)).transpose()?.flatten() {
+            Some(program) => program.signal(signal),
+            None => main.signal(Signal::KILL),
+        }
     }
 
     async fn kill_survivors(self, mut known: Vec<Identity>, session: Option<u32>) -> io::Result<()> {

@@ -13,6 +13,7 @@ use ondemand_core::{AttemptId, Error, Orchestrator, Selector, ServiceName, Stack
 use crate::fixtures::test_name;
 
 mod features;
+mod sandbox;
 
 /// The contract.
 mod conformance {
@@ -83,7 +84,9 @@ impl Drop for Home {
 }
 
 fn open(dir: &Path) -> Process {
-    let options = ProcessOptions { state_dir: dir.join("stacks"), log_dir: dir.join("logs"), instance: instance(dir) };
+    let sandbox = None;
+    let options =
+        ProcessOptions { state_dir: dir.join("stacks"), log_dir: dir.join("logs"), instance: instance(dir), sandbox };
     Process::new(options).expect("a process orchestrator")
 }
 
@@ -122,7 +125,7 @@ fn exists(pid: u32) -> bool {
 
 /// Polls what no event tells.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < deadline, "{what} did not come true");
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,0 +1,251 @@
+//! A sandbox for programs of the host: namespaces of their own, made by bubblewrap (`bwrap`).
+//!
+//! A program in a sandbox sees of the host its mounts, the system's programs and libraries (`/usr`), and a few files of `/etc`. Other processes, their
+//! files, sockets and shared memory do not exist there. The kernel ends all that runs in the sandbox when its first process ends, whatever those
+//! programs did to hide; and that process ends with the one that started it, until the host starts again.
+//!
+//! As root, the first process stays root's, without capabilities, and the program becomes another user: so nothing in the sandbox can touch the first
+//! process. As another user it takes user namespaces.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+
+use crate::orchestrator::{Mount, RunAs};
+
+/// Where programs of a sandbox, and those that make one, are looked for.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What is taken of `/etc`: what the C library, OpenSSL and Postgres read.
+const ETC: &[&str] = &[
+    "passwd",
+    "group",
+    "nsswitch.conf",
+    "localtime",
+    "timezone",
+    "hosts",
+    "host.conf",
+    "resolv.conf",
+    "gai.conf",
+    "services",
+    "protocols",
+    "ld.so.cache",
+    "ssl/openssl.cnf",
+];
+/// The largest of these files that is taken.
+const ETC_LIMIT: u64 = 4 << 20;
+
+/// Directories with programs and libraries: where they are links into `/usr`, as links.
+const SYSTEM: &[&str] =
+    &["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/var/cache/postgresql"];
+
+/// How long trying a sandbox may take, on a busy machine.
+const TRIED_WITHIN: Duration = Duration::from_secs(30);
+
+/// What makes sandboxes on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    tools: Arc<Tools>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Tools {
+    bwrap: PathBuf,
+    /// What becomes another user in the sandbox; only where this process is root.
+    setpriv: Option<PathBuf>,
+    /// What all sandboxes see.
+    system: Vec<OsString>,
+}
+
+/// What one sandbox holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inside<'a> {
+    /// Directories and files of the host that it sees, at their places.
+    pub(crate) mounts: &'a [Mount],
+    /// The size of its shared memory in bytes; half of the machine's where it is not given.
+    pub(crate) shm_size: Option<u64>,
+    /// Whether it has the host's network, or none.
+    pub(crate) network: bool,
+    /// Where its program starts.
+    pub(crate) dir: &'a Path,
+}
+
+impl Sandbox {
+    /// Looks for what a sandbox needs, writes what it shows of `/etc` below `dir`, and tries one as `user`.
+    ///
+    /// # Errors
+    /// Why there is none, in words for a user. `Ok` is proof that one could be made.
+    pub async fn find(dir: &Path, user: RunAs) -> Result<Self, String> {
+        let sandbox = Self::with(dir, rustix::process::geteuid().is_root())?;
+        sandbox.try_out(user).await.map(|()| sandbox)
+    }
+
+    fn with(dir: &Path, as_root: bool) -> Result<Self, String> {
+        let needed = |name: &str, package: &str| {
+            find_program(name).ok_or_else(|| format!("{name} is not installed (apt-get install {package})"))
+        };
+        let bwrap = needed("bwrap", "bubblewrap")?;
+        let setpriv = as_root.then(|| needed("setpriv", "util-linux")).transpose()?;
+        let etc = dir.join("etc");
+        copy_etc(&etc).map_err(|e| format!("writing {}: {e}", etc.display()))?;
+        Ok(Self { tools: Arc::new(Tools { bwrap, setpriv, system: system(&etc) }) })
+    }
+
+    async fn try_out(&self, user: RunAs) -> Result<(), String> {
+        let inside = Inside { mounts: &[], shm_size: None, network: true, dir: Path::new("/") };
+        let words = self.words(inside, &BTreeMap::new());
+        let mut command = tokio::process::Command::new(&words[0]);
+        command.args(&words[1..]).args(self.user_words(user)).args(["/bin/sh", "-c", ":"]);
+        command.env_clear().env("PATH", PATH).current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let tried = tokio::time::timeout(TRIED_WITHIN, command.output()).await;
+        let output = tried.map_err(|_| "bwrap does not end".to_owned())?.map_err(|e| format!("starting bwrap: {e}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(said.lines().next_back().map_or_else(|| format!("bwrap: {}", output.status), str::to_owned))
+    }
+
+    /// Tells whether its programs must be started as root, and become another user inside.
+    pub(crate) fn starts_as_root(&self) -> bool {
+        self.tools.setpriv.is_some()
+    }
+
+    /// Returns the words that a program's own come after, for it to run in a sandbox, with these variables beside those that the sandbox is made
+    /// with. Everybody on the host can read both: no secrets.
+    pub(crate) fn words(&self, inside: Inside<'_>, env: &BTreeMap<String, String>) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec![self.tools.bwrap.clone().into()];
+        let mut add = |more: &[&str]| words.extend(more.iter().map(OsString::from));
+        add(&["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]);
+        if !inside.network {
+            add(&["--unshare-net"]);
+        }
+        // No way to the terminal of whoever started this; and the end of what started it ends it.
+        add(&["--new-session", "--die-with-parent"]);
+        if self.starts_as_root() {
+            add(&["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]);
+        } else {
+            add(&["--unshare-user", "--disable-userns"]);
+        }
+        words.extend(self.tools.system.iter().cloned());
+        let mut add = |more: &[&str]| words.extend(more.iter().map(OsString::from));
+        add(&["--perms", "1777"]);
+        if let Some(size) = inside.shm_size {
+            add(&["--size", &size.to_string()]);
+        }
+        add(&["--tmpfs", "/dev/shm", "--perms", "1777", "--tmpfs", "/tmp"]);
+        let mut parents = BTreeSet::new();
+        for mount in inside.mounts {
+            parents.extend(mount.target.ancestors().skip(1).filter(|path| path.parent().is_some()));
+        }
+        for parent in parents {
+            // Those that are there stay as they are.
+            words.extend(["--perms", "0755", "--dir"].map(OsString::from));
+            words.push(parent.into());
+        }
+        let mut mounts: Vec<&Mount> = inside.mounts.iter().collect();
+        // One may lie in another: the outer one first, or it would hide the inner one.
+        mounts.sort_by_key(|mount| mount.target.components().count());
+        for mount in mounts {
+            words.push(if mount.read_only { "--ro-bind" } else { "--bind" }.into());
+            words.push(mount.source.clone().into());
+            words.push(mount.target.clone().into());
+        }
+        for (key, value) in env {
+            words.extend(["--setenv", key, value].map(OsString::from));
+        }
+        words.extend(["--chdir".into(), inside.dir.into(), "--".into()]);
+        words
+    }
+
+    /// Returns the words that come right before a program's own, for it to run as `user`.
+    pub(crate) fn user_words(&self, user: RunAs) -> Vec<OsString> {
+        let Some(setpriv) = &self.tools.setpriv else { return Vec::new() };
+        let mut words: Vec<OsString> = vec![setpriv.clone().into()];
+        words.extend([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)].map(OsString::from));
+        words.extend(["--clear-groups", "--inh-caps=-all", "--no-new-privs", "--"].map(OsString::from));
+        words
+    }
+}
+
+/// Returns the process that is the program of a sandbox, among the descendants of what it was started with.
+pub(crate) fn program(descendants: impl IntoIterator<Item = u32>) -> Option<u32> {
+    // The first process of the sandbox has number 1 in it, and the program is the next. Sandboxes in the sandbox have longer lists.
+    let numbers = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        let numbers: Vec<u32> = numbers.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect();
+        (numbers.len() > 1 && numbers.last() == Some(&2)).then_some((numbers.len(), pid))
+    };
+    descendants.into_iter().filter_map(numbers).min().map(|(_, pid)| pid)
+}
+
+/// Returns the arguments for what all sandboxes see.
+fn system(etc: &Path) -> Vec<OsString> {
+    let mut words: Vec<OsString> = ["--ro-bind", "/usr", "/usr"].map(OsString::from).to_vec();
+    for path in SYSTEM {
+        match fs::read_link(path) {
+            Ok(target) => words.extend(["--symlink".into(), target.into(), path.into()]),
+            Err(_) if Path::new(path).is_dir() => words.extend(["--ro-bind".into(), path.into(), path.into()]),
+            Err(_) => {}
+        }
+    }
+    words.extend(["--proc", "/proc", "--dev", "/dev", "--ro-bind"].map(OsString::from));
+    words.extend([etc.into(), "/etc".into()]);
+    words
+}
+
+/// Writes copies of the files that are taken of `/etc`, each in one step: sandboxes that run see them change.
+fn copy_etc(etc: &Path) -> io::Result<()> {
+    make_readable(etc)?;
+    for name in ETC {
+        let to = etc.join(name);
+        match read_regular(&Path::new("/etc").join(name)) {
+            Ok(content) => {
+                if let Some(parent) = to.parent() {
+                    make_readable(parent)?;
+                }
+                let new = to.with_extension("new");
+                fs::write(&new, content)?;
+                fs::set_permissions(&new, fs::Permissions::from_mode(0o644))?;
+                fs::rename(&new, &to)?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => match fs::remove_file(&to) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            },
+            Err(e) => return Err(io::Error::new(e.kind(), format!("/etc/{name}: {e}"))),
+        }
+    }
+    Ok(())
+}
+
+/// Makes a directory that everybody may read, whatever this process's umask is.
+fn make_readable(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+}
+
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = fs::File::from(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut content = Vec::new();
+    file.take(ETC_LIMIT).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+fn find_program(name: &str) -> Option<PathBuf> {
+    std::env::split_paths(PATH).map(|dir| dir.join(name)).find(|path| path.is_file())
+}

@@ -1,0 +1,162 @@
+//! Services in sandboxes.
+
+use std::os::unix::fs::PermissionsExt;
+
+use ondemand_core::Sandbox;
+use ondemand_core::orchestrator::{Mount, StopSignal};
+
+use super::*;
+
+/// Whom services run as: neither root nor anybody's.
+const USER: RunAs = RunAs { uid: 65_534, gid: 65_534 };
+
+/// Opens an orchestrator with a sandbox.
+async fn open(dir: &Path) -> Process {
+    let sandbox = Sandbox::find(&dir.join("sandbox"), USER).await.expect("this machine can make sandboxes");
+    Process::new(ProcessOptions {
+        state_dir: dir.join("stacks"),
+        log_dir: dir.join("logs"),
+        instance: instance(dir),
+        sandbox: Some(sandbox),
+    })
+    .expect("a process orchestrator")
+}
+
+/// A home that the services' user may pass through, with a directory of that user's.
+fn home() -> (Home, std::path::PathBuf) {
+    let home = Home::new();
+    std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    let own = home.path().join("own");
+    std::fs::create_dir(&own).expect("a directory");
+    std::os::unix::fs::chown(&own, Some(USER.uid), Some(USER.gid)).expect("root");
+    (home, own)
+}
+
+fn sandboxed(own: &Path, script: &str) -> StackSpec {
+    let mut main = service("main", script);
+    main.user = Some(USER);
+    main.sandboxed = true;
+    main.mounts = vec![Mount::same(own, false)];
+    stack("a", vec![main])
+}
+
+/// Returns the processes whose command line has this word.
+fn with_word(word: &str) -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let has = |pid: &u32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|&byte| byte == 0).any(|found| found == word.as_bytes())
+    };
+    pids.filter(has).collect()
+}
+
+#[tokio::test]
+async fn it_sees_what_is_its_own_and_no_more() {
+    let (home, own) = home();
+    let stranger = home.path().join("others");
+    std::fs::write(&stranger, "not yours").expect("a file that everybody may read");
+    let process = open(home.path()).await;
+    let script = format!(
+        "id -u; id -g; id -G; ls / | tr '\\n' ' '; echo; ls {} | tr '\\n' ' '; echo; ls -d /proc/[0-9]* | wc -l; \
+         cat {} || echo no others; cat /etc/shadow || echo no shadow; ls /root || echo no root; \
+         touch {}/made && echo made; touch /usr/made || echo read only; grep ^CapEff /proc/self/status; \
+         echo $GIVEN; head -n 1 /etc/passwd | cut -d: -f1; touch /dev/shm/x /tmp/x && echo shared memory",
+        home.path().display(),
+        stranger.display(),
+        own.display()
+    );
+    let mut spec = sandboxed(&own, &format!("exec 2>/dev/null; {script}"));
+    spec.services[0].env.insert("GIVEN".into(), "given to it".into());
+    let deployed = process.deploy(&spec).await.expect("deployed");
+    process.wait_stopped(&spec.name).await.expect("it ends");
+    let lines = log(&process, &spec.name).await;
+    assert_eq!(lines[..3], ["65534", "65534", "65534"]);
+    let top: Vec<_> = lines[3].split_ascii_whitespace().collect();
+    assert!(top.iter().all(|name| !["home", "root", "run", "srv", "sys", "boot", "opt"].contains(name)), "{top:?}");
+    assert_eq!(lines[4].trim(), "own");
+    // The first process, the shell, `ls` and `wc`.
+    assert!(lines[5].parse::<u32>().expect("a number") <= 4, "{lines:?}");
+    let rest = ["no others", "no shadow", "no root", "made", "read only", "CapEff:\t0000000000000000"];
+    assert_eq!(lines[6..12], rest);
+    assert_eq!(lines[12..], ["given to it", "root", "shared memory"]);
+    process.remove(&deployed.id).await.expect("removed");
+    assert!(own.join("made").exists());
+}
+
+/// What a program does to outlive its service: it sheds the mark, the environment, its group and session, and its parent.
+#[tokio::test]
+async fn whatever_it_does_to_hide_it_ends_with_its_service() {
+    let (home, own) = home();
+    let process = open(home.path()).await;
+    for (number, rest) in ["exec sleep 1000", "exit 0", "kill -9 $$"].into_iter().enumerate() {
+        let word = format!("76543{number}{}", std::process::id());
+        let hide = format!(
+            "prlimit --pid 1 --locks=5; prlimit --pid $$ --locks=5; env -i setsid /bin/sh -c '/usr/bin/sleep {word} & exit' & \
+             while ! grep -lz '^{word}$' /proc/[0-9]*/cmdline >/dev/null; do :; done; touch {}/hidden; {rest}",
+            own.display()
+        );
+        let spec = sandboxed(&own, &hide);
+        let deployed = process.deploy(&spec).await.expect("deployed");
+        until("it hides", || own.join("hidden").exists()).await;
+        if number == 0 {
+            assert_eq!(with_word(&word).len(), 1, "what is to be found");
+        } else {
+            process.wait_stopped(&spec.name).await.expect("it ends");
+        }
+        process.remove(&deployed.id).await.expect("removed");
+        assert_eq!(with_word(&word), [0; 0], "{rest}");
+        std::fs::remove_file(own.join("hidden")).expect("removed");
+    }
+}
+
+#[tokio::test]
+async fn it_is_asked_to_end_and_its_status_is_told() {
+    let (home, own) = home();
+    let process = open(home.path()).await;
+    for (signal, name) in [(StopSignal::Term, "TERM"), (StopSignal::Quit, "QUIT"), (StopSignal::Int, "INT")] {
+        let script = format!("trap 'echo asked; exit 7' {name}; echo ready; while :; do sleep 0.01; done");
+        let mut spec = sandboxed(&own, &script);
+        spec.services[0].stop_signal = signal;
+        spec.services[0].stop_grace = Duration::from_secs(60);
+        let deployed = process.deploy(&spec).await.expect("deployed");
+        let until_ready = async {
+            while log(&process, &spec.name).await != ["ready"] {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), until_ready).await.expect("it is ready");
+        process.set_running(&spec.name, false).await.expect("asleep");
+        assert_eq!(log(&process, &spec.name).await, ["ready", "asked"]);
+        process.remove(&deployed.id).await.expect("removed");
+    }
+    let spec = sandboxed(&own, "exit 5");
+    let deployed = process.deploy(&spec).await.expect("deployed");
+    let ended = process.wait_stopped(&spec.name).await.expect("it ends");
+    assert_eq!(ended.services[0].state, ServiceState::Exited { status: Some(5) });
+    process.remove(&deployed.id).await.expect("removed");
+}
+
+#[tokio::test]
+async fn it_is_adopted() {
+    let (home, own) = home();
+    let word = format!("76549{}", std::process::id());
+    let mut spec = sandboxed(&own, &format!("trap '' TERM; touch {}/up; /usr/bin/sleep {word}", own.display()));
+    spec.services[0].stop_grace = Duration::from_millis(200);
+    let deployed = open(home.path()).await.deploy(&spec).await.expect("deployed");
+    until("it is up", || own.join("up").exists()).await;
+    // Whoever opens it next may have no sandbox at all.
+    let next = super::open(home.path());
+    let found = next.get(&spec.name).await.expect("a stack");
+    assert!(found.is_running(), "{found:?}");
+    next.remove(&deployed.id).await.expect("removed");
+    assert_eq!(with_word(&word), [0; 0]);
+}
+
+#[tokio::test]
+async fn without_a_program_for_it_the_reason_is_told() {
+    let home = Home::new();
+    std::fs::write(home.path().join("sandbox"), "").expect("a file where a directory should be");
+    let reason = Sandbox::find(&home.path().join("sandbox"), USER).await.expect_err("there is no place for it");
+    assert!(reason.contains("sandbox/etc"), "{reason}");
+}
