@@ -19,11 +19,13 @@ use crate::{AppState, ProxyState, Routing, app, check_exposure, proxy_app};
 use admission::Limits;
 use connections::{Connections, accept, listen};
 pub use keep::keep;
+use peers::Peers;
 
 mod admission;
 mod connections;
 mod environments;
 mod keep;
+mod peers;
 mod proxy;
 
 /// What has been reached of the server's life.
@@ -79,6 +81,7 @@ async fn serve_opened(
         (Routing::default(), None)
     };
     let ondemand = environments::with(ondemand, config, &routing, proxy.as_ref())?;
+    let peers = keep_out(ondemand.guests().collect(), &mut notices);
     let address = address_of(&listener)?;
     tell(Moment::Opened { address, notices: &notices });
 
@@ -88,7 +91,7 @@ async fn serve_opened(
     let following = AbortOnDropHandle::new(tokio::spawn(follow(state.clone())));
     let life = Life::from_ref(&state);
     let limits = Limits::new(&config.http);
-    run(Parts { listener, limits, app: app(state.clone()), life, proxy }, shutdown, tell).await?;
+    run(Parts { listener, limits, peers, app: app(state.clone()), life, proxy }, shutdown, tell).await?;
     drop((janitor, following));
     state.close();
     Ok(())
@@ -117,23 +120,39 @@ pub async fn serve_proxy(
     let state = ProxyState::new(routing, config);
     let life = Life::from_ref(&state);
     let limits = Limits::new(&config.http);
-    run(Parts { listener, limits, app: proxy_app(state), life, proxy: Some(proxy) }, shutdown, tell).await
+    let peers = None;
+    run(Parts { listener, limits, peers, app: proxy_app(state), life, proxy: Some(proxy) }, shutdown, tell).await
 }
 
 /// What runs.
 struct Parts {
     listener: TcpListener,
     limits: Limits,
+    peers: Option<Peers>,
     app: Router,
     life: Life,
     proxy: Option<Proxy>,
 }
 
+/// Returns what keeps these users out of the API. Where the kernel does not help, it says so.
+fn keep_out(guests: Vec<u32>, notices: &mut Vec<String>) -> Option<Peers> {
+    if guests.is_empty() {
+        return None;
+    }
+    match Peers::new(guests) {
+        Ok(peers) => Some(peers),
+        Err(reason) => {
+            notices.push(format!("{reason}. Programs of databases on this machine can use the API; set http.token"));
+            None
+        }
+    }
+}
+
 /// Answers requests until `shutdown` completes, and then lets what is in flight end, in the proxy and in its API at once.
 async fn run(parts: Parts, shutdown: impl Future<Output = ()>, mut tell: impl FnMut(Moment<'_>)) -> Result<()> {
-    let Parts { listener, limits, app, life, proxy } = parts;
+    let Parts { listener, limits, peers, app, life, proxy } = parts;
     let address = address_of(&listener)?;
-    let connections = Connections::new(limits);
+    let connections = Connections::new(limits, peers);
     {
         let (mut shutdown, mut ready) = (pin!(shutdown), pin!(wait_until_ready(&life)));
         let mut accepting = pin!(accept(listener, app, &connections));

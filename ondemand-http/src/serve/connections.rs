@@ -1,7 +1,7 @@
 //! The connections of the API.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::admission::{Admissions, Limits, Place};
+use super::peers::{Peers, refuse};
 
 /// How long a client may take to send the head of a request, the time between two requests included.
 const HEAD: Duration = Duration::from_secs(60);
@@ -43,7 +44,7 @@ pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener> {
 pub(super) async fn accept(listener: TcpListener, app: Router, connections: &Connections) -> Infallible {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => connections.spawn(stream, peer.ip(), app.clone()),
+            Ok((stream, peer)) => connections.spawn(stream, peer, app.clone()),
             Err(error) => pause_after(&error).await,
         }
     }
@@ -69,6 +70,7 @@ const FULL: &[u8] =
 pub(super) struct Connections {
     tasks: TaskTracker,
     admissions: Admissions,
+    peers: Option<Peers>,
     /// Asks them to end after the request they are at.
     ending: CancellationToken,
     /// Ends them.
@@ -76,22 +78,28 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, peers: Option<Peers>) -> Self {
         Self {
             tasks: TaskTracker::new(),
             admissions: Admissions::new(limits),
+            peers,
             ending: CancellationToken::new(),
             ended: CancellationToken::new(),
         }
     }
 
     /// Serves a connection in the background, if there is a place for it.
-    pub(super) fn spawn(&self, stream: TcpStream, client: IpAddr, app: Router) {
+    pub(super) fn spawn(&self, stream: TcpStream, peer: SocketAddr, app: Router) {
+        let client = peer.ip();
         let Some(place) = self.admissions.admit(client) else {
             tracing::debug!(%client, "refused a connection: there are as many as may be, and all are at work");
             // It is new, so its buffer is empty; and who does not read it learns the same from its end.
             let _ = stream.try_write(FULL);
             return;
+        };
+        let app = match self.refusal(&stream, peer) {
+            Some(reason) => refuse(&reason),
+            None => app,
         };
         prepare(&stream);
         let (ending, ended) = (self.ending.clone(), self.ended.clone());
@@ -123,6 +131,15 @@ impl Connections {
                 }
             }
         });
+    }
+
+    /// Returns why requests on this connection are refused, if they are.
+    fn refusal(&self, stream: &TcpStream, peer: SocketAddr) -> Option<Error> {
+        let peers = self.peers.as_ref()?;
+        match stream.local_addr() {
+            Ok(server) => peers.refusal(peer, server),
+            Err(e) => Some(Error::io("http", "asking for its own address", e)),
+        }
     }
 
     /// Lets requests end for a while, and then closes what is left.

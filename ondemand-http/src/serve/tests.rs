@@ -15,9 +15,9 @@ async fn connect(app: Router) -> (Connections, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let (client, served) = tokio::join!(TcpStream::connect(address), listener.accept());
-    let connections = Connections::new(Limits { all: 10, per_client: 10 });
+    let connections = Connections::new(Limits { all: 10, per_client: 10 }, None);
     let (stream, peer) = served.expect("a connection");
-    connections.spawn(stream, peer.ip(), app);
+    connections.spawn(stream, peer, app);
     (connections, client.expect("a connection"))
 }
 
@@ -38,7 +38,7 @@ async fn read_until(client: &mut TcpStream, end: &str) -> String {
 async fn who_says_nothing_keeps_nobody_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    let connections = Connections::new(Limits { all: 4, per_client: 4 });
+    let connections = Connections::new(Limits { all: 4, per_client: 4 }, None);
     let (go_on, wait) = oneshot::channel::<()>();
     let once = std::sync::Arc::new(std::sync::Mutex::new(Some(wait)));
     let streamed = move || {
@@ -78,7 +78,7 @@ async fn who_says_nothing_keeps_nobody_out() {
 async fn where_all_are_at_work_a_new_one_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    let connections = Connections::new(Limits { all: 1, per_client: 1 });
+    let connections = Connections::new(Limits { all: 1, per_client: 1 }, None);
     let (arrived, began) = oneshot::channel();
     let once = std::sync::Arc::new(std::sync::Mutex::new(Some(arrived)));
     let handler = move || {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
-use ondemand_tests::{Database, Home, Server, ServerOptions, query, run, without_password};
+use ondemand_tests::{Database, Home, Server, ServerOptions, processes_with, query, run, without_password};
 use serde_json::json;
 
 const PEOPLE: &str = "CREATE TABLE people AS SELECT n AS id, 'person ' || n AS name FROM generate_series(1, 1000) n;";
@@ -182,5 +182,67 @@ async fn the_command_line_prints_a_url_that_psql_takes() -> Result<()> {
     run(&mut ondemand(&["pg", "reset", "mine"])).await?;
     run(&mut ondemand(&["pg", "delete", "mine"])).await?;
     ensure!(server.list().await?.is_empty());
+    Ok(())
+}
+
+/// A superuser of one database runs programs: they see no other database, nothing of the host's, and no API.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_superusers_programs_see_that_database_alone() -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start(&home.data(), &ServerOptions::default()).await?;
+    server.import("production", PEOPLE).await?;
+    let own = server.create(json!({})).await?;
+    let other = server.create(json!({})).await?;
+    let directory = async |database: &Database| query(&database.url, "SHOW data_directory").await;
+    let (own_files, other_files) = (directory(&own).await?, directory(&other).await?);
+    // What a program says, and what it complains of.
+    let say = async |program: &str| -> Result<String> {
+        let table = "DROP TABLE IF EXISTS said; CREATE TABLE said(line text)";
+        query(&own.url, &format!("{table}; COPY said FROM PROGRAM $${{ {program}; }} 2>&1 || true$$")).await?;
+        query(&own.url, "SELECT string_agg(line, E'\\n') FROM said").await
+    };
+    ensure!(say(&format!("cat {own_files}/PG_VERSION")).await?.parse::<u32>().is_ok(), "its own files are there");
+    let missing = [
+        format!("cat {other_files}/PG_VERSION"),
+        format!("ls {}", home.data().display()),
+        "cat /etc/shadow".to_owned(),
+        "ls /root".to_owned(),
+        "ls /home".to_owned(),
+        "ls /run/docker.sock".to_owned(),
+    ];
+    for program in missing {
+        let said = say(&program).await?;
+        // The way to its own volume is there, and nothing beside it.
+        let data = home.data();
+        let beside = std::path::Path::new(&own_files).strip_prefix(&data).ok().and_then(|path| path.iter().next());
+        let only_the_way = program.starts_with("ls ")
+            && beside.is_some_and(|beside| {
+                !said.contains("No such") && {
+                    let mut names = said.lines();
+                    names.all(|name| beside == name || name == "postgres")
+                }
+            });
+        ensure!(said.contains("No such file or directory") || only_the_way, "{program}: {said}");
+    }
+    let read = query(&own.url, &format!("SELECT pg_read_file('{other_files}/PG_VERSION')")).await;
+    ensure!(read.is_err_and(|error| format!("{error:#}").contains("No such file")), "Postgres itself reads it");
+    let processes = say("cat /proc/[0-9]*/cmdline | xargs -0 echo").await?;
+    ensure!(processes.contains(&own_files) && !processes.contains(&other_files), "{processes}");
+    ensure!(!processes.contains("serve"), "the server is to be seen: {processes}");
+    for path in ["/healthz", "/servers", "/metrics"] {
+        let said = say(&format!("curl -sS -o - -w \"%{{http_code}}\" {}{path}", server.url())).await?;
+        ensure!(said.ends_with("403") && said.contains("may not use this API"), "{path}: {said}");
+    }
+    // What it leaves behind goes with it.
+    let word = format!("7654{}", std::process::id());
+    let hidden = format!(
+        "prlimit --pid $$ --locks=5; prlimit --pid 1 --locks=5; env -i setsid /bin/sh -c \"/usr/bin/sleep {word} &\" >/dev/null 2>&1"
+    );
+    say(&hidden).await?;
+    let running = || processes_with(&["/usr/bin/sleep", &word]).map(|found| found.len());
+    ensure!(running()? == 1, "it does not run");
+    server.delete(&own.id).await?;
+    ensure!(running()? == 0, "it outlives its database");
+    ensure!(query(&other.url, "SELECT count(*) FROM people").await? == "1000");
     Ok(())
 }
