@@ -44,7 +44,7 @@ pub(crate) enum Command {
     Serve(serve::Arguments),
     /// Run a proxy and its API, without databases: for a machine of its own
     Proxy(proxy::Arguments),
-    /// Make, show and delete the loop-file pool that holds the data
+    /// Make, show, enlarge and delete the loop-file pool that holds the data
     #[command(subcommand)]
     Pool(pool::Command),
     /// Import, list, show and delete datasets, which databases are cloned from

@@ -22,6 +22,7 @@ fn help() {
         &["route", "-h"],
         &["route", "set", "-h"],
         &["pool", "create", "-h"],
+        &["pool", "grow", "-h"],
         &["pool", "status", "-h"],
         &["dataset", "import", "-h"],
         &["pg", "-h"],

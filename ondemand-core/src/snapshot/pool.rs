@@ -14,9 +14,11 @@ use crate::listing::what_is_at;
 use crate::notation::Size;
 use crate::orchestrator::RunAs;
 
+mod grow;
 mod mounts;
 mod system;
 
+pub use grow::Grown;
 pub use system::supported;
 
 use mounts::Mounted;
@@ -152,6 +154,21 @@ pub async fn mount(image: impl Into<PathBuf>, path: impl Into<PathBuf>) -> Resul
 pub async fn delete(path: impl Into<PathBuf>, force: bool) -> Result<()> {
     let path = path.into();
     blocking("deleting a pool", move || delete_now(&path, force)).await
+}
+
+/// Makes the pool that is mounted at `path` larger, up to `size`, while it is used. Succeeds if it is that large.
+///
+/// The file stays sparse. With `overcommit`, it may become larger than the disk beneath has room for: a pool whose disk is full stops working.
+///
+/// # Errors
+/// [`InvalidInput`](Error::InvalidInput) for a size below the one it has, as a pool does not shrink; [`Conflict`](Error::Conflict) if no pool is mounted there,
+/// if what is there was not made by [`create`], or if the disk beneath has no room for it; [`Unsupported`](Error::Unsupported) as [`supported`].
+///
+/// # Cancel safety
+/// Calling it again finishes what was begun.
+pub async fn grow(path: impl Into<PathBuf>, size: Size, overcommit: bool) -> Result<Grown> {
+    let path = path.into();
+    blocking("enlarging a pool", move || grow::grow_now(&path, size, overcommit)).await
 }
 
 /// Tells whether a file system is mounted at exactly this path.

@@ -217,3 +217,134 @@ async fn the_default_size_fits_the_disk() {
     assert!(size > SIZE, "{size}: the disk of the temporary directory is too full for these tests");
     assert_eq!(pool::default_image(Path::new("/srv/pool")), Path::new("/srv/pool.btrfs"));
 }
+
+/// Reserves room in the pool, which need not be written for that.
+fn reserve(path: &Path, bytes: u64) -> std::io::Result<()> {
+    let file = fs::File::create(path)?;
+    Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?)
+}
+
+const LARGER: Size = Size(512 << 20);
+
+#[tokio::test]
+async fn a_pool_grows_while_it_is_used() {
+    let fixture = TestPool::new(256).await;
+    let (path, image) = (fixture.path(), fixture.image());
+    let store = Btrfs::open(path).await.unwrap();
+    let volume = store.create_volume(&VolumeName::new("a").unwrap(), &Labels::new()).await.unwrap();
+    let large = volume.path.join("large");
+    reserve(&large, 300 << 20).unwrap_err();
+    let grown = pool::grow(path, LARGER, false).await.unwrap();
+    assert_eq!((&grown.path, &grown.image, grown.before, grown.after), (&path.to_owned(), &image, SIZE, LARGER));
+    assert_eq!(grown.notices, Vec::<String>::new());
+    assert_eq!(fs::metadata(&image).unwrap().len(), LARGER.0);
+    assert!(store.usage().await.unwrap().total > SIZE.0);
+    reserve(&large, 300 << 20).unwrap();
+    // It is that large: nothing to do.
+    let again = pool::grow(path, LARGER, false).await.unwrap();
+    assert_eq!((again.before, again.after), (LARGER, LARGER));
+    drop(store);
+    fixture.cut_power().await;
+    assert_eq!(fs::metadata(&large).unwrap().len(), 300 << 20);
+}
+
+#[tokio::test]
+async fn a_pool_that_was_left_half_grown_is_finished() {
+    let fixture = TestPool::new(256).await;
+    let grow_file = |size: Size| {
+        fs::OpenOptions::new().write(true).open(fixture.image()).unwrap().set_len(size.0).unwrap();
+    };
+    // After the first step.
+    grow_file(LARGER);
+    assert_eq!(pool::grow(fixture.path(), LARGER, false).await.unwrap().before, SIZE);
+    // After the first step and a reboot, where the loop device is as large as its file.
+    let largest = Size(600 << 20);
+    grow_file(largest);
+    fixture.cut_power().await;
+    let grown = pool::grow(fixture.path(), largest, false).await.unwrap();
+    assert_eq!((grown.before, grown.after), (LARGER, largest));
+    reserve(&fixture.path().join("large"), 400 << 20).unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_grown_is_said() {
+    let fixture = TestPool::new(256).await;
+    let (path, image) = (fixture.path(), fixture.image());
+    for size in [0, 1, SIZE.0 - 1] {
+        let error = pool::grow(path, Size(size), true).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidInput, "{size}: {error}");
+    }
+    // More than any disk has.
+    let error = pool::grow(path, Size(1 << 50), false).await.unwrap_err();
+    assert_eq!(error.code(), Code::Conflict);
+    assert!(error.to_string().contains("free in") && error.hint().unwrap().contains("--overcommit"), "{error:?}");
+    assert_eq!(fs::metadata(&image).unwrap().len(), SIZE.0);
+    assert_eq!(code(pool::grow("pool", LARGER, false).await), Code::InvalidInput);
+    for nothing in [path.with_file_name("none"), path.parent().unwrap().to_owned(), "/".into()] {
+        let error = pool::grow(&nothing, LARGER, false).await.unwrap_err();
+        assert!(matches!(error.code(), Code::Conflict | Code::InvalidInput), "{}: {error}", nothing.display());
+    }
+    fs::remove_file(path.join(".ondemand-pool")).unwrap();
+    assert_eq!(code(pool::grow(path, LARGER, false).await), Code::Conflict);
+    assert_eq!(fs::metadata(&image).unwrap().len(), SIZE.0);
+}
+
+#[tokio::test]
+async fn a_pool_grows_beyond_its_disk_where_that_is_wanted_alone() {
+    let memory = SmallDisk::new(c"size=300m");
+    let path = memory.path().join("pool");
+    pool::create(PoolSpec::new(&path, SIZE)).await.unwrap();
+    assert_eq!(code(pool::grow(&path, LARGER, false).await), Code::Conflict);
+    let grown = pool::grow(&path, LARGER, true).await.unwrap();
+    assert_eq!((grown.after, grown.notices.len()), (LARGER, 1));
+    assert!(grown.notices[0].contains("stops working"), "{grown:?}");
+}
+
+/// Where a pool's directory is somebody else's, they may put any file in the place of the pool's.
+#[tokio::test]
+async fn a_file_in_the_place_of_the_pools_is_left_alone() {
+    let memory = SmallDisk::new(c"size=600m");
+    let (path, dir) = (memory.path().join("pool"), memory.path().join("files"));
+    fs::create_dir(&dir).unwrap();
+    let image = dir.join("image");
+    pool::create(PoolSpec { image: Some(image.clone()), ..PoolSpec::new(&path, SIZE) }).await.unwrap();
+    // The kernel still calls the pool's file by this path.
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", &dir, "tmpfs", flags, Some(c"size=1m")).unwrap();
+    fs::write(&image, "precious").unwrap();
+    let replaced = pool::grow(&path, LARGER, true).await;
+    fs::rename(&image, dir.join("other")).unwrap();
+    std::os::unix::fs::symlink(dir.join("other"), &image).unwrap();
+    let linked = pool::grow(&path, LARGER, true).await;
+    let contents = fs::read(dir.join("other"));
+    rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::DETACH).unwrap();
+    assert_eq!(code(replaced), Code::Conflict);
+    linked.unwrap_err();
+    assert_eq!(contents.unwrap(), b"precious");
+    pool::grow(&path, LARGER, true).await.unwrap();
+}
+
+/// A disk in memory, which is gone when it is dropped, with the pool in it.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(options: &std::ffi::CStr) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", dir.path(), "tmpfs", flags, Some(options)).unwrap();
+        Self(dir)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        for path in [self.path().join("pool"), self.path().to_owned()] {
+            // Lazily, as a test that panics may have files open; the loop device is freed with the last of them.
+            let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}

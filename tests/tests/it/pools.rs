@@ -92,3 +92,28 @@ async fn looking_at_a_pool_changes_nothing_in_it() -> Result<()> {
     ensure!(half.exists(), "it removed what a server is writing");
     Ok(())
 }
+
+/// A pool becomes larger under a server, and its databases, that know nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_grows_under_a_server() -> Result<()> {
+    let home = Home::new()?;
+    let options = ServerOptions { arguments: vec!["--pool-size".into(), "256M".into()], ..ServerOptions::default() };
+    let server = Server::start(&home.data(), &options).await?;
+    server.import("production", "CREATE TABLE t ();").await?;
+    let database = server.create(json!({})).await?;
+    let mut grow = ondemand_tests::server::program();
+    grow.args(["pool", "grow", "1G"]).env("ONDEMAND_DATA_DIR", home.data());
+    let said = run(&mut grow).await?;
+    ensure!(said.contains("1.0 GiB (before: 256.0 MiB)"), "{said}");
+    let pool = server.succeed("GET", "/pool", "").await?;
+    ensure!(pool["Total"].as_u64() == Some(1 << 30), "{pool}");
+    // More than the pool had.
+    query(&database.url, "CREATE TABLE large AS SELECT repeat('x', 1900) AS word FROM generate_series(1, 140000)")
+        .await?;
+    ensure!(query(&database.url, "SELECT pg_total_relation_size('large') > 256 << 20").await? == "t");
+    let mut shrink = ondemand_tests::server::program();
+    let refused = run(shrink.args(["pool", "grow", "512M", "--path"]).arg(home.data().join("pool"))).await;
+    let refused = refused.map_or_else(|error| error.to_string(), |said| format!("it succeeded: {said}"));
+    ensure!(refused.contains("less than the pool"), "{refused}");
+    Ok(())
+}

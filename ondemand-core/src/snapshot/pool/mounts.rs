@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 pub(super) struct Mounted {
     /// Where it is mounted.
     pub(super) path: PathBuf,
+    /// Its loop device.
+    pub(super) device: Option<PathBuf>,
     /// The file behind its loop device.
     pub(super) image: Option<PathBuf>,
 }
@@ -51,7 +53,7 @@ fn parse(line: &[u8]) -> Option<Mounted> {
     let backing =
         device.and_then(|device| fs::read(Path::new("/sys/block").join(device).join("loop/backing_file")).ok());
     let image = backing.map(|file| OsString::from_vec(file.trim_ascii_end().to_vec()).into());
-    Some(Mounted { path: path.into(), image })
+    Some(Mounted { path: path.into(), device: device.map(|_| PathBuf::from(&source)), image })
 }
 
 /// Turns `\040` and its like back into the characters they stand for.
@@ -75,7 +77,7 @@ mod tests {
     fn a_line_of_the_mount_table() {
         let line =
             br"36 35 98:0 /root /mnt/with\040space rw,noatime shared:1 master:2 - ext4 /dev/sda1 rw,errors=continue";
-        assert_eq!(parse(line), Some(Mounted { path: "/mnt/with space".into(), image: None }));
+        assert_eq!(parse(line), Some(Mounted { path: "/mnt/with space".into(), device: None, image: None }));
         for broken in ["", "36", "36 35 98:0 / /mnt rw", "36 35 98:0 / /mnt rw - btrfs"] {
             assert_eq!(parse(broken.as_bytes()), None, "{broken}");
         }

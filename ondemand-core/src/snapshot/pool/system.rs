@@ -61,7 +61,7 @@ fn load(module: &str) {
 /// Mounts the file system in `image` at `path`; the loop device goes away with the mount.
 pub(super) fn mount_image(image: &Path, path: &Path) -> Result<()> {
     let mount = program("mount").unwrap_or_else(|| "mount".into());
-    run(&mount, &["-t", "btrfs", "-o", OPTIONS, "--"], &[image, path])
+    run(&mount, &["-t", "btrfs", "-o", OPTIONS, "--"], &[image, path]).map(drop)
 }
 
 /// Unmounts what is mounted at `path`.
@@ -77,6 +77,21 @@ pub(super) fn unmount(path: &Path) -> Result<()> {
     }
 }
 
+/// Has a loop device look how large its file is.
+pub(super) fn resize_loop(device: &Path) -> Result<()> {
+    let losetup = program("losetup").unwrap_or_else(|| "losetup".into());
+    run(&losetup, &["--set-capacity"], &[device]).map(drop)
+}
+
+/// Returns what the kernel says of the file behind a loop device: its inode, and the numbers of its device.
+pub(super) fn backing_of(device: &Path) -> Result<String> {
+    let losetup = program("losetup").unwrap_or_else(|| "losetup".into());
+    let columns = ["--list", "--noheadings", "--raw", "--output", "BACK-INO,BACK-MAJ:MIN"];
+    // It pads the numbers, and escapes what it pads them with.
+    let said = run(&losetup, &columns, &[device])?.replace("\\x20", " ");
+    Ok(said.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
 /// Returns the first of the usual places that has the program: those of root are not in everybody's `PATH`.
 pub(super) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -84,8 +99,8 @@ pub(super) fn program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(usual).map(|dir| dir.join(name)).find(|p| p.is_absolute() && p.is_file())
 }
 
-/// Runs a program to its end; what it says is the error's cause.
-pub(super) fn run(program: &Path, options: &[&str], paths: &[&Path]) -> Result<()> {
+/// Runs a program to its end, and returns its output; what it says beside that is the error's cause.
+pub(super) fn run(program: &Path, options: &[&str], paths: &[&Path]) -> Result<String> {
     let operation = || format!("running {}", program.display());
     let output = Command::new(program)
         .args(options)
@@ -94,7 +109,7 @@ pub(super) fn run(program: &Path, options: &[&str], paths: &[&Path]) -> Result<(
         .output()
         .map_err(|e| Error::io(BACKEND, operation(), e))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let said = if said.trim().is_empty() { output.status.to_string() } else { said.trim().to_owned() };
