@@ -89,7 +89,8 @@ pub trait SnapshotStore: Debug + Send + Sync + 'static {
     /// [`Backend`](crate::Error::Backend) if it cannot be found out which there are.
     async fn snapshots(&self, selector: &Selector) -> Result<Listing<Snapshot>>;
 
-    /// Replaces a volume's labels.
+    /// Replaces a volume's labels. When it returns, a power cut takes neither the labels nor the volume; it may take what was written to it since
+    /// [`SnapshotStore::sync`].
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound), [`OutOfSpace`](crate::Error::OutOfSpace).

@@ -136,7 +136,7 @@ impl Creation<'_> {
         let password = inner.place_password(&volume.path, hashing).await?;
         self.start(&volume.path).await?;
         tracing::debug!(%id, "ready");
-        inner.ensure_password(&self.record, &password).await?;
+        inner.ensure_password(&self.record, &volume.path, password).await?;
         self.still_wanted()?;
         tracing::debug!(%id, "password set");
         self.record.state = State::Announced;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tokio::task::JoinHandle;
+
 use super::inner::Inner;
 use super::record::Record;
 use crate::error::{Error, Result};
@@ -10,7 +12,8 @@ use crate::postgres::{slot, tablespaces};
 /// A password that may stand in its place already.
 pub(super) struct Password {
     verifier: String,
-    in_place: bool,
+    /// Where it stands in its place: the writing of that to disk, beside the start of the server.
+    in_place: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 impl Inner {
@@ -29,16 +32,18 @@ impl Inner {
         let verifier = hashing.await.map_err(|e| Error::backend("task", "hashing a password", e))?;
         // An earlier version made datasets with tablespaces, whose clones share them.
         tablespaces::refuse(data)?;
-        let in_place = slot::fill(data, &verifier)?;
+        let in_place = slot::fill(data, &verifier)?.map(|file| tokio::task::spawn_blocking(move || file.sync_data()));
         Ok(Password { verifier, in_place })
     }
 
-    /// Makes sure that the server, which has been started, wants the database's password.
+    /// Makes sure that the server, which has been started on `data`, wants the database's password, also after a power cut.
     ///
     /// That the place was the right one is tried once for each snapshot: what holds for one clone of it holds for all.
-    pub(super) async fn ensure_password(&self, record: &Record, password: &Password) -> Result<()> {
+    pub(super) async fn ensure_password(&self, record: &Record, data: &Path, password: Password) -> Result<()> {
         let (endpoint, snapshot) = (self.endpoint(record), record.snapshot());
-        if password.in_place {
+        if let Some(writing) = password.in_place {
+            let written = writing.await.map_err(|e| Error::backend("task", "writing a password", e))?;
+            written.map_err(|e| Error::io("postgres", "writing the password to disk", e))?;
             if self.is_proved(&snapshot) {
                 return Ok(());
             }
@@ -48,6 +53,9 @@ impl Inner {
             }
             tracing::warn!(%snapshot, "the place of the password is wrong; it is set by SQL");
         }
-        self.engine.set_password(&endpoint, &password.verifier).await
+        self.engine.set_password(&endpoint, &password.verifier).await?;
+        let data = data.to_owned();
+        let flushed = tokio::task::spawn_blocking(move || slot::flush(&data)).await;
+        flushed.map_err(|e| Error::backend("task", "writing a password", e))?
     }
 }

@@ -1,6 +1,7 @@
 //! Making what runs match what the volumes say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -13,7 +14,7 @@ use super::record::{Record, State, is_volume_of, stack_of};
 use crate::error::{Error, Kind, Result};
 use crate::janitor::Report;
 use crate::label::{Labels, keys};
-use crate::listing::Listing;
+use crate::listing::{Listing, what_is_at};
 use crate::name::{AttemptId, DatabaseId, VolumeName};
 use crate::orchestrator::Stack;
 use crate::snapshot::Volume;
@@ -263,17 +264,24 @@ impl Inner {
 
     /// Makes sure that a database's server runs on its volume. Tells whether it had to be started.
     pub(super) async fn ensure_runs(&self, record: &Record) -> Result<bool> {
+        let unlock = async || match self.volume(record).await? {
+            Some(volume) => remove_empty_lock(&volume.path),
+            None => Ok(()),
+        };
         match self.orchestrator.get(&stack_of(&record.id)).await {
             Ok(stack) if record.owns(&stack) && stack.is_running() => return Ok(false),
             Ok(stack) if record.owns(&stack) && self.has_moved(record, &stack).await? => {
                 tracing::info!(id = %record.id, "the data directory was moved; the database is started where it is now");
                 self.orchestrator.remove(&stack.id).await?;
             }
-            Ok(stack) if record.owns(&stack) => match self.restart(record).await {
-                // A reset was cut off while it took this stack away: that is finished, and the stack made again.
-                Err(Error::Conflict { .. }) => self.orchestrator.remove(&stack.id).await?,
-                restarted => return restarted.map(|()| true),
-            },
+            Ok(stack) if record.owns(&stack) => {
+                unlock().await?;
+                match self.restart(record).await {
+                    // A reset was cut off while it took this stack away: that is finished, and the stack made again.
+                    Err(Error::Conflict { .. }) => self.orchestrator.remove(&stack.id).await?,
+                    restarted => return restarted.map(|()| true),
+                }
+            }
             // A reset that was cut off before its commit has left its stack under the database's name.
             Ok(stack) => self.orchestrator.remove(&stack.id).await?,
             Err(Error::NotFound { .. }) => {}
@@ -281,7 +289,23 @@ impl Inner {
         }
         let volume = self.volume(record).await?;
         let volume = volume.ok_or_else(|| Error::not_found(Kind::Volume, record.volume()))?;
+        remove_empty_lock(&volume.path)?;
         self.start(record, &volume.path).await?;
         Ok(true)
+    }
+}
+
+/// Removes the lock file of a server that has ended, if it is empty: a power cut leaves its name and takes what was in it, and Postgres then refuses to start. Only the
+/// name itself is removed, whatever the volume's user may have made of it.
+fn remove_empty_lock(data: &Path) -> Result<()> {
+    let lock = data.join("postmaster.pid");
+    match what_is_at(&lock, "database")? {
+        Some(metadata) if metadata.is_file() && metadata.len() == 0 => match std::fs::remove_file(&lock) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("database", format!("removing {}", lock.display()), e))
+            }
+            _ => Ok(()),
+        },
+        _ => Ok(()),
     }
 }

@@ -52,7 +52,7 @@ async fn swap(inner: &Inner, old: &Record, new: &mut Record) -> Result<()> {
     let password = inner.place_password(&volume.path, hashing).await?;
     inner.remove_stack(old).await?;
     inner.start(new, &volume.path).await?;
-    inner.ensure_password(new, &password).await?;
+    inner.ensure_password(new, &volume.path, password).await?;
     new.state = State::Announced;
     inner.write(new).await
 }

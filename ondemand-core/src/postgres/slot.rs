@@ -8,6 +8,7 @@
 //! Sources: <https://www.postgresql.org/docs/current/storage-page-layout.html>, <https://www.postgresql.org/docs/current/catalog-pg-authid.html>,
 //! RFC 5803 for the verifier.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -55,32 +56,60 @@ pub(crate) fn note(pgdata: &Path, verifier: &str, user: RunAs) -> Result<()> {
     Ok(())
 }
 
-/// Writes `verifier` where the note of a clone says. Tells whether it could: without a note, or where something else stands, nothing is
-/// written. To be called before a server is started on the clone. Blocking, for microseconds.
+/// Writes `verifier` where the note of a clone says, and returns the file that it is in, which is not on disk yet. Without a note, or where something else
+/// stands, nothing is written. To be called before a server is started on the clone. Blocking, for microseconds.
 ///
 /// # Errors
 /// [`Error::OutOfSpace`], or [`Error::Backend`] if it cannot be written.
-pub(crate) fn fill(pgdata: &Path, verifier: &str) -> Result<bool> {
+pub(crate) fn fill(pgdata: &Path, verifier: &str) -> Result<Option<File>> {
     let failed = |e| Error::io("postgres", "writing the password", e);
     let top = match Tree::open(pgdata) {
         // A volume in memory has no directory.
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         top => top.map_err(failed)?,
     };
-    let Some(note) = top.read(NOTE, 64).map_err(failed)? else { return Ok(false) };
-    let Some((name, offset)) = std::str::from_utf8(&note).ok().and_then(parse) else { return Ok(false) };
+    let Some(note) = top.read(NOTE, 64).map_err(failed)? else { return Ok(None) };
+    let Some((name, offset)) = std::str::from_utf8(&note).ok().and_then(parse) else { return Ok(None) };
     if verifier.len() != LENGTH {
-        return Ok(false);
+        return Ok(None);
     }
     let file = top.file(format!("global/{name}"), OFlags::RDWR).map_err(failed)?;
     let mut there = [0; LENGTH];
     file.read_exact_at(&mut there, offset).map_err(failed)?;
     let is_verifier = there.starts_with(BEGINNING) && there.iter().all(u8::is_ascii_graphic);
     if !is_verifier {
-        return Ok(false);
+        return Ok(None);
     }
     file.write_all_at(verifier.as_bytes(), offset).map_err(failed)?;
-    Ok(true)
+    Ok(Some(file))
+}
+
+/// Returns once what a server has committed with `synchronous_commit` survives a power cut: its log, and the file that says that the log is to be read. A server
+/// of a throw-away database itself waits for no disk. Blocking.
+///
+/// # Errors
+/// [`Error::Backend`] if a file cannot be read or written to disk.
+pub(crate) fn flush(pgdata: &Path) -> Result<()> {
+    let failed = |e| Error::io("postgres", "writing the log of a server to disk", e);
+    let top = match Tree::open(pgdata) {
+        // A volume in memory has no directory.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        top => top.map_err(failed)?,
+    };
+    let mut files = vec!["global/pg_control".to_owned()];
+    if let Some(log) = top.below("pg_wal").map_err(failed)? {
+        let names = log.names().map_err(failed)?.into_iter().filter_map(|name| name.into_string().ok());
+        let segments = names.filter(|name| name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit()));
+        files.extend(segments.map(|name| format!("pg_wal/{name}")));
+    }
+    for name in files {
+        match top.file(name, OFlags::RDONLY).and_then(|file| file.sync_all()) {
+            // The server has made another name of it, or removed it.
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Reads a note: the name of a relation's file, and where in it.
@@ -123,10 +152,10 @@ mod tests {
         let (old, new) = (verifier("old"), verifier("new"));
         let dir = pgdata(&[b"\0\0page", old.as_bytes(), b"rest\0"].concat());
         note(dir.path(), &old, me()).unwrap();
-        assert!(fill(dir.path(), &new).unwrap());
+        assert!(fill(dir.path(), &new).unwrap().is_some());
         let content = std::fs::read(dir.path().join("global/1260")).unwrap();
         assert_eq!(content, [b"\0\0page", new.as_bytes(), b"rest\0"].concat());
-        assert!(fill(dir.path(), &old).unwrap(), "and again, as after a reset that was rolled back");
+        assert!(fill(dir.path(), &old).unwrap().is_some(), "and again, as after a reset that was rolled back");
     }
 
     #[test]
@@ -136,7 +165,7 @@ mod tests {
             let dir = pgdata(&content);
             note(dir.path(), &old, me()).unwrap();
             assert!(!dir.path().join(NOTE).exists());
-            assert!(!fill(dir.path(), &old).unwrap());
+            assert!(fill(dir.path(), &old).unwrap().is_none());
             assert_eq!(std::fs::read(dir.path().join("global/1260")).unwrap(), content);
         }
     }
@@ -150,7 +179,7 @@ mod tests {
         {
             let dir = pgdata(&content);
             std::fs::write(dir.path().join(NOTE), note).unwrap();
-            assert!(!fill(dir.path(), &new).unwrap_or_default(), "{note:?}");
+            assert!(fill(dir.path(), &new).unwrap_or_default().is_none(), "{note:?}");
             assert_eq!(std::fs::read(dir.path().join("global/1260")).unwrap(), content, "{note:?}");
         }
     }

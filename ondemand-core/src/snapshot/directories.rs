@@ -259,7 +259,7 @@ impl Directories {
             let Some(record) = inner.volumes.read(name.as_str())? else {
                 return Err(Error::not_found(Kind::Volume, &name));
             };
-            inner.volumes.replace(name.as_str(), &Record { labels, ..record }, false)
+            inner.volumes.replace(name.as_str(), &Record { labels, ..record }, true)
         })
         .await
     }

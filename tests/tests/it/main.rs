@@ -22,6 +22,7 @@ mod leases;
 mod lifetime;
 mod pools;
 mod ports;
+mod power;
 mod records;
 mod restart;
 mod routes;
