@@ -30,6 +30,7 @@ mod ports;
 mod publish;
 mod reconcile;
 mod record;
+mod recover;
 mod reset;
 mod server;
 #[cfg(test)]

@@ -180,6 +180,12 @@ pub enum Error {
         /// Where, and how much is left.
         message: String,
     },
+    /// What keeps the data cannot be written: BTRFS stops writing when the disk beneath fails, such as by being full.
+    #[error("{message}")]
+    ReadOnly {
+        /// What is read-only, and why, as far as that is known.
+        message: String,
+    },
     /// Something was started and did not answer.
     #[error("not ready after {:.1} s: {last}", waited.as_secs_f64())]
     NotReady {
@@ -316,14 +322,14 @@ impl Error {
             Self::NotReady { .. } => Code::NotReady,
             Self::Unsupported { .. } => Code::Unsupported,
             Self::Cancelled => Code::Cancelled,
-            Self::Backend { .. } => Code::Backend,
+            Self::ReadOnly { .. } | Self::Backend { .. } => Code::Backend,
         }
     }
 
     /// Tells whether the same call may succeed later with nothing changed by the caller.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::NotReady { .. } | Self::Cancelled => true,
+            Self::NotReady { .. } | Self::ReadOnly { .. } | Self::Cancelled => true,
             Self::Backend { transient, .. } => *transient,
             _ => false,
         }
@@ -354,7 +360,11 @@ impl Error {
             | Self::Unauthenticated { hint, .. }
             | Self::Unsupported { hint, .. } => hint.clone(),
             Self::OutOfSpace { .. } => {
-                "delete databases or old snapshots, or enlarge the pool; where it is a node's disk, remove images and containers there"
+                "delete databases or old snapshots, enlarge the pool with `ondemand pool grow`, or free space on the disk beneath it; where it is a node's disk, remove images and containers there"
+                    .into()
+            }
+            Self::ReadOnly { .. } => {
+                "free space on the disk beneath the pool; `ondemand reap`, or the server within moments, then mounts it again and starts its databases"
                     .into()
             }
             Self::InvalidTemplate { .. } => "mend the template, and check it with `ondemand template check`".into(),

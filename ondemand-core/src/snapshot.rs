@@ -21,11 +21,13 @@ mod directories;
 pub mod pool;
 mod probe;
 mod record;
+mod room;
 
 #[cfg(feature = "btrfs")]
 pub use btrfs::Btrfs;
 pub use copy::{Copy, CopyMethod};
 pub use probe::{FsKind, kind_of};
+pub use room::Beneath;
 
 /// Keeps immutable snapshots and writable volumes.
 ///
@@ -105,6 +107,18 @@ pub trait SnapshotStore: Debug + Send + Sync + 'static {
     /// Returns how full the store is.
     async fn usage(&self) -> Result<Usage>;
 
+    /// As [`SnapshotStore::usage`], without volumes and snapshots: quick, however many there are.
+    async fn space(&self) -> Result<Usage>;
+
+    /// Makes a store that went read-only writable again. Nothing may use it. Succeeds if it is writable.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::Error::Conflict) while something uses it; [`Unsupported`](crate::Error::Unsupported) where it takes more than this process can do.
+    ///
+    /// # Cancel safety
+    /// Calling it again finishes what was begun.
+    async fn revive(&self) -> Result<()>;
+
     /// Deletes a volume. Succeeds if there is none.
     ///
     /// # Cancel safety
@@ -163,6 +177,15 @@ pub struct Usage {
     pub free: u64,
     /// What is assigned to neither data nor metadata. BTRFS is full when this and the metadata are, however much data is free.
     pub unallocated: Option<u64>,
+    /// What can still be written of metadata before more of it is allocated. Missing where the file system does not tell.
+    #[serde(default)]
+    pub metadata_free: Option<u64>,
+    /// The disk that holds the file of the pool. Missing where there is no such file, or it cannot be looked at.
+    #[serde(default)]
+    pub beneath: Option<Beneath>,
+    /// Whether nothing can be written.
+    #[serde(default)]
+    pub read_only: bool,
     /// Each volume's own bytes: what it does not share with a snapshot. Missing where the file system does not count them.
     pub volumes: BTreeMap<VolumeName, Option<u64>>,
     /// Each snapshot's own bytes.

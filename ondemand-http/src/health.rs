@@ -1,39 +1,62 @@
 //! `/healthz` and `/readyz`.
 
+use std::time::Duration;
+
 use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use ondemand_core::Error;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::body::reply;
 use crate::life::Life;
 use crate::problem::Problem;
-use crate::wire;
+use crate::state::Kept;
+use crate::wire::{self, Trouble};
+
+/// How long the store may take to say how full it is.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> OpenApiRouter<S>
 where
     Life: FromRef<S>,
+    Kept: FromRef<S>,
 {
     OpenApiRouter::new().routes(routes!(healthz)).routes(routes!(readyz))
 }
 
-fn ok() -> Response {
-    let health = wire::Health { status: "ok".into(), version: env!("CARGO_PKG_VERSION").into() };
+fn answer(trouble: Option<Trouble>) -> Response {
+    let status = if trouble.is_some() { "degraded" } else { "ok" };
+    let health = wire::Health { status: status.into(), version: env!("CARGO_PKG_VERSION").into(), trouble };
     reply(StatusCode::OK, &health)
 }
 
 /// Tells whether the server answers at all.
 #[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, description = "It does.", body = wire::Health)))]
 async fn healthz() -> Response {
-    ok()
+    answer(None)
 }
 
-/// Tells whether the server knows what runs, and so does its work.
+/// Tells whether the server knows what runs, and so does its work. Where it has no room for new work, it is `degraded`: what is there works, and can be
+/// deleted.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
     (status = 200, description = "It does.", body = wire::Health),
-    (status = 503, description = "It is starting.", body = wire::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "It is starting, or cannot write.", body = wire::Problem, content_type = "application/problem+json"),
 ))]
-async fn readyz(State(life): State<Life>) -> Result<Response, Problem> {
-    if life.is_ready() { Ok(ok()) } else { Err(life.not_ready()) }
+async fn readyz(State(life): State<Life>, State(Kept(store)): State<Kept>) -> Result<Response, Problem> {
+    if !life.is_ready() {
+        return Err(life.not_ready());
+    }
+    let Some(store) = store else { return Ok(answer(None)) };
+    let silent = |_| {
+        let last = "the disk of the store does not answer".to_owned();
+        Err(Error::NotReady { waited: PATIENCE, last, log: Vec::new() })
+    };
+    let usage = tokio::time::timeout(PATIENCE, store.space()).await.unwrap_or_else(silent);
+    match usage.and_then(|usage| usage.check_room()) {
+        Ok(()) => Ok(answer(None)),
+        Err(error @ Error::OutOfSpace { .. }) => Ok(answer(Some(Trouble::from(&error)))),
+        Err(error) => Err(Problem::from(error).with_status(StatusCode::SERVICE_UNAVAILABLE).expected()),
+    }
 }

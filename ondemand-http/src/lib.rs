@@ -44,6 +44,7 @@ use auth::Access;
 use life::Life;
 use openapi::Description;
 use problem::Problem;
+use state::Kept;
 
 /// Makes the service of a whole server. Requests that need what runs to be known wait until [`AppState::set_ready`] was called.
 pub fn app(state: AppState) -> Router {
@@ -71,6 +72,7 @@ fn service<S: Clone + Send + Sync + 'static>(state: S, guarded: Router<S>, other
 where
     Access: FromRef<S>,
     Life: FromRef<S>,
+    Kept: FromRef<S>,
     Description: FromRef<S>,
 {
     let (open, _) = open().split_for_parts();
@@ -82,6 +84,7 @@ where
 fn open<S: Clone + Send + Sync + 'static>() -> OpenApiRouter<S>
 where
     Life: FromRef<S>,
+    Kept: FromRef<S>,
     Description: FromRef<S>,
 {
     health::routes().merge(openapi::routes())

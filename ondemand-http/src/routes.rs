@@ -1,4 +1,4 @@
-//! `/routes`: which names reach which addresses; `/metrics`: what goes through.
+//! `/routes`: which names reach which addresses; `/metrics`: what goes through, and how full the store is.
 
 use std::sync::Arc;
 
@@ -12,9 +12,10 @@ use utoipa_axum::routes;
 
 use crate::body::{Json, reply};
 use crate::openapi::Problems;
+use crate::pool;
 use crate::problem::Problem;
 use crate::request::Segment;
-use crate::state::Limits;
+use crate::state::{Kept, Limits};
 use crate::wire::{self, PutRoute};
 
 /// What `/routes` and `/metrics` show and change. By default nothing: they say that there is no proxy.
@@ -66,6 +67,7 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> OpenApiRouter<S>
 where
     Routing: FromRef<S>,
     Limits: FromRef<S>,
+    Kept: FromRef<S>,
 {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, put, delete)).routes(routes!(metrics))
 }
@@ -113,10 +115,18 @@ async fn delete(State(routing): State<Routing>, Segment(host): Segment) -> Resul
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Tells what the proxy has measured, for Prometheus.
+/// Tells what the proxy has measured, and how full the store is, for Prometheus.
 #[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "routes", security(("bearer" = []), ()),
     responses((status = 200, description = "In Prometheus's text format.", body = String, content_type = "text/plain"), Problems))]
-async fn metrics(State(routing): State<Routing>) -> Result<Response, Problem> {
+async fn metrics(State(routing): State<Routing>, State(Kept(store)): State<Kept>) -> Result<Response, Problem> {
+    let mut text = match (routing.proxy(), &store) {
+        (Ok(proxy), _) => proxy.metrics(),
+        (Err(_), Some(_)) => String::new(),
+        (Err(error), None) => return Err(error.into()),
+    };
+    if let Some(store) = store {
+        text += &pool::metrics(&store.space().await);
+    }
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    Ok(([(header::CONTENT_TYPE, kind)], routing.proxy()?.metrics()).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

@@ -20,6 +20,10 @@ struct Whole {
     front: Front,
 }
 
+/// What keeps the data of a server; a proxy that stands alone has none.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept(pub(crate) Option<Arc<dyn SnapshotStore>>);
+
 /// What the handlers of a stand-alone proxy can reach. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ProxyState(Arc<Front>);
@@ -118,6 +122,7 @@ parts! { AppState:
     Datasets = this => this.ondemand.datasets.clone();
     Janitor = this => this.ondemand.janitor.clone();
     Arc<dyn SnapshotStore> = this => Arc::clone(&this.ondemand.store);
+    Kept = this => Kept(Some(Arc::clone(&this.ondemand.store)));
     Description = _this => Description::of_the_whole();
 }
 
@@ -126,5 +131,6 @@ parts! { ProxyState:
     Limits = this => this.limits;
     Life = this => this.life.clone();
     Routing = this => this.routing.clone();
+    Kept = _this => Kept(None);
     Description = _this => Description::of_the_proxy();
 }

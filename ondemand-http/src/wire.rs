@@ -336,6 +336,18 @@ pub struct Pool {
     pub free: u64,
     /// What is assigned to neither data nor metadata, where the file system tells.
     pub unallocated: Option<u64>,
+    /// What can still be written of metadata before more of it is allocated, where the file system tells.
+    #[serde(rename = "Metadata_free", default)]
+    pub metadata_free: Option<u64>,
+    /// The disk that holds the file of the pool, where there is one.
+    #[serde(default)]
+    pub beneath: Option<Beneath>,
+    /// Whether nothing can be written.
+    #[serde(rename = "Read_only", default)]
+    pub read_only: bool,
+    /// Why new work is refused, where it is.
+    #[serde(default)]
+    pub trouble: Option<Trouble>,
     /// Each volume's own bytes, by name; null where the file system does not count them.
     pub volumes: BTreeMap<String, Option<u64>>,
     /// Each snapshot's own bytes, by name.
@@ -345,13 +357,74 @@ pub struct Pool {
     pub unreadable: BTreeMap<String, String>,
 }
 
+/// The disk that holds the file of a pool, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "PascalCase")]
+pub struct Beneath {
+    /// The directory of the file.
+    pub path: String,
+    /// What is free on that disk.
+    pub free: u64,
+    /// How much more the file may take of it.
+    pub growth: u64,
+}
+
+/// Why new work is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "PascalCase")]
+pub struct Trouble {
+    /// What is wrong.
+    pub detail: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl From<&Error> for Trouble {
+    fn from(error: &Error) -> Self {
+        Self { detail: error.to_string(), hint: error.hint() }
+    }
+}
+
 impl From<Usage> for Pool {
     fn from(usage: Usage) -> Self {
-        let Usage { method, copy_on_write, total, used, free, unallocated, volumes, snapshots, unreadable } = usage;
+        let trouble = usage.check_room().err().map(|error| Trouble::from(&error));
+        let Usage {
+            method,
+            copy_on_write,
+            total,
+            used,
+            free,
+            unallocated,
+            metadata_free,
+            beneath,
+            read_only,
+            volumes,
+            snapshots,
+            unreadable,
+        } = usage;
+        let beneath = beneath.map(|beneath| Beneath {
+            path: beneath.path.display().to_string(),
+            free: beneath.free,
+            growth: beneath.growth,
+        });
         let volumes = volumes.into_iter().map(|(name, bytes)| (name.to_string(), bytes)).collect();
         let snapshots = snapshots.into_iter().map(|(name, bytes)| (name.to_string(), bytes)).collect();
         let unreadable = unreadable.into_iter().map(|what| (what.name, what.reason)).collect();
-        Self { method, copy_on_write, total, used, free, unallocated, volumes, snapshots, unreadable }
+        Self {
+            method,
+            copy_on_write,
+            total,
+            used,
+            free,
+            unallocated,
+            metadata_free,
+            beneath,
+            read_only,
+            trouble,
+            volumes,
+            snapshots,
+            unreadable,
+        }
     }
 }
 
@@ -367,10 +440,13 @@ pub use route::{Activity, Moment, PutRoute, Route};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct Health {
-    /// `ok`.
+    /// `ok`; `degraded` where new work is refused.
     pub status: String,
     /// The version of the program.
     pub version: String,
+    /// Why new work is refused, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
 }
 
 /// What went wrong, as RFC 9457 (`application/problem+json`) has it.

@@ -88,6 +88,7 @@ impl Creation<'_> {
         }
         let expires = inner.expiry(options.ttl.unwrap_or(limits.default_ttl))?;
         let attempt = inner.begin_create(options.name.as_ref())?;
+        inner.store.space().await?.check_room()?;
         let reference = options.dataset.as_ref().or(limits.default_dataset.as_ref());
         let hold = inner.datasets.hold().await;
         let snapshot = inner.datasets.find(reference).await?;

@@ -35,6 +35,8 @@ pub(super) struct Inner {
     pub(super) options: DatabasesOptions,
     pub(super) ports: Ports,
     pub(super) leases: Leases,
+    /// Held while the store is mounted again.
+    pub(super) recovering: tokio::sync::Mutex<()>,
     known: Mutex<Known>,
 }
 
@@ -116,6 +118,7 @@ impl Inner {
             options,
             ports,
             leases: Leases::default(),
+            recovering: tokio::sync::Mutex::default(),
             known: Mutex::default(),
         }
     }

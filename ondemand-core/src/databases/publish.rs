@@ -19,6 +19,7 @@ pub(super) async fn publish(
     reporter: Reporter,
 ) -> Result<DatasetSnapshot> {
     inner.record(id)?;
+    inner.store.space().await?.check_room()?;
     let (inner, id, dataset) = (Arc::clone(inner), id.clone(), dataset.clone());
     detached(async move {
         let gate = inner.gate_unless_busy(&id).await?;

@@ -11,6 +11,7 @@ use super::DatabaseState;
 use super::inner::{Inner, detached};
 use super::leases;
 use super::record::{Record, State, is_volume_of, stack_of};
+use super::recover::recover;
 use crate::error::{Error, Kind, Result};
 use crate::janitor::Report;
 use crate::label::{Labels, keys};
@@ -25,6 +26,7 @@ const STARTS_AT_A_TIME: usize = 4;
 /// Does one round. What is being made or changed by an attempt under way is left alone; what fails is reported and tried again by the
 /// next round.
 pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result<()> {
+    recover(inner).await?;
     let before = inner.records();
     let Listing { found: volumes, unreadable } = inner.store.volumes(&inner.selector()).await?;
     report.unknown.extend(unreadable.iter().map(|unreadable| format!("volume {unreadable}")));

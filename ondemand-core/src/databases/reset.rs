@@ -21,6 +21,7 @@ pub(super) async fn reset(inner: &Arc<Inner>, id: &DatabaseId) -> Result<Databas
 
 async fn run(inner: &Arc<Inner>, id: &DatabaseId) -> Result<Database> {
     let gate = inner.gate_unless_busy(id).await?;
+    inner.store.space().await?.check_room()?;
     gate.show(DatabaseState::Resetting);
     let old = inner.record(id)?;
     let attempt = inner.begin_change()?;

@@ -2,6 +2,7 @@
 
 mod leases;
 mod model;
+mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

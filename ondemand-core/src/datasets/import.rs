@@ -47,6 +47,7 @@ pub(super) async fn import(
     reporter: Reporter,
 ) -> Result<DatasetSnapshot> {
     let claim = Claim::take(inner, dataset)?;
+    inner.store.space().await?.check_room()?;
     if options.new {
         match catalog::get(&*inner.store, dataset).await {
             Err(Error::NotFound { .. }) => {}

@@ -261,6 +261,14 @@ impl<T: SnapshotStore + ?Sized> SnapshotStore for Faulty<T> {
         self.plan.run("usage", &"", self.inner.usage()).await
     }
 
+    async fn space(&self) -> Result<Usage> {
+        self.plan.run("space", &"", self.inner.space()).await
+    }
+
+    async fn revive(&self) -> Result<()> {
+        self.plan.run("revive", &"", self.inner.revive()).await
+    }
+
     async fn delete_volume(&self, name: &VolumeName) -> Result<()> {
         self.plan.run("delete_volume", name, self.inner.delete_volume(name)).await
     }

@@ -37,6 +37,12 @@ struct State {
     /// The volumes that cannot be read.
     unreadable: BTreeSet<VolumeName>,
     syncs: usize,
+    /// Whether it says that nothing is free.
+    short: bool,
+    /// Whether it says that it is read-only.
+    read_only: bool,
+    /// How often it was made writable again.
+    revived: usize,
 }
 
 impl Default for FakeStore {
@@ -125,6 +131,21 @@ impl FakeStore {
     /// Returns how often [`SnapshotStore::sync`] was called.
     pub fn syncs(&self) -> usize {
         self.lock().syncs
+    }
+
+    /// Makes it say that nothing is free, or not any more.
+    pub fn set_short(&self, is_short: bool) {
+        self.lock().short = is_short;
+    }
+
+    /// Makes it say that it is read-only, until it is revived.
+    pub fn set_read_only(&self) {
+        self.lock().read_only = true;
+    }
+
+    /// Returns how often it was made writable again by [`SnapshotStore::revive`].
+    pub fn revivals(&self) -> usize {
+        self.lock().revived
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -279,12 +300,24 @@ impl SnapshotStore for FakeStore {
             copy_on_write: true,
             total: self.capacity,
             used,
-            free: self.capacity.saturating_sub(used),
-            unallocated: None,
+            free: if state.short { 0 } else { self.capacity.saturating_sub(used) },
+            read_only: state.read_only,
             volumes: volumes.map(|(name, (v, files))| (name.clone(), Some(state.own_bytes(v, files)))).collect(),
             snapshots: complete.map(|(name, (_, files, _))| (name.clone(), Some(size(files)))).collect(),
             unreadable: state.unreadable.iter().map(|name| Unreadable::new(name.as_str(), &damaged())).collect(),
+            ..Usage::default()
         })
+    }
+
+    async fn space(&self) -> Result<Usage> {
+        Ok(Usage { volumes: BTreeMap::new(), snapshots: BTreeMap::new(), ..self.usage().await? })
+    }
+
+    async fn revive(&self) -> Result<()> {
+        let mut state = self.lock();
+        state.revived += usize::from(state.read_only);
+        state.read_only = false;
+        Ok(())
     }
 
     async fn delete_volume(&self, name: &VolumeName) -> Result<()> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use libbtrfsutil::{CreateSnapshotOptions, DeleteSubvolumeOptions};
 
 use super::directories::{Cancel, Directories, Medium, prepare, store_over_directories};
-use super::{Snapshot, Usage, Volume, probe};
+use super::{Beneath, Snapshot, Usage, Volume, probe};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::listing::Listing;
@@ -137,8 +137,20 @@ impl Medium for Subvolumes {
             used,
             free,
             unallocated: self.unallocated(),
+            metadata_free: self.metadata_free(),
+            beneath: self.beneath(),
+            read_only: probe::is_read_only(root),
             ..Usage::default()
         })
+    }
+
+    fn remount(&self, root: &Path) -> Result<()> {
+        super::pool::remount(root)
+    }
+
+    fn is_mounted(&self, root: &Path) -> bool {
+        // Below the mount point, no other BTRFS counts.
+        Self::at(root).is_ok_and(|now| now.sysfs == self.sysfs)
     }
 
     fn own_bytes(&self, path: &Path) -> Option<u64> {
@@ -155,6 +167,31 @@ impl Medium for Subvolumes {
 }
 
 impl Subvolumes {
+    /// Returns what is free of the metadata that is allocated, without what BTRFS keeps back for itself.
+    fn metadata_free(&self) -> Option<u64> {
+        let allocation = self.sysfs.join("allocation");
+        let metadata = |file: &str| read_number(&allocation.join("metadata").join(file));
+        let taken = metadata("bytes_used")?.saturating_add(read_number(&allocation.join("global_rsv_size"))?);
+        Some(metadata("total_bytes")?.saturating_sub(taken))
+    }
+
+    /// Returns the disk that holds the file of a pool.
+    fn beneath(&self) -> Option<Beneath> {
+        let devices = fs::read_dir(self.sysfs.join("devices")).ok()?;
+        let files = devices.filter_map(|device| fs::read(device.ok()?.path().join("loop/backing_file")).ok());
+        let files: Vec<_> = files.map(|file| PathBuf::from(OsStr::from_bytes(file.trim_ascii_end()))).collect();
+        let [image] = files.as_slice() else { return None };
+        let metadata = fs::symlink_metadata(image).ok().filter(fs::Metadata::is_file)?;
+        let path = image.parent()?.to_owned();
+        let (total, _, free) = probe::space(&path, BACKEND).ok()?;
+        Some(Beneath {
+            path,
+            total,
+            free,
+            growth: metadata.len().saturating_sub(metadata.blocks().saturating_mul(512)),
+        })
+    }
+
     /// Returns what is assigned to neither data nor metadata.
     fn unallocated(&self) -> Option<u64> {
         let sum = |dir: &str, file: &str| -> Option<u64> {

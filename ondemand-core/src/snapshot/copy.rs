@@ -131,7 +131,15 @@ impl Medium for Trees {
             CopyMethod::Reflink => ("reflinks", true),
             CopyMethod::Copy => ("plain copies", false),
         };
-        Ok(Usage { method: method.into(), copy_on_write, total, used, free, ..Usage::default() })
+        Ok(Usage {
+            method: method.into(),
+            copy_on_write,
+            total,
+            used,
+            free,
+            read_only: probe::is_read_only(root),
+            ..Usage::default()
+        })
     }
 
     fn own_bytes(&self, path: &Path) -> Option<u64> {

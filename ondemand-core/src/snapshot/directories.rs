@@ -8,18 +8,23 @@ use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use super::claim::Claim;
 use super::record::{Record, SNAPSHOTS, VOLUMES};
-use super::{Snapshot, Usage, Volume};
+use super::{Snapshot, Usage, Volume, probe};
 use crate::catalog::Catalog;
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::listing::{Listing, Unreadable, is_directory, what_is_at};
 use crate::name::{SnapshotName, VolumeName};
+
+/// How long a store that is to be mounted again waits for what works in it, and how long before it looks again.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What makes, copies and removes the directories. Everything here blocks.
 pub(super) trait Medium: Debug + Send + Sync + 'static {
@@ -37,6 +42,17 @@ pub(super) trait Medium: Debug + Send + Sync + 'static {
     fn sync(&self, root: &Path) -> Result<()>;
     /// Returns how full the whole is, without volumes and snapshots.
     fn usage(&self, root: &Path) -> Result<Usage>;
+    /// Mounts again what went read-only, which nothing uses.
+    fn remount(&self, root: &Path) -> Result<()> {
+        Err(Error::Unsupported {
+            message: format!("the store at {} is read-only, and not a pool that was made here", root.display()),
+            hint: "make it writable: see what the kernel's log says of its file system".into(),
+        })
+    }
+    /// Tells whether what [`Medium::remount`] mounts is mounted.
+    fn is_mounted(&self, _root: &Path) -> bool {
+        true
+    }
     /// Returns what only this directory holds.
     fn own_bytes(&self, path: &Path) -> Option<u64>;
     /// Returns the number under which the file system counts what is first written here.
@@ -117,18 +133,19 @@ struct Inner {
     volumes: Catalog<Record>,
     snapshots: Catalog<Record>,
     locks: Locks,
-    /// Keeps other processes out; whoever only looks has none.
-    _claim: Option<Claim>,
+    /// Keeps other processes out, and is missing while the store is mounted again, or where that failed half way. Every operation holds it; whoever
+    /// mounts the store again holds it alone.
+    claim: std::sync::RwLock<Option<Claim>>,
 }
 
 impl Directories {
     /// Opens the store at `root`, which exists, and removes what a dead process left of snapshots. Blocks.
     pub(super) fn open(root: PathBuf, medium: Box<dyn Medium>) -> Result<Self> {
         // First: what another process is making right now must not be taken for what a dead one left.
-        let claim = Some(Claim::take(&root, medium.backend())?);
+        let claim = std::sync::RwLock::new(Some(Claim::take(&root, medium.backend())?));
         let volumes = Catalog::open(root.join("volumes"), VOLUMES, medium.backend())?;
         let snapshots = Catalog::open(root.join("snapshots"), SNAPSHOTS, medium.backend())?;
-        let inner = Inner { root, medium, volumes, snapshots, locks: Locks::default(), _claim: claim };
+        let inner = Inner { root, medium, volumes, snapshots, locks: Locks::default(), claim };
         let listed = inner.snapshots.list::<SnapshotName>()?;
         for unreadable in &listed.unreadable {
             tracing::warn!("snapshot {unreadable}; it stays as it is");
@@ -157,7 +174,7 @@ impl Directories {
         }
         let backend = medium.backend();
         let (volumes, snapshots) = (Catalog::at(volumes, backend), Catalog::at(snapshots, backend));
-        Inner { root, medium, volumes, snapshots, locks: Locks::default(), _claim: None }.usage()
+        Inner { root, medium, volumes, snapshots, locks: Locks::default(), claim: std::sync::RwLock::default() }.usage()
     }
 
     pub(super) async fn create_volume(&self, name: &VolumeName, labels: &Labels) -> Result<Volume> {
@@ -272,6 +289,17 @@ impl Directories {
         self.blocking(|inner, _| inner.usage()).await
     }
 
+    pub(super) async fn space(&self) -> Result<Usage> {
+        self.blocking(|inner, _| inner.medium.usage(&inner.root)).await
+    }
+
+    pub(super) async fn revive(&self) -> Result<()> {
+        let inner = Arc::clone(&self.0);
+        let backend = inner.medium.backend();
+        let revived = tokio::task::spawn_blocking(move || inner.revive()).await;
+        revived.map_err(|e| Error::backend(backend, "mounting a store again", e))?
+    }
+
     pub(super) async fn delete_volume(&self, name: &VolumeName) -> Result<()> {
         let lock = self.0.locks.write(Kind::Volume, name.as_str()).await;
         let name = name.clone();
@@ -301,7 +329,7 @@ impl Directories {
         let _guard = CancelOnDrop(cancel.clone());
         let inner = Arc::clone(&self.0);
         let backend = inner.medium.backend();
-        match tokio::task::spawn_blocking(move || work(&inner, &cancel)).await {
+        match tokio::task::spawn_blocking(move || inner.work(work, &cancel)).await {
             Ok(result) => result,
             Err(e) if e.is_cancelled() => Err(Error::Cancelled),
             Err(e) => Err(Error::backend(backend, "working on a store", e)),
@@ -330,6 +358,51 @@ fn refuse_taken(catalog: &Catalog<Record>, kind: Kind, name: &str) -> Result<()>
 }
 
 impl Inner {
+    /// Does something in the store while it is mounted. What fails as it is read-only says so: the system calls it an I/O error, too.
+    fn work<T>(&self, work: impl FnOnce(&Self, &Cancel) -> Result<T>, cancel: &Cancel) -> Result<T> {
+        let claim = self.claim.read().unwrap_or_else(PoisonError::into_inner);
+        if claim.is_none() {
+            // What lies below the mount point must not be taken for an empty store.
+            return Err(Error::ReadOnly { message: format!("the store at {} is not mounted", self.root.display()) });
+        }
+        work(self, cancel).map_err(|error| match error {
+            Error::Backend { .. } | Error::OutOfSpace { .. } if probe::is_read_only(&self.root) => {
+                tracing::debug!(error = error.with_causes(), "a store is read-only");
+                Error::ReadOnly { message: format!("the store at {} is read-only: {error}", self.root.display()) }
+            }
+            error => error,
+        })
+    }
+
+    fn revive(&self) -> Result<()> {
+        // Whoever asks meanwhile must not wait for an operation that hangs.
+        let deadline = Instant::now() + PATIENCE;
+        let mut claim = loop {
+            match self.claim.try_write() {
+                Ok(claim) => break claim,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::Conflict {
+                        message: format!("the store at {} is in use, and cannot be mounted again", self.root.display()),
+                        hint: "try again in a moment".into(),
+                    });
+                }
+            }
+        };
+        if claim.is_some() && !probe::is_read_only(&self.root) {
+            return Ok(());
+        }
+        // The lock is on the directory, and keeps it from being unmounted.
+        *claim = None;
+        let remounted = self.medium.remount(&self.root);
+        // Where it could not even be unmounted, it is as it was.
+        if remounted.is_ok() || self.medium.is_mounted(&self.root) {
+            *claim = Some(Claim::take(&self.root, self.medium.backend())?);
+        }
+        remounted
+    }
+
     /// Makes one thing in the order that this module is about, and undoes it if it fails.
     fn build(
         &self,
@@ -401,14 +474,15 @@ impl Inner {
     fn usage(&self) -> Result<Usage> {
         let mut usage = self.medium.usage(&self.root)?;
         let mut living = HashSet::new();
-        let volumes = self.volumes.list::<VolumeName>()?;
+        let volumes = unless_read_only(self.volumes.list::<VolumeName>(), &mut usage, "volumes")?;
         usage.unreadable.extend(volumes.unreadable);
         for (name, _) in volumes.found {
             let path = self.volumes.data(name.as_str());
             living.extend(self.medium.number(&path));
             usage.volumes.insert(name, self.medium.own_bytes(&path));
         }
-        let Listing { found: mut snapshots, unreadable } = self.snapshots.list::<SnapshotName>()?;
+        let Listing { found: mut snapshots, unreadable } =
+            unless_read_only(self.snapshots.list::<SnapshotName>(), &mut usage, "snapshots")?;
         usage.unreadable.extend(unreadable);
         snapshots.retain(|(_, record)| record.complete);
         snapshots.sort_by_key(|(_, record)| record.created);
@@ -425,6 +499,17 @@ impl Inner {
         }
         usage.snapshots = counted;
         Ok(usage)
+    }
+}
+
+/// Notes that something cannot be listed, where the store is read-only: then BTRFS may not read its directories, and how full it is counts the more.
+fn unless_read_only<T>(listed: Result<Listing<T>>, usage: &mut Usage, what: &str) -> Result<Listing<T>> {
+    match listed {
+        Err(error) if usage.read_only => {
+            usage.unreadable.push(Unreadable::new(what, &error));
+            Ok(Listing::default())
+        }
+        listed => listed,
     }
 }
 
@@ -466,6 +551,12 @@ macro_rules! store_over_directories {
             }
             async fn usage(&self) -> Result<Usage> {
                 self.directories.usage().await
+            }
+            async fn space(&self) -> Result<Usage> {
+                self.directories.space().await
+            }
+            async fn revive(&self) -> Result<()> {
+                self.directories.revive().await
             }
             async fn delete_volume(&self, name: &VolumeName) -> Result<()> {
                 self.directories.delete_volume(name).await

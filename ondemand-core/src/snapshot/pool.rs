@@ -16,12 +16,14 @@ use crate::orchestrator::RunAs;
 
 mod grow;
 mod mounts;
+mod remount;
 mod system;
 
 pub use grow::Grown;
 pub use system::supported;
 
 use mounts::Mounted;
+pub(super) use remount::remount;
 use system::{mount_image, program, run, unmount};
 
 const BACKEND: &str = "pool";

@@ -62,6 +62,11 @@ pub(super) fn can_reflink(dir: &Path) -> bool {
     try_it().is_ok()
 }
 
+/// Tells whether the file system of `path` is known to be read-only.
+pub(super) fn is_read_only(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
 /// Returns how full the file system of `path` is: total, used and free bytes.
 pub(super) fn space(path: &Path, backend: &'static str) -> Result<(u64, u64, u64)> {
     let stat = rustix::fs::statvfs(path)

@@ -7,6 +7,7 @@ mod cluster_faults;
 mod cluster_images;
 mod crash;
 mod crash_envs;
+mod disks;
 mod dumps;
 mod engine;
 mod envs;

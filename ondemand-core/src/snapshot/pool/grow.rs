@@ -36,7 +36,7 @@ pub(super) fn grow_now(path: &Path, size: Size, overcommit: bool) -> Result<Grow
     let (mounted, device, image) = pool_at(path)?;
     supported()?;
     let root = File::open(&mounted.path).map_err(|e| failed("opening", &mounted.path, e))?;
-    let file = open_backing(&image, &device)?;
+    let (file, _) = open_backing(&image, &device)?;
     let metadata = file.metadata().map_err(|e| failed("looking at", &image, e))?;
     let before = Size(file_system(&root, &mounted.path)?);
     if size.0 < metadata.len() {
@@ -59,7 +59,7 @@ pub(super) fn grow_now(path: &Path, size: Size, overcommit: bool) -> Result<Grow
 }
 
 /// Returns the pool that is mounted at `path`, its loop device and its file.
-fn pool_at(path: &Path) -> Result<(Mounted, PathBuf, PathBuf)> {
+pub(super) fn pool_at(path: &Path) -> Result<(Mounted, PathBuf, PathBuf)> {
     let Some(mounted) = mounts::at(path)? else {
         return Err(Error::Conflict {
             message: format!("no pool is mounted at {}", path.display()),
@@ -75,8 +75,8 @@ fn pool_at(path: &Path) -> Result<(Mounted, PathBuf, PathBuf)> {
 }
 
 /// Opens the file behind a loop device. Its directory may belong to somebody else, who could put another file in its place: what is opened is compared with
-/// what the kernel has open.
-fn open_backing(image: &Path, device: &Path) -> Result<File> {
+/// what the kernel has open. Returns its inode and device, too.
+pub(super) fn open_backing(image: &Path, device: &Path) -> Result<(File, String)> {
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
     let file = OpenOptions::new().write(true).custom_flags(flags).open(image).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::not_found(Kind::File, image.display()),
@@ -87,12 +87,17 @@ fn open_backing(image: &Path, device: &Path) -> Result<File> {
     let opened = format!("{} {major}:{minor}", metadata.ino());
     let held = system::backing_of(device)?;
     if !metadata.is_file() || opened != held {
-        return Err(Error::Conflict {
-            message: format!("{} is not the file that {} keeps the pool in", image.display(), device.display()),
-            hint: "put the pool's file back to where it was".into(),
-        });
+        return Err(replaced(image, device));
     }
-    Ok(file)
+    Ok((file, held))
+}
+
+/// Makes the error for a file that is not the pool's.
+pub(super) fn replaced(image: &Path, device: &Path) -> Error {
+    Error::Conflict {
+        message: format!("{} is not the file that {} keeps the pool in", image.display(), device.display()),
+        hint: "put the pool's file back to where it was".into(),
+    }
 }
 
 /// Refuses a size that the disk has no room for.
