@@ -95,7 +95,7 @@ TOML
 
     # An empty configuration, or /etc/docker/daemon.json would be read; its key would otherwise be made in /etc/docker.
     printf '{"deprecated-key-path": "%s"}\n' "$dir/key.json" >"$dir/daemon.json"
-    setsid -- dockerd --config-file "$dir/daemon.json" \
+    setsid -- "$dockerd" --config-file "$dir/daemon.json" \
         --host "unix://$dir/docker.sock" --group "$(id -gn)" \
         --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/dockerd.pid" \
         --containerd "$dir/containerd.sock" --storage-driver overlay2 \

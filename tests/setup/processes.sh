@@ -1,6 +1,10 @@
 # shellcheck shell=bash
 # Sourced by the scripts that run engines: waits for things, ends processes by pid, and finds what is free on this machine.
 
+# The engine's program, or the copy of it that with-engine.sh made.
+# shellcheck disable=SC2034 # Used by those who source this.
+readonly dockerd=${ONDEMAND_TEST_DOCKERD:-dockerd}
+
 # Waits until "$@" succeeds, for as many seconds as the first argument says.
 within() {
     local deadline=$((SECONDS + $1))

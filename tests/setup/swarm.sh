@@ -101,7 +101,7 @@ start_node() {
             fi
             shift 3
             exec "$@"' sh "node-$node" "$size" "$own/data" \
-        dockerd --config-file "$own/daemon.json" --host "unix://$own/docker.sock" --host unix:///run/docker.sock --group root \
+        "$dockerd" --config-file "$own/daemon.json" --host "unix://$own/docker.sock" --host unix:///run/docker.sock --group root \
         --data-root "$own/data" --exec-root "$own/exec" --pidfile "$own/docker.pid" \
         --storage-driver overlay2 --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$id-$node"
 }

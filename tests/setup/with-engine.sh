@@ -158,6 +158,25 @@ interrupt() {
     fi
 }
 
+# Makes the copy of dockerd that the engines run, in the cache: it starts in half the time, and a container of a swarm starts it ten times. Where there
+# can be none, the engines run dockerd itself.
+place_dockerd() {
+    local program copy
+    program=$(readlink -f -- "$(command -v dockerd)")
+    copy=$cache/engine-$(cat "$here/place.py" "$program" | sha256sum | cut -c 1-16)/dockerd
+    mkdir -p "$cache"
+    (
+        flock 8
+        if [ -e "$copy" ]; then exit; fi
+        rm -rf -- "$cache"/engine-*
+        mkdir "$(dirname "$copy")"
+        "$here/place.py" "$program" "$copy.part" || exit 0
+        # Programs may not run from where the cache is.
+        if [ "$("$copy.part" --version)" = "$(dockerd --version)" ]; then mv -- "$copy.part" "$copy"; fi
+    ) 8>"$cache/engine.lock"
+    if [ -e "$copy" ]; then export ONDEMAND_TEST_DOCKERD=$copy; fi
+}
+
 start_postgres() { "$here/postgres.sh" "$state/postgres"; }
 
 start_docker() {
@@ -174,6 +193,7 @@ start_faults() { "$here/swarm.sh" start "$state/faults" "$cache" | sed 's/^ONDEM
 # comes: none may still be starting while what they made is taken back.
 start_engines() {
     local engine pid status failed=0
+    case "$engines" in *docker* | *swarm* | *faults*) place_dockerd ;; esac
     for engine in $engines; do
         "start_$engine" >"$state/$engine.variables" &
         starting+=($!)
