@@ -4,6 +4,9 @@
 #
 #   tests/python.sh tools              installs what the rest needs beside the wheel, and does no more
 #   tests/python.sh [ARGUMENT…]
+#
+# What only the trap calls looks unreachable to shellcheck:
+# shellcheck disable=SC2317
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup/phases.sh
@@ -49,14 +52,32 @@ check_types() {
     pyright python tests pep517 ../examples/python
 }
 
+finish() {
+    if [ -n "${types:-}" ]; then kill "$types" 2>/dev/null || true; fi
+    rm -rf -- "$work"
+}
+
 install_tools
 if [ "${1:-}" = tools ]; then exit; fi
 export PATH="$venv/bin:$PATH"
 step "building the wheel"
 build_wheel
+work=$(mktemp -d)
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+# Postgres runs as a user of its own, and must come through.
+chmod 711 "$work"
+variables=$(tests/setup/postgres.sh "$work/postgres")
 cd ondemand-py
-step "checking the types"
-check_types
+check_types >"$work/types" 2>&1 &
+types=$!
 step pytest
 # The package that was installed is tested, not the directory it was built from.
-ONDEMAND_TEST_PROGRAM=$target/debug/ondemand python -m pytest "$@"
+failed=0
+env "$variables" "ONDEMAND_TEST_PROGRAM=$target/debug/ondemand" python -m pytest "$@" || failed=$?
+step "checking the types, meanwhile"
+wait "$types" || failed=$?
+types=
+cat "$work/types"
+exit "$failed"

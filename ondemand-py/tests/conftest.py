@@ -21,6 +21,9 @@ import ondemand
 
 pytest_plugins = ["pytester"]
 
+# Programs of Postgres whose `initdb` copies a cluster, from tests/setup/postgres.sh. Making one is most of the work of a small dataset.
+PROGRAMS = os.environ.get("ONDEMAND_TEST_POSTGRES", "")
+
 SQL = "CREATE TABLE people(name text); INSERT INTO people SELECT 'person ' || n FROM generate_series(1, 100) n;"
 
 
@@ -132,7 +135,11 @@ def keeper_place(dump: Path) -> Iterator[Place]:
         for name, value in env.items():
             patch.setenv(name, value)
         first = free_ports(100)
-        config = {"store": "copy", "databases": {"first-port": first, "last-port": first + 99}}
+        config = {
+            "store": "copy",
+            "databases": {"first-port": first, "last-port": first + 99},
+            "postgres": {"bin-dir": PROGRAMS} if PROGRAMS else {},
+        }
         od = ondemand.embedded(data_dir, config=config)
         od.datasets.import_("production", dump)
         yield Place("embedded", data_dir, env, od)
@@ -161,6 +168,7 @@ def serving(*arguments: str) -> Iterator[Tuple[Path, str]]:
             "ONDEMAND_TOKEN": "a token",
             "ONDEMAND_PORTS": f"{first}-{first + 98}",
             "ONDEMAND_PROXY_LISTEN": f"127.0.0.1:{first + 99}",
+            **({"ONDEMAND_POSTGRES_BIN_DIR": PROGRAMS} if PROGRAMS else {}),
         },
         stderr=log,
         stdout=log,

@@ -4,8 +4,8 @@
 #
 #   tests/setup/postgres.sh DIR      makes DIR/bin, and prints what the tests need to find it, as NAME=VALUE
 #
-# As root. The other programs are links to those of the newest Postgres; `initdb` with other arguments than those that the cluster was made with is
-# the real one.
+# As root, or as the user who runs the tests. The other programs are links to those of the newest Postgres; `initdb` with other arguments than those
+# that the cluster was made with is the real one.
 set -euo pipefail
 
 # As the core calls it.
@@ -17,9 +17,13 @@ mkdir -p "$dir/bin"
 for program in "$bin"/*; do ln -s "$program" "$dir/bin"; done
 rm "$dir/bin/initdb"
 mkdir -m 700 "$dir/cluster"
-chown postgres: "$dir/cluster"
+run=()
+if [ "$(id -u)" -eq 0 ]; then
+    chown postgres: "$dir/cluster"
+    run=(setpriv --reuid=postgres --regid=postgres --init-groups)
+fi
 # shellcheck disable=SC2086 # It is several words.
-setpriv --reuid=postgres --regid=postgres --init-groups "$bin/initdb" -D "$dir/cluster" $arguments >/dev/null
+"${run[@]}" "$bin/initdb" -D "$dir/cluster" $arguments >/dev/null
 # An ordinary user copies it too.
 chmod -R go+rX "$dir/cluster"
 cat >"$dir/bin/initdb" <<SH
