@@ -132,8 +132,13 @@ where
             watch = Watch::new();
         }
         let seen = watch.see(shared, names).await?;
+        let created = || stack.services.iter().filter(|service| !waiting.iter().any(|w| w.name == service.name));
+        // Another process removes the stack: it would be waited for in vain.
+        if created().any(|service| seen.found(&service.name).is_none()) {
+            return Err(Error::Cancelled);
+        }
         let mut pending = None;
-        for service in stack.services.iter().filter(|service| !waiting.iter().any(|w| w.name == service.name)) {
+        for service in created() {
             match progress(service, &seen) {
                 Progress::Started => {}
                 Progress::Pending(what) => pending = pending.or(Some((service, what))),
