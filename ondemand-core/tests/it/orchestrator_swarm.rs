@@ -114,6 +114,13 @@ async fn the_docker_cli_knows_our_stacks() {
     assert_eq!(tasks.lines().filter(|line| line.ends_with(" Running")).count(), 2, "{tasks}");
     let red = docker(&["service", "ls", "--quiet", "--filter", "label=test.colour=red"]);
     assert!(red.lines().count() >= 2, "{red}");
+    // Its images are pinned to what the registry has.
+    let of = "{{.Spec.TaskTemplate.ContainerSpec.Image}}";
+    let image = docker(&["service", "inspect", &format!("{namespace}_one"), "--format", of]);
+    let (name, digest) = image.trim().split_once('@').expect("a digest");
+    assert_eq!(name, variable("ONDEMAND_TEST_SWARM_IMAGE"));
+    let hex = digest.strip_prefix("sha256:").expect("a digest");
+    assert!(hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()), "{image}");
 
     docker(&["stack", "rm", &namespace]);
     match swarm.get(&spec.name).await {
@@ -164,26 +171,6 @@ async fn a_secret_is_seen_by_its_service_alone() {
 }
 
 #[tokio::test]
-async fn images_are_pinned_to_what_the_registry_has() {
-    let services = Services::start();
-    let swarm = services.swarm();
-    let spec = stack("a", vec![service("main", "exec sleep 1000")]);
-    let deployed = swarm.deploy(&spec).await.expect("deployed");
-    let image = docker(&[
-        "service",
-        "inspect",
-        &format!("{}_a_main", services.instance),
-        "--format",
-        "{{.Spec.TaskTemplate.ContainerSpec.Image}}",
-    ]);
-    let (name, digest) = image.trim().split_once('@').expect("a digest");
-    assert_eq!(name, variable("ONDEMAND_TEST_SWARM_IMAGE"));
-    let hex = digest.strip_prefix("sha256:").expect("a digest");
-    assert!(hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()), "{image}");
-    swarm.remove(&deployed.id).await.expect("removed");
-}
-
-#[tokio::test]
 async fn an_endpoint_leads_to_its_task_and_follows_it() {
     let services = Services::start();
     let swarm = services.swarm();
@@ -214,33 +201,6 @@ async fn an_endpoint_leads_to_its_task_and_follows_it() {
     swarm.remove(&deployed.id).await.expect("removed");
 }
 
-#[tokio::test]
-async fn every_replica_has_an_endpoint_and_a_log() {
-    let services = Services::start();
-    let swarm = services.swarm();
-    let mut main = web("main");
-    main.command[2] = format!("echo here; {}", main.command[2]);
-    main.placement.mode = DeployMode::Replicated(3);
-    main.placement.max_replicas_per_node = Some(1);
-    let spec = stack("a", vec![main]);
-    let deployed = swarm.deploy(&spec).await.expect("deployed");
-    let endpoints = swarm.get(&spec.name).await.expect("a stack").services[0].endpoints.clone();
-    let hosts: HashSet<_> = endpoints.iter().filter_map(|endpoint| endpoint.address.split(':').next()).collect();
-    assert_eq!(hosts.len(), 3, "{endpoints:?}");
-    let mut names = HashSet::new();
-    for endpoint in &endpoints {
-        names.insert(page(&endpoint.address).await);
-    }
-    assert_eq!(names.len(), 3, "each answers for itself");
-    written(&swarm, &spec.name, 3).await;
-    assert_eq!(lines(&swarm, &spec.name, LogOptions::default()).await, ["here", "here", "here"]);
-    assert_eq!(
-        lines(&swarm, &spec.name, LogOptions { tail: Some(2), ..LogOptions::default() }).await,
-        ["here", "here"]
-    );
-    swarm.remove(&deployed.id).await.expect("removed");
-}
-
 /// A container that has the next free port of its node's IPv4 addresses, and none of the IPv6 addresses, until this is dropped.
 struct OnlyIpv4 {
     host: String,
@@ -265,7 +225,7 @@ impl Drop for OnlyIpv4 {
 /// An engine counts the ports of the two kinds of addresses apart. As soon as one was taken of only one kind, a port that it publishes for both has two
 /// numbers, and only one of them is that of the address by which the node is known.
 #[tokio::test]
-async fn an_endpoint_is_of_the_kind_of_address_that_its_node_has() {
+async fn every_replica_has_a_log_and_an_endpoint_of_the_kind_of_address_that_its_node_has() {
     let hosts = [variable("ONDEMAND_TEST_SWARM_HOST"), variable("ONDEMAND_TEST_SWARM_WORKERS")].join(",");
     // Several, as what others publish meanwhile may take the two numbers apart by one.
     let _taken: Vec<_> =
@@ -273,6 +233,7 @@ async fn an_endpoint_is_of_the_kind_of_address_that_its_node_has() {
     let services = Services::start();
     let swarm = services.swarm();
     let mut main = web("main");
+    main.command[2] = format!("echo here; {}", main.command[2]);
     main.placement.mode = DeployMode::Replicated(3);
     main.placement.max_replicas_per_node = Some(1);
     let spec = stack("a", vec![main]);
@@ -286,11 +247,20 @@ async fn an_endpoint_is_of_the_kind_of_address_that_its_node_has() {
     }
     let endpoints = &deployed.services[0].endpoints;
     assert_eq!(endpoints.len(), 3, "{endpoints:?}");
+    assert_eq!(&swarm.get(&spec.name).await.expect("a stack").services[0].endpoints, endpoints);
+    let nodes: HashSet<_> = endpoints.iter().filter_map(|endpoint| endpoint.address.split(':').next()).collect();
+    assert_eq!(nodes.len(), 3, "{endpoints:?}");
     let mut names = HashSet::new();
     for endpoint in endpoints {
         names.insert(page(&endpoint.address).await);
     }
     assert_eq!(names.len(), 3, "each answers for itself");
+    written(&swarm, &spec.name, 3).await;
+    assert_eq!(lines(&swarm, &spec.name, LogOptions::default()).await, ["here", "here", "here"]);
+    assert_eq!(
+        lines(&swarm, &spec.name, LogOptions { tail: Some(2), ..LogOptions::default() }).await,
+        ["here", "here"]
+    );
     swarm.remove(&deployed.id).await.expect("removed");
 }
 
