@@ -212,6 +212,7 @@ log: {level: warn, accesslog: {disabled: true}}
 storage:
   s3: {region: us-east-1, regionendpoint: "http://$subnet.1:9000", bucket: registry, accesskey: test, secretkey: test, secure: false}
   redirect: {disable: true}
+  cache: {blobdescriptor: inmemory}
 http: {addr: "$subnet.1:5000"}
 YAML
     background "$dir/registry.log" docker-registry serve "$dir/registry.yml"
