@@ -81,7 +81,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts one with the shop's repositories, its template, and the datasets `production` and `fixtures`.
+    /// Starts one with the shop's repositories, its template, and the dataset `production`.
     ///
     /// # Errors
     /// If any of it does not start.
@@ -141,13 +141,21 @@ impl Cluster {
         let options = ServerOptions::default().with(words).with(orchestrator.iter().copied());
         let server = Server::start(&home.data(), &options).await?;
         server.import("production", DATASET).await?;
-        server.import("fixtures", DATASET.replace("product ", "fixture ")).await?;
         Ok(Self { home, server, forge, options })
     }
 
     /// Returns a token that may read the shop's repositories.
     pub fn token(&self, login: &str) -> Secret {
         self.forge.token(login, &REPOSITORIES)
+    }
+
+    /// Imports the dataset that environments with fixtures have.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub async fn import_fixtures(&self) -> Result<()> {
+        self.server.import("fixtures", DATASET.replace("product ", "fixture ")).await?;
+        Ok(())
     }
 
     /// Has the services of environments that are made from now on run from another image.

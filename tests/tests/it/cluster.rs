@@ -1,6 +1,6 @@
 //! Environments on a real Docker Swarm of three nodes, with a real registry and a real Git server.
 //!
-//! Slow: a test has a server with two imported datasets, and containers that clone, build and start on a swarm.
+//! Slow: a test has a server with an imported dataset, and containers that clone, build and start on a swarm.
 
 use std::process::Command;
 
@@ -67,6 +67,7 @@ async fn the_transcript_that_users_know_works() -> Result<()> {
 #[tokio::test]
 async fn typical_calls_make_what_they_say() -> Result<()> {
     let cluster = Cluster::start().await?;
+    cluster.import_fixtures().await?;
     let token = cluster.token("nclavaud");
     push(&cluster.forge, "nclavaud/back-web", "topic", &[("build.sh", "echo from a fork >version.txt\n")]).await?;
     let token_of_fork = cluster.forge.token("nclavaud", &["nclavaud/back-web", "shop/back-web", "shop/front-web"]);

@@ -1,6 +1,6 @@
 //! Images that nodes of a Swarm cannot get: what is told then, and that nothing is left.
 //!
-//! Slow: a test has a server with two imported datasets, and containers that clone, build and start on a swarm.
+//! Slow: a test has a server with an imported dataset, and containers that clone, build and start on a swarm.
 #![expect(clippy::print_stderr, reason = "a tag that cannot be taken back must be seen")]
 
 use std::process::Command;

@@ -1,6 +1,6 @@
 //! Environments as containers of one Docker Engine.
 //!
-//! Slow: a test has a server with two imported datasets, and containers that clone, build and start.
+//! Slow: a test has a server with an imported dataset, and containers that clone, build and start.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
