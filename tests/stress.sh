@@ -16,11 +16,17 @@ hogs=()
 names=none
 rounds=3
 failed=0
+run=
 scratch=$(mktemp -d "${TMPDIR:-/var/tmp}/ondemand-stress.XXXXXX")
 
 finish() {
     local status=$? pid
     trap - EXIT
+    trap '' INT TERM HUP
+    if [ -n "$run" ]; then
+        kill -TERM "$run" 2>/dev/null || true
+        wait "$run" || true
+    fi
     for pid in "${hogs[@]}"; do kill -KILL -- "-$pid" 2>/dev/null || true; done
     for pid in "${hogs[@]}"; do wait "$pid" 2>/dev/null || true; done
     rm -rf -- "$scratch"
@@ -60,7 +66,11 @@ for ((round = 1; round <= rounds; round++)); do
     printf '\n== round %s of %s, hogs: %s\n' "$round" "$rounds" "${names#+}" >&2
     begin=$SECONDS
     status=0
-    tests/run.sh "$@" </dev/null || status=$?
+    # Waited for, as a signal that comes while a program runs in the foreground is heard only when that has ended.
+    tests/run.sh "$@" </dev/null &
+    run=$!
+    wait "$run" || status=$?
+    run=
     mkdir -p "$report"
     printf '%s\t%s\t%s\t%s\n' "$commit" "${names#+}" "$status" "$((SECONDS - begin))" >>"$report/stress.tsv"
     if [ "$failed" -eq 0 ]; then failed=$status; fi
