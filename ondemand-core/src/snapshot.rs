@@ -186,6 +186,9 @@ pub struct Usage {
     /// Whether nothing can be written.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether [`SnapshotStore::revive`] can change that.
+    #[serde(default)]
+    pub revivable: bool,
     /// Each volume's own bytes: what it does not share with a snapshot. Missing where the file system does not count them.
     pub volumes: BTreeMap<VolumeName, Option<u64>>,
     /// Each snapshot's own bytes.

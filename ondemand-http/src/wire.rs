@@ -398,6 +398,7 @@ impl From<Usage> for Pool {
             metadata_free,
             beneath,
             read_only,
+            revivable: _,
             volumes,
             snapshots,
             unreadable,

@@ -41,6 +41,8 @@ struct State {
     short: bool,
     /// Whether it says that it is read-only.
     read_only: bool,
+    /// Whether that cannot be changed.
+    stays_read_only: bool,
     /// How often it was made writable again.
     revived: usize,
 }
@@ -141,6 +143,12 @@ impl FakeStore {
     /// Makes it say that it is read-only, until it is revived.
     pub fn set_read_only(&self) {
         self.lock().read_only = true;
+    }
+
+    /// Makes it say that it is read-only, and cannot be revived.
+    pub fn set_read_only_for_good(&self) {
+        let mut state = self.lock();
+        (state.read_only, state.stays_read_only) = (true, true);
     }
 
     /// Returns how often it was made writable again by [`SnapshotStore::revive`].
@@ -302,6 +310,7 @@ impl SnapshotStore for FakeStore {
             used,
             free: if state.short { 0 } else { self.capacity.saturating_sub(used) },
             read_only: state.read_only,
+            revivable: !state.stays_read_only,
             volumes: volumes.map(|(name, (v, files))| (name.clone(), Some(state.own_bytes(v, files)))).collect(),
             snapshots: complete.map(|(name, (_, files, _))| (name.clone(), Some(size(files)))).collect(),
             unreadable: state.unreadable.iter().map(|name| Unreadable::new(name.as_str(), &damaged())).collect(),

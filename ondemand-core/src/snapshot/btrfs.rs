@@ -130,6 +130,7 @@ impl Medium for Subvolumes {
 
     fn usage(&self, root: &Path) -> Result<Usage> {
         let (total, used, free) = probe::space(root, BACKEND)?;
+        let beneath = self.beneath();
         Ok(Usage {
             method: "BTRFS snapshots".into(),
             copy_on_write: true,
@@ -138,7 +139,8 @@ impl Medium for Subvolumes {
             free,
             unallocated: self.unallocated(),
             metadata_free: self.metadata_free(),
-            beneath: self.beneath(),
+            revivable: beneath.is_some() && rustix::process::geteuid().is_root(),
+            beneath,
             read_only: probe::is_read_only(root),
             ..Usage::default()
         })

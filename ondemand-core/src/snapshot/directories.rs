@@ -143,24 +143,16 @@ impl Directories {
     pub(super) fn open(root: PathBuf, medium: Box<dyn Medium>) -> Result<Self> {
         // First: what another process is making right now must not be taken for what a dead one left.
         let claim = std::sync::RwLock::new(Some(Claim::take(&root, medium.backend())?));
-        let volumes = Catalog::open(root.join("volumes"), VOLUMES, medium.backend())?;
-        let snapshots = Catalog::open(root.join("snapshots"), SNAPSHOTS, medium.backend())?;
+        // BTRFS that has met an error may not even list its directories. They are cleaned when it can be written again.
+        let read_only = probe::is_read_only(&root);
+        let catalog = |name: &str, mode| match root.join(name) {
+            dir if read_only && dir.is_dir() => Ok(Catalog::at(dir, medium.backend())),
+            dir => Catalog::open(dir, mode, medium.backend()),
+        };
+        let (volumes, snapshots) = (catalog("volumes", VOLUMES)?, catalog("snapshots", SNAPSHOTS)?);
         let inner = Inner { root, medium, volumes, snapshots, locks: Locks::default(), claim };
-        let listed = inner.snapshots.list::<SnapshotName>()?;
-        for unreadable in &listed.unreadable {
-            tracing::warn!("snapshot {unreadable}; it stays as it is");
-        }
-        for (name, record) in listed.found {
-            // What cannot be looked at is there, as far as anybody knows.
-            let gone =
-                || matches!(is_directory(&inner.snapshots.data(name.as_str()), inner.medium.backend()), Ok(false));
-            if !record.complete || gone() {
-                tracing::info!(snapshot = %name, "deleting a snapshot that was never finished");
-                if let Err(error) = inner.discard(&inner.snapshots, name.as_str()) {
-                    // It is not listed anyway, and everything else can be used.
-                    tracing::warn!(snapshot = %name, error = error.to_string(), "could not delete it");
-                }
-            }
+        if !read_only {
+            inner.discard_unfinished()?;
         }
         Ok(Self(Arc::new(inner)))
     }
@@ -400,7 +392,32 @@ impl Inner {
         if remounted.is_ok() || self.medium.is_mounted(&self.root) {
             *claim = Some(Claim::take(&self.root, self.medium.backend())?);
         }
-        remounted
+        remounted?;
+        // Nobody makes one at the moment.
+        if let Err(error) = self.discard_unfinished() {
+            tracing::warn!(error = error.with_causes(), "could not look for snapshots that were never finished");
+        }
+        Ok(())
+    }
+
+    /// Deletes the snapshots that a dead process was making.
+    fn discard_unfinished(&self) -> Result<()> {
+        let listed = self.snapshots.list::<SnapshotName>()?;
+        for unreadable in &listed.unreadable {
+            tracing::warn!("snapshot {unreadable}; it stays as it is");
+        }
+        for (name, record) in listed.found {
+            // What cannot be looked at is there, as far as anybody knows.
+            let gone = || matches!(is_directory(&self.snapshots.data(name.as_str()), self.medium.backend()), Ok(false));
+            if !record.complete || gone() {
+                tracing::info!(snapshot = %name, "deleting a snapshot that was never finished");
+                if let Err(error) = self.discard(&self.snapshots, name.as_str()) {
+                    // It is not listed anyway, and everything else can be used.
+                    tracing::warn!(snapshot = %name, error = error.to_string(), "could not delete it");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes one thing in the order that this module is about, and undoes it if it fails.

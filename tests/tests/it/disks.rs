@@ -138,6 +138,15 @@ async fn a_pool_that_went_read_only_comes_back_with_all_its_databases() -> Resul
     ensure!(status(&home).await?.contains("read-only"), "{}", status(&home).await?);
 
     std::fs::remove_file(&ballast)?;
+    comes_back(&home, &server, &announced).await?;
+
+    // The same, with a server that is started when it has happened.
+    server.create(json!({})).await?;
+    let announced = server.list().await?;
+    go_read_only(&home, &ballast).await?;
+    server.kill().await?;
+    std::fs::remove_file(&ballast)?;
+    let server = Server::start(&home.data(), &options()).await?;
     comes_back(&home, &server, &announced).await
 }
 

@@ -67,3 +67,14 @@ async fn nothing_is_forgotten_while_a_store_cannot_be_revived() {
     world.reconcile().await;
     assert_eq!(world.databases.get(&database.id).await.unwrap(), database);
 }
+
+#[tokio::test]
+async fn nothing_is_ended_where_the_store_stays_read_only() {
+    let world = World::new().await;
+    let database = world.create().await.unwrap();
+    world.store.set_read_only_for_good();
+    let failed = world.databases.reconcile(&mut Report::default()).await.unwrap_err();
+    assert!(matches!(failed, Error::ReadOnly { .. }), "{failed:?}");
+    assert_eq!((world.plan.count("remove"), world.plan.count("revive")), (0, 0));
+    assert_eq!(world.databases.get(&database.id).await.unwrap(), database);
+}
