@@ -143,15 +143,7 @@ impl Sandbox {
             add(&["--size", &size.to_string()]);
         }
         add(&["--tmpfs", "/dev/shm", "--perms", "1777", "--tmpfs", "/tmp"]);
-        let mut parents = BTreeSet::new();
-        for mount in inside.mounts {
-            parents.extend(mount.target.ancestors().skip(1).filter(|path| path.parent().is_some()));
-        }
-        for parent in parents {
-            // Those that are there stay as they are.
-            words.extend(["--perms", "0755", "--dir"].map(OsString::from));
-            words.push(parent.into());
-        }
+        words.extend(parents(inside.mounts.iter().map(|mount| mount.target.as_path())));
         let mut mounts: Vec<&Mount> = inside.mounts.iter().collect();
         // One may lie in another: the outer one first, or it would hide the inner one.
         mounts.sort_by_key(|mount| mount.target.components().count());
@@ -189,9 +181,19 @@ pub(crate) fn program(descendants: impl IntoIterator<Item = u32>) -> Option<u32>
     descendants.into_iter().filter_map(numbers).min().map(|(_, pid)| pid)
 }
 
+/// Returns the arguments for the directories above these, which everybody may pass through. Those that are there stay as they are: `bwrap` would make
+/// missing ones for root alone.
+fn parents<'a>(paths: impl Iterator<Item = &'a Path>) -> Vec<OsString> {
+    let above = paths.flat_map(|path| path.ancestors().skip(1).filter(|path| path.parent().is_some()));
+    let above: BTreeSet<&Path> = above.collect();
+    above.into_iter().flat_map(|path| ["--perms".into(), "0755".into(), "--dir".into(), path.into()]).collect()
+}
+
 /// Returns the arguments for what all sandboxes see.
 fn system(etc: &Path) -> Vec<OsString> {
-    let mut words: Vec<OsString> = ["--ro-bind", "/usr", "/usr"].map(OsString::from).to_vec();
+    let there = SYSTEM.iter().map(Path::new).filter(|path| path.exists());
+    let mut words = parents(there);
+    words.extend(["--ro-bind", "/usr", "/usr"].map(OsString::from));
     for path in SYSTEM {
         match fs::read_link(path) {
             Ok(target) => words.extend(["--symlink".into(), target.into(), path.into()]),

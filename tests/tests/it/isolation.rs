@@ -198,7 +198,7 @@ async fn a_superusers_programs_see_that_database_alone() -> Result<()> {
     // What a program says, and what it complains of.
     let say = async |program: &str| -> Result<String> {
         let table = "DROP TABLE IF EXISTS said; CREATE TABLE said(line text)";
-        query(&own.url, &format!("{table}; COPY said FROM PROGRAM $${{ {program}; }} 2>&1 || true$$")).await?;
+        query(&own.url, &format!("{table}; COPY said FROM PROGRAM $said${{ {program}; }} 2>&1 || true$said$")).await?;
         query(&own.url, "SELECT string_agg(line, E'\\n') FROM said").await
     };
     ensure!(say(&format!("cat {own_files}/PG_VERSION")).await?.parse::<u32>().is_ok(), "its own files are there");

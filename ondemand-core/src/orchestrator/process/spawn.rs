@@ -20,14 +20,13 @@ use crate::orchestrator::files::other_user;
 use crate::orchestrator::{Mount, RunAs, ServiceSpec};
 use crate::sandbox::{Inside, Sandbox};
 
-/// What a new process does when it has marked itself: it waits for a line, and becomes the program. If the process that started it dies before the
-/// line is sent, the pipe is closed and it ends.
-const SHIM: &str = r#"; read -r _ || exit 125; exec "$@" </dev/null"#;
-/// What one does that waits for nothing.
-const BESIDE: &str = r#"; exec "$@""#;
-
-/// What the process does that a sandbox ends with.
-const AROUND: &str = r#"; "$@"; exit $?"#;
+/// What a new process does when it has marked itself: it waits for a line. If the process that started it dies before the line is sent, the pipe is
+/// closed and it ends.
+const WAIT: &str = "; read -r _ || exit 125";
+/// It becomes the program.
+const BECOME: &str = r#"; exec "$@" </dev/null"#;
+/// It stays, as what a sandbox ends with.
+const STAY: &str = r#"; "$@" </dev/null; exit $?"#;
 
 /// Where programs are looked for when this process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -55,38 +54,30 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    /// Returns a command that marks itself and does what `shim` says, in a sandbox where it is to be. The program and its arguments follow.
-    fn command(&self, shim: &str) -> Command {
-        let Some((sandbox, mounts)) = &self.sandbox else { return self.shell(shim) };
+    /// Returns a command that marks itself, does what `first` says, and then runs the program whose words follow, in a sandbox where it is to be.
+    fn command(&self, first: &str) -> Command {
         let mut command = Command::new("/bin/sh");
+        // A Ctrl-C on the terminal of this process is not meant for it.
+        command.env_clear().envs(std::env::var_os("LANG").map(|lang| ("LANG", lang))).process_group(0);
+        let script = |last: &str| format!("{}{first}{last}", self.mark.words());
+        if let Some((sandbox, mounts)) = &self.sandbox {
+            let inside = Inside { mounts, shm_size: self.shm_size, network: true, dir: &self.dir };
+            command
+                .args(["-c", &script(STAY), "ondemand-shim"])
+                .args(sandbox.words(inside, &self.env))
+                .args(self.user.map(|user| sandbox.user_words(user)).unwrap_or_default())
+                // It may be root: nothing of the service's own environment is for it.
+                .env("PATH", DEFAULT_PATH)
+                .env(VARIABLE, &self.variable)
+                .current_dir("/");
+            return command;
+        }
         command
-            .args(["-c", &(self.mark.words() + AROUND), "ondemand-shim"])
-            .args(sandbox.words(Inside { mounts, shm_size: self.shm_size, network: true, dir: &self.dir }, &self.env))
-            .args(["/bin/sh", "-c", &format!(":{shim}"), "ondemand-shim"])
-            .args(self.user.map(|user| sandbox.user_words(user)).unwrap_or_default())
-            // It may be root: nothing of the service's own environment is for it.
-            .env_clear()
-            .env("PATH", DEFAULT_PATH)
-            .envs(std::env::var_os("LANG").map(|lang| ("LANG", lang)))
-            .env(VARIABLE, &self.variable)
-            .current_dir("/")
-            .process_group(0);
-        command
-    }
-
-    /// Returns a shell that marks itself, does what `shim` says, and has `words` as its arguments.
-    fn shell(&self, shim: &str) -> Command {
-        let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", &(self.mark.words() + shim), "ondemand-shim"])
-            .env_clear()
+            .args(["-c", &script(BECOME), "ondemand-shim"])
             .env("PATH", path_variable(&self.env))
-            .envs(std::env::var_os("LANG").map(|lang| ("LANG", lang)))
             .envs(&self.env)
             .env(VARIABLE, &self.variable)
-            .current_dir(&self.dir)
-            // A Ctrl-C on the terminal of this process is not meant for it.
-            .process_group(0);
+            .current_dir(&self.dir);
         if let Some(user) = self.user.and_then(other_user) {
             command.uid(user.uid).gid(user.gid);
         }
@@ -96,7 +87,7 @@ impl Setting {
     /// Runs a program beside the service, as to see whether it is healthy. Says what is wrong if it does not succeed within `limit`.
     pub(super) async fn try_out(&self, words: &[String], limit: Duration) -> Result<Result<(), String>> {
         let failed = |e| Error::io(BACKEND, "starting a health check", e);
-        let mut command = self.command(BESIDE);
+        let mut command = self.command("");
         command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn().map_err(failed)?;
         // Not reaped before it is waited for, so the number is still its own.
@@ -148,7 +139,7 @@ impl Held {
         let out = OpenOptions::new().append(true).create(true).mode(0o600).open(log);
         let out = out.map_err(failed("opening the log of"))?;
         let err = out.try_clone().map_err(failed("opening the log of"))?;
-        let mut command = setting.command(SHIM);
+        let mut command = setting.command(WAIT);
         command.arg(program).args(&service.command[1..]).stdin(Stdio::piped()).stdout(out).stderr(err);
         let child = command.spawn().map_err(failed("starting"))?;
         // It is not waited for before this, so the number is still its own.

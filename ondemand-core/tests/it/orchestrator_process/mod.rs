@@ -404,7 +404,10 @@ async fn nothing_runs_unrecorded_when_the_parent_is_killed() {
         for stack in process.list(&Selector::all()).await.expect("a list").found {
             process.remove(&stack.id).await.expect("removed");
         }
-        assert_eq!(marked(&instance(dir.path())), BTreeSet::new());
+        let left = marked(&instance(dir.path()));
+        assert!(left.is_disjoint(&recorded), "{left:?} run, {recorded:?} were recorded and are removed");
+        // One that had just been forked carries no mark until it is the shell that finds its pipe closed.
+        until("the unrecorded have ended", || marked(&instance(dir.path())).is_empty()).await;
         let left = |dir: &str, root: &Path| std::fs::read_dir(root.join(dir)).expect("a directory").count();
         assert_eq!((left("stacks", dir.path()), left("logs", dir.path())), (1, 0), "only the lock is left");
         // Only now: what was recorded and released in the last moment may have run until it was removed.

@@ -24,7 +24,11 @@ async fn open(dir: &Path) -> Process {
 
 /// A home that the services' user may pass through, with a directory of that user's.
 fn home() -> (Home, std::path::PathBuf) {
-    let home = Home::new();
+    home_in(&std::env::temp_dir())
+}
+
+fn home_in(place: &Path) -> (Home, std::path::PathBuf) {
+    let home = Home(tempfile::tempdir_in(place).expect("a directory"));
     std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o755)).expect("a mode");
     let own = home.path().join("own");
     std::fs::create_dir(&own).expect("a directory");
@@ -53,7 +57,13 @@ fn with_word(word: &str) -> Vec<u32> {
 
 #[tokio::test]
 async fn it_sees_what_is_its_own_and_no_more() {
-    let (home, own) = home();
+    for place in [std::env::temp_dir(), "/var/tmp".into()] {
+        it_sees_its_own_in(&place).await;
+    }
+}
+
+async fn it_sees_its_own_in(place: &Path) {
+    let (home, own) = home_in(place);
     let stranger = home.path().join("others");
     std::fs::write(&stranger, "not yours").expect("a file that everybody may read");
     let process = open(home.path()).await;
