@@ -273,6 +273,16 @@ impl Config {
             return Err(Error::invalid("configuration", reason));
         }
         self.environments.validate(self.databases.max_ttl)?;
+        let github = &self.github;
+        let any_user = github.accounts == Accounts::Github && github.organisations.is_empty();
+        if self.environments.templates.is_some()
+            && any_user
+            && !github.any_github_user
+            && !self.http.listen.ip().is_loopback()
+        {
+            let reason = "every GitHub user could run programs here: http.listen is beyond loopback, and github.organisations is empty. Name your organisations, or set github.any-github-user = true";
+            return Err(Error::invalid("configuration", reason));
+        }
         self.proxy.validate()
     }
 }

@@ -225,12 +225,13 @@ fn environments_table(config: &EnvironmentsConfig) -> Result<Table, toml::ser::E
 }
 
 fn github_table(config: &GitHubConfig) -> Result<Table, toml::ser::Error> {
-    let GitHubConfig { accounts, url, api, organisations } = config;
+    let GitHubConfig { accounts, url, api, organisations, any_github_user } = config;
     let section = Section::default()
         .with("accounts", accounts)?
         .with("url", url)?
         .with("api", api)?
-        .with("organisations", organisations)?;
+        .with("organisations", organisations)?
+        .with("any-github-user", any_github_user)?;
     Ok(section.0)
 }
 
@@ -331,6 +332,7 @@ mod tests {
             url = "https://git.internal/"
             api = "https://git.internal/api/v3/"
             organisations = ["shop"]
+            any-github-user = true
             [swarm]
             host = "tcp://10.0.0.1:2375"
             registry-auth = "/etc/ondemand/registries.json"

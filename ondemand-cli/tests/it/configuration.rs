@@ -94,3 +94,24 @@ fn environments_live_no_longer_than_their_databases_may() {
     assert_eq!(output.status.code(), Some(7), "{}", outcome(&output));
     assert!(stderr(&output).contains("raise databases.max-ttl"), "{}", outcome(&output));
 }
+
+#[test]
+fn whose_branches_run_is_said_beyond_loopback() {
+    let show = |github: &str, arguments: &[&str]| {
+        let directory = empty_directory();
+        fs::write(directory.path().join("ondemand.toml"), format!("[github]\n{github}\n")).expect("a file");
+        run(ondemand(&directory).args(["config", "show"]).args(arguments))
+    };
+    let beyond = ["--listen", "10.0.0.1:8080", "--templates", "templates"];
+    let refused = show("", &beyond);
+    assert_eq!(refused.status.code(), Some(7), "{}", outcome(&refused));
+    assert!(stderr(&refused).contains("github.any-github-user = true"), "{}", outcome(&refused));
+    for said in ["any-github-user = true", "organisations = ['shop']", "accounts = 'none'"] {
+        let shown = show(said, &beyond);
+        assert!(shown.status.success(), "{said}: {}", outcome(&shown));
+    }
+    for harmless in [&beyond[..2], &beyond[2..], &["--listen", "[::1]:8080", "--templates", "templates"]] {
+        let shown = show("", harmless);
+        assert!(shown.status.success(), "{harmless:?}: {}", outcome(&shown));
+    }
+}

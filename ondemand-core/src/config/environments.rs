@@ -59,8 +59,10 @@ pub struct GitHubConfig {
     pub url: String,
     /// The REST API.
     pub api: String,
-    /// The organisations of which users must be in one; any user may come where there is none.
+    /// The organisations that users must be in one of. If empty, every GitHub user is accepted.
     pub organisations: Vec<String>,
+    /// Accepts every GitHub user beyond loopback, where no organisation is named.
+    pub any_github_user: bool,
 }
 
 /// Who says whose a token is.
@@ -128,6 +130,7 @@ impl Default for GitHubConfig {
             url: "https://github.com/".into(),
             api: "https://api.github.com/".into(),
             organisations: Vec::new(),
+            any_github_user: false,
         }
     }
 }
