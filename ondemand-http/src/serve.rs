@@ -60,7 +60,7 @@ pub enum Moment<'a> {
 pub async fn serve(config: &Config, shutdown: impl Future<Output = ()>, tell: impl FnMut(Moment<'_>)) -> Result<()> {
     config.validate()?;
     check_exposure(&config.http)?;
-    let listener = listen(config.http.listen).await?;
+    let listener = listen(config.http.listen)?;
     serve_opened(config, listener, Ondemand::open(config).await?, shutdown, tell).await
 }
 
@@ -112,7 +112,7 @@ pub async fn serve_proxy(
 ) -> Result<()> {
     config.validate()?;
     check_exposure(&config.http)?;
-    let listener = listen(config.http.listen).await?;
+    let listener = listen(config.http.listen)?;
     let _data_dir = DataDir::open(&config.data_dir)?;
     let (routing, proxy) = proxy::start(config, proxy::Place::Alone).await?;
     tell(Moment::Opened { address: address_of(&listener)?, notices: &[proxy::notice(&proxy)] });

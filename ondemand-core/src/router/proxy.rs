@@ -184,7 +184,7 @@ async fn load(config: &ProxyConfig) -> Result<Arc<Certificates>> {
 fn listen(address: SocketAddr, setting: &str) -> Result<TcpListener> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         // As many may wait as the system lets; the standard library's 128 are soon used up.
-        rustix::net::listen(&listener, 4096)?;
+        rustix::net::listen(&listener, i32::MAX)?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     });

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ondemand_core::{Error, Result};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -30,14 +30,22 @@ pub(super) const GRACE: Duration = Duration::from_secs(10);
 const CLEANUP: Duration = Duration::from_secs(10);
 
 /// Listens at the address of the API.
-pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+pub(super) fn listen(address: SocketAddr) -> Result<TcpListener> {
+    bind(address).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => Error::Conflict {
             message: format!("{address} is in use by another program"),
             hint: "end it, or choose another address with --listen or http.listen".into(),
         },
         _ => Error::io("http", format!("listening on {address}"), error),
     })
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    // As many as the system lets wait. One more would try again only after a second.
+    socket.listen(u32::MAX)
 }
 
 /// Serves those who connect, without end.

@@ -32,7 +32,7 @@ pub async fn keep(
 ) -> Result<()> {
     config.validate()?;
     check_exposure(&config.http)?;
-    let listener = listen(config.http.listen).await?;
+    let listener = listen(config.http.listen)?;
     let ondemand = succeed(config).await?;
     let unneeded = unneeded(ondemand.clone(), idle);
     let shutdown = async {

@@ -169,9 +169,23 @@ async fn ending_does_not_wait_for_idle_connections() {
 #[tokio::test]
 async fn an_address_in_use_is_a_conflict() {
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let error = listen(taken.local_addr().expect("an address")).await.expect_err("taken");
+    let error = listen(taken.local_addr().expect("an address")).expect_err("taken");
     assert_eq!(error.code(), ondemand_core::Code::Conflict);
     assert!(error.hint().is_some_and(|hint| hint.contains("--listen")));
+}
+
+/// The kernel makes clients try again, after a second, that find the queue full.
+#[tokio::test]
+async fn as_many_may_wait_as_the_system_lets() {
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("a number");
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let listener = listen(address.parse().expect("an address")).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let shown = std::process::Command::new("ss").args(["-Hltn", &format!("sport = :{port}")]).output();
+        let shown = String::from_utf8(shown.expect("ss, of iproute2").stdout).expect("text");
+        // Its state, how many wait, and how many may.
+        assert_eq!(shown.split_ascii_whitespace().nth(2), Some(most.trim()), "{address}: {shown}");
+    }
 }
 
 #[tokio::test]
