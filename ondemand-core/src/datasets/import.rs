@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use rustix::fs::FileType;
@@ -33,6 +34,9 @@ mod publish;
 
 /// The value of [`keys::KIND`] for the volumes of imports.
 pub(super) const IMPORT: &str = "import";
+
+/// How often an import looks how much room its store has.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Returns where the socket of an attempt's server is.
 pub(super) fn private_dir(runtime_dir: &Path, attempt: &AttemptId) -> PathBuf {
@@ -153,6 +157,7 @@ impl Import {
         let result = tokio::select! {
             biased;
             () = self.cancelled.cancelled() => Err(Error::Cancelled),
+            short = self.runs_short() => Err(short),
             // A panic is a mistake of this program; it is to leave as little behind as any other error.
             result = AssertUnwindSafe(self.pipeline(work)).catch_unwind() => {
                 result.unwrap_or_else(|_| Err(Error::backend("import", "working", "it panicked")))
@@ -169,6 +174,18 @@ impl Import {
             self.meter.phase(Phase::Done);
         }
         result
+    }
+
+    /// Returns when the store has too little room for this to go on: compressed, an upload may be small, and fill it all the same.
+    async fn runs_short(&self) -> Error {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            // What cannot be asked now may be told the next time.
+            let space = self.inner.store.space().await.and_then(|space| space.check_room());
+            if let Err(error @ (Error::OutOfSpace { .. } | Error::ReadOnly { .. })) = space {
+                return error;
+            }
+        }
     }
 
     /// Removes all that this attempt made, but the snapshot if it was a success. What cannot be removed now is by

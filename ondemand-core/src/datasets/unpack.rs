@@ -18,6 +18,9 @@ use crate::tree::Tree;
 /// How many bytes are copied at a time.
 const CHUNK: usize = 1 << 20;
 
+/// How many files and directories an archive may have: more than any cluster's, and far fewer than fill the metadata of a large store.
+const MOST_ENTRIES: u64 = 4_000_000;
+
 /// What files are written for, and whose they become.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
@@ -65,8 +68,14 @@ impl Writer {
         let mut archive = tar::Archive::new(reader);
         let mut buffer = vec![0; CHUNK];
         let mut first = true;
+        let mut entries = 0;
         for entry in archive.entries().map_err(|e| corrupt(&e))? {
             let mut entry = entry.map_err(|e| corrupt(&e))?;
+            self.check().map_err(|e| writing(Path::new("."), e))?;
+            entries += 1;
+            if entries > MOST_ENTRIES {
+                return Err(refused(format!("it has more than {MOST_ENTRIES} entries")));
+            }
             let path = entry.path().map_err(|e| corrupt(&e))?.into_owned();
             let Some(relative) = inside(&path) else {
                 return Err(refused(format!("its entry {} leads outside of it", shown(&path))));

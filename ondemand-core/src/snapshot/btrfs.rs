@@ -136,7 +136,8 @@ impl Medium for Subvolumes {
             copy_on_write: true,
             total,
             used,
-            free,
+            // What programs have written, and BTRFS has not yet.
+            free: free.saturating_sub(self.promised()),
             unallocated: self.unallocated(),
             metadata_free: self.metadata_free(),
             revivable: beneath.is_some() && rustix::process::geteuid().is_root(),
@@ -169,6 +170,11 @@ impl Medium for Subvolumes {
 }
 
 impl Subvolumes {
+    /// Returns how many bytes of data have no place on the disk yet.
+    fn promised(&self) -> u64 {
+        read_number(&self.sysfs.join("allocation/data/bytes_may_use")).unwrap_or_default()
+    }
+
     /// Returns what is free of the metadata that is allocated, without what BTRFS keeps back for itself.
     fn metadata_free(&self) -> Option<u64> {
         let allocation = self.sysfs.join("allocation");

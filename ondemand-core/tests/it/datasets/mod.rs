@@ -59,11 +59,14 @@ impl Setup {
         open_dir(pool.path().parent().unwrap());
         let root = pool.subdirectory();
         let store = Arc::new(Btrfs::open(&root).await.unwrap());
+        let datasets = Datasets::new(store.clone(), Self::options(dir.path()).await);
+        Self { dir, store, datasets, root, _pool: pool }
+    }
+
+    async fn options(dir: &Path) -> DatasetsOptions {
         let programs = std::env::var_os("ONDEMAND_TEST_POSTGRES").map(PathBuf::from);
         let installs = Installs::discover(programs.as_deref()).await.unwrap();
-        let options = DatasetsOptions::new(installs, os_user(None).unwrap(), dir.path().join("run"), "test");
-        let datasets = Datasets::new(store.clone(), options);
-        Self { dir, store, datasets, root, _pool: pool }
+        DatasetsOptions::new(installs, os_user(None).unwrap(), dir.join("run"), "test")
     }
 
     async fn import(&self, name: &str, source: Source, options: ImportOptions) -> Result<DatasetSnapshot> {
