@@ -37,6 +37,8 @@ pub(super) struct Inner {
     pub(super) leases: Leases,
     /// Held while the store is mounted again.
     pub(super) recovering: tokio::sync::Mutex<()>,
+    /// What a round of the janitor is removing, also after it has given up waiting for that.
+    pub(super) removals: Mutex<BTreeSet<String>>,
     known: Mutex<Known>,
 }
 
@@ -119,6 +121,7 @@ impl Inner {
             ports,
             leases: Leases::default(),
             recovering: tokio::sync::Mutex::default(),
+            removals: Mutex::default(),
             known: Mutex::default(),
         }
     }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use time::OffsetDateTime;
@@ -22,6 +23,11 @@ use crate::snapshot::Volume;
 
 /// How many servers are started at a time, such as after a reboot.
 const STARTS_AT_A_TIME: usize = 4;
+/// How many things that belong to nobody are removed at a time.
+const REMOVALS_AT_A_TIME: usize = 4;
+/// How long a round waits for one of them, or for a database beyond the time that its server may take to start. It goes on after that, and is
+/// reported.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Does one round. What is being made or changed by an attempt under way is left alone; what fails is reported and tried again by the
 /// next round.
@@ -58,10 +64,9 @@ pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result
     for record in before.iter().filter(|record| !there.contains(record.volume().as_str())) {
         forget_if_gone(inner, record, report).await;
     }
-    remove_strays(inner, &found, report).await?;
-    for volume in dead {
-        remove_dead(inner, &volume, report).await;
-    }
+    let strays = strays(inner, &found, report).await?;
+    remove_each(inner, strays.into_iter().map(Remains::Stack).chain(dead.into_iter().map(Remains::Volume)), report)
+        .await;
     let mut rounds = futures_util::stream::iter(inner.records())
         .map(|known| {
             let inner = Arc::clone(inner);
@@ -69,7 +74,8 @@ pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result
             let drifted = found.get(&known.id).is_some_and(|record| *record != known);
             async move {
                 let id = known.id.clone();
-                let done = detached(async move { settle(&inner, &known.id, drifted).await }).await;
+                let limit = inner.options.ready_timeout + PATIENCE;
+                let done = within(limit, async move { settle(&inner, &known.id, drifted).await }).await;
                 (id, done)
             }
         })
@@ -157,15 +163,16 @@ async fn forget_if_gone(inner: &Arc<Inner>, record: &Record, report: &mut Report
     }
 }
 
-/// Removes stacks of this instance that belong to no database: those whose volume is known to be gone.
-async fn remove_strays(inner: &Inner, found: &BTreeMap<DatabaseId, Record>, report: &mut Report) -> Result<()> {
+/// Returns the stacks of this instance that belong to no database: those whose volume is known to be gone.
+async fn strays(inner: &Inner, found: &BTreeMap<DatabaseId, Record>, report: &mut Report) -> Result<Vec<Stack>> {
     let Listing { found: stacks, unreadable } = inner.orchestrator.list(&inner.selector()).await?;
     report.unknown.extend(unreadable.iter().map(|unreadable| format!("stack {unreadable}")));
+    let mut strays = Vec::new();
     for stack in stacks {
         if attempt_of(&stack.labels).is_some_and(|attempt| inner.is_live(&attempt)) {
             continue;
         }
-        let owner = stack.labels.get(keys::ID).and_then(|id| id.parse::<DatabaseId>().ok());
+        let owner = owner_of(&stack);
         let wanted = owner.as_ref().is_some_and(|id| found.contains_key(id) || inner.record(id).is_ok());
         if wanted {
             continue;
@@ -175,44 +182,112 @@ async fn remove_strays(inner: &Inner, found: &BTreeMap<DatabaseId, Record>, repo
             continue;
         };
         match inner.store.volume(&volume).await {
-            Ok(None) => remove_stray(inner, &stack, owner.as_ref(), report).await,
+            Ok(None) => strays.push(stack),
             // If that is of a dead attempt, its stack goes with it.
             Ok(Some(_)) => {}
             Err(error) => report.unknown.push(format!("stack {}: {}", stack.name, error.with_causes())),
         }
     }
-    Ok(())
+    Ok(strays)
 }
 
-async fn remove_stray(inner: &Inner, stack: &Stack, owner: Option<&DatabaseId>, report: &mut Report) {
-    match inner.orchestrator.remove(&stack.id).await {
-        Ok(()) => report.removed.push(format!("stack {}", stack.name)),
-        Err(error) => {
-            tracing::warn!(stack = %stack.name, %error, "a stack that belongs to no database could not be removed");
-            report.failed.push(format!("stack {}: {error}", stack.name));
+fn owner_of(stack: &Stack) -> Option<DatabaseId> {
+    stack.labels.get(keys::ID)?.parse().ok()
+}
+
+/// What belongs to nobody.
+enum Remains {
+    /// A stack whose volume is gone.
+    Stack(Stack),
+    /// A volume that a dead attempt left, with the stack on it.
+    Volume(Volume),
+}
+
+impl Remains {
+    async fn remove(&self, inner: &Inner) -> Result<()> {
+        match self {
+            Self::Stack(stack) => {
+                let removed = inner.orchestrator.remove(&stack.id).await;
+                if let Some(id) = owner_of(stack)
+                    && let Err(error) = inner.remove_run_dir(&id)
+                {
+                    tracing::warn!(%id, %error, "the sockets of a removed database stay");
+                }
+                removed
+            }
+            Self::Volume(volume) => match Record::read(volume) {
+                Ok(record) => inner.discard(&record).await,
+                // Without readable labels no stack can have been deployed on it.
+                Err(_) => inner.store.delete_volume(&volume.name).await,
+            },
         }
-    }
-    if let Some(id) = owner
-        && let Err(error) = inner.remove_run_dir(id)
-    {
-        tracing::warn!(%id, %error, "the sockets of a removed database stay");
     }
 }
 
-/// Removes a volume that a dead attempt left, with the stack on it.
-async fn remove_dead(inner: &Inner, volume: &Volume, report: &mut Report) {
-    let removed = match Record::read(volume) {
-        Ok(record) => inner.discard(&record).await,
-        // Without readable labels no stack can have been deployed on it.
-        Err(_) => inner.store.delete_volume(&volume.name).await,
-    };
-    match removed {
-        Ok(()) => report.removed.push(format!("volume {}", volume.name)),
-        Err(error) => {
-            tracing::warn!(volume = %volume.name, %error, "what a dead attempt left could not be removed");
-            report.failed.push(format!("volume {}: {error}", volume.name));
+impl std::fmt::Display for Remains {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stack(stack) => write!(f, "stack {}", stack.name),
+            Self::Volume(volume) => write!(f, "volume {}", volume.name),
         }
     }
+}
+
+/// Removes what belongs to nobody, some of it at a time. What takes too long is left to end by itself, and not removed a second time meanwhile.
+async fn remove_each(inner: &Arc<Inner>, remains: impl Iterator<Item = Remains>, report: &mut Report) {
+    let removals = remains.map(|remains| {
+        let inner = Arc::clone(inner);
+        async move {
+            let what = remains.to_string();
+            let Some(turn) = Removal::begin(&inner, &what) else {
+                let message = "its removal, which began in an earlier round, has not ended".into();
+                return (what, Err(Error::Conflict { message, hint: String::new() }));
+            };
+            let done = within(PATIENCE, async move {
+                let _turn = turn;
+                remains.remove(&inner).await
+            });
+            (what, done.await)
+        }
+    });
+    let mut removals = futures_util::stream::iter(removals).buffer_unordered(REMOVALS_AT_A_TIME);
+    while let Some((what, done)) = removals.next().await {
+        match done {
+            Ok(()) => report.removed.push(what),
+            Err(error) => {
+                tracing::warn!(what, %error, "what belongs to no database could not be removed");
+                report.failed.push(format!("{what}: {error}"));
+            }
+        }
+    }
+}
+
+/// A removal under way.
+struct Removal {
+    inner: Arc<Inner>,
+    what: String,
+}
+
+impl Removal {
+    fn begin(inner: &Arc<Inner>, what: &str) -> Option<Self> {
+        let begun = inner.removals.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned());
+        begun.then(|| Self { inner: Arc::clone(inner), what: what.to_owned() })
+    }
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        self.inner.removals.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.what);
+    }
+}
+
+/// Does something in a task of its own. After `limit` it goes on, and nobody waits for it any more.
+async fn within<T: Send + 'static>(
+    limit: Duration,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let waiting = || Error::NotReady { waited: limit, last: "it goes on".into(), log: Vec::new() };
+    tokio::time::timeout(limit, detached(work)).await.unwrap_or_else(|_| Err(waiting()))
 }
 
 enum Settled {

@@ -169,9 +169,7 @@ async fn follow(
         }
         Step::Expire(i) => {
             if let Some(id) = nth(model, *i) {
-                let past = Record { expires: OffsetDateTime::now_utc() - Duration::from_secs(1), ..world.record(&id) };
-                world.databases.inner.write(&past).await.unwrap();
-                world.databases.inner.update(past);
+                expire(world, &id).await;
                 assert_eq!(world.reconcile().await.reaped, [id.to_string()]);
                 model.remove(&id);
             }
