@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -24,7 +24,7 @@ use crate::orchestrator::{Mount, RunAs};
 /// Where programs of a sandbox, and those that make one, are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What is taken of `/etc`: what the C library, OpenSSL and Postgres read.
+/// The files of `/etc` that a sandbox gets: the C library, OpenSSL and Postgres read them.
 const ETC: &[&str] = &[
     "passwd",
     "group",
@@ -72,8 +72,6 @@ pub(crate) struct Inside<'a> {
     pub(crate) mounts: &'a [Mount],
     /// The size of its shared memory in bytes; half of the machine's where it is not given.
     pub(crate) shm_size: Option<u64>,
-    /// Whether it has the host's network, or none.
-    pub(crate) network: bool,
     /// Where its program starts.
     pub(crate) dir: &'a Path,
 }
@@ -100,7 +98,7 @@ impl Sandbox {
     }
 
     async fn try_out(&self, user: RunAs) -> Result<(), String> {
-        let inside = Inside { mounts: &[], shm_size: None, network: true, dir: Path::new("/") };
+        let inside = Inside { mounts: &[], shm_size: None, dir: Path::new("/") };
         let words = self.words(inside, &BTreeMap::new());
         let mut command = tokio::process::Command::new(&words[0]);
         command.args(&words[1..]).args(self.user_words(user)).args(["/bin/sh", "-c", ":"]);
@@ -116,7 +114,7 @@ impl Sandbox {
     }
 
     /// Tells whether its programs must be started as root, and become another user inside.
-    pub(crate) fn starts_as_root(&self) -> bool {
+    fn starts_as_root(&self) -> bool {
         self.tools.setpriv.is_some()
     }
 
@@ -126,9 +124,6 @@ impl Sandbox {
         let mut words: Vec<OsString> = vec![self.tools.bwrap.clone().into()];
         let mut add = |more: &[&str]| words.extend(more.iter().map(OsString::from));
         add(&["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]);
-        if !inside.network {
-            add(&["--unshare-net"]);
-        }
         // No way to the terminal of whoever started this; and the end of what started it ends it.
         add(&["--new-session", "--die-with-parent"]);
         if self.starts_as_root() {
@@ -217,18 +212,24 @@ fn copy_etc(etc: &Path) -> io::Result<()> {
                     make_readable(parent)?;
                 }
                 let new = to.with_extension("new");
-                fs::write(&new, content)?;
+                // A link there is removed and not followed.
+                remove_if_there(&new)?;
+                fs::File::create_new(&new)?.write_all(&content)?;
                 fs::set_permissions(&new, fs::Permissions::from_mode(0o644))?;
                 fs::rename(&new, &to)?;
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => match fs::remove_file(&to) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => remove_if_there(&to)?,
             Err(e) => return Err(io::Error::new(e.kind(), format!("/etc/{name}: {e}"))),
         }
     }
     Ok(())
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Makes a directory that everybody may read, whatever this process's umask is.

@@ -61,7 +61,7 @@ impl Setting {
         command.env_clear().envs(std::env::var_os("LANG").map(|lang| ("LANG", lang))).process_group(0);
         let script = |last: &str| format!("{}{first}{last}", self.mark.words());
         if let Some((sandbox, mounts)) = &self.sandbox {
-            let inside = Inside { mounts, shm_size: self.shm_size, network: true, dir: &self.dir };
+            let inside = Inside { mounts, shm_size: self.shm_size, dir: &self.dir };
             command
                 .args(["-c", &script(STAY), "ondemand-shim"])
                 .args(sandbox.words(inside, &self.env))
