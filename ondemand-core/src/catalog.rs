@@ -248,7 +248,7 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, BoxError> {
         #[serde(default)]
         format: u32,
     }
-    // Where, and not what is there: it may be a secret, and the reason is told to whoever looks after the pool.
+    // The position only: the content may be secret, and the reason is shown to operators.
     let damaged =
         |e: serde_json::Error| BoxError::from(format!("it is damaged at line {}, column {}", e.line(), e.column()));
     // What is no object, as in tests, says none.

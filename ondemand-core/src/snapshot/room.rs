@@ -8,7 +8,8 @@ use super::Usage;
 use crate::error::{Error, Result};
 use crate::notation::Size;
 
-/// What is left to what is there: of data, of metadata, and of the disk beneath. Of a small one, a part.
+/// The space that new work leaves to the databases and versions that exist: data, metadata, and the disk beneath.
+/// A small store or disk reserves a part of its size instead.
 const DATA_RESERVE: u64 = 256 << 20;
 const METADATA_RESERVE: u64 = 64 << 20;
 const BENEATH_RESERVE: u64 = 1 << 30;
