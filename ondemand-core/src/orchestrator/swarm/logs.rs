@@ -62,7 +62,8 @@ async fn read(shared: &Arc<Shared>, name: &StackName, options: &LogOptions, send
     }
     let client = shared.engine.client().await?;
     for service in services {
-        for line in written(client, &whole, &service, options).await {
+        let mut lines = written(client, &whole, &service, options).await;
+        while let Some(line) = lines.next().await {
             // If nobody reads any more, this task is about to end.
             let _ = sender.send(Ok(line)).await;
         }
@@ -81,30 +82,74 @@ fn was_made(task: &Task) -> bool {
     container.and_then(|container| container.container_id.as_ref()).is_some_and(|id| !id.is_empty())
 }
 
-/// Returns what a service's tasks have written so far, in the order of time.
-pub(super) async fn written(
-    client: &bollard::Docker,
-    whole: &Whole,
-    service: &ServiceName,
-    options: &LogOptions,
-) -> Vec<LogLine> {
-    let tasks = whole.tasks_of(service).into_iter().filter(|task| has_log(whole, task));
-    let all = join_all(tasks.map(|task| async move {
-        let mut lines = Vec::new();
-        let (sender, mut receiver) = mpsc::channel(AHEAD);
-        let reading = async move { read_task(client, task, service, options, &sender).await };
-        let collecting = async { while let Some(line) = receiver.recv().await { lines.extend(line.ok()) } };
-        let (read, ()) = tokio::join!(timeout(PATIENCE, reading), collecting);
-        if !matches!(read, Ok(Ok(()))) {
-            tracing::warn!(%service, task = task.id.as_deref().unwrap_or_default(), "a node did not send all of a task's log");
+/// Returns what a service's tasks have written so far, in the order of time. No more of it is read ahead than a few lines of each task.
+async fn written<'a>(
+    client: &'a bollard::Docker,
+    whole: &'a Whole,
+    service: &'a ServiceName,
+    options: &'a LogOptions,
+) -> BoxStream<'a, LogLine> {
+    let tasks: Vec<&Task> = whole.tasks_of(service).into_iter().filter(|task| has_log(whole, task)).collect();
+    let lines = || merge(tasks.iter().map(|task| written_by(client, task, service, options)).collect());
+    // The engine knows the last lines of each task, and not of all: they are counted first.
+    let before = match options.tail {
+        Some(tail) if tasks.len() > 1 => lines().count().await.saturating_sub(tail),
+        _ => 0,
+    };
+    lines().skip(before).boxed()
+}
+
+/// Returns what one task has written so far; less, if its node does not send all of it.
+fn written_by<'a>(
+    client: &'a bollard::Docker,
+    task: &'a Task,
+    service: &'a ServiceName,
+    options: &'a LogOptions,
+) -> BoxStream<'a, LogLine> {
+    let (sender, mut receiver) = mpsc::channel(AHEAD);
+    let reading = async move { read_task(client, task, service, options, &sender).await };
+    let reading = stream::once(reading).map(Err);
+    let lines = stream::poll_fn(move |context| receiver.poll_recv(context)).filter_map(async |line| line.ok()).map(Ok);
+    let both = stream::select(lines, reading).boxed();
+    stream::unfold(Some(both), move |both| async move {
+        let mut both = both?;
+        loop {
+            // The time counts only while somebody waits for a line.
+            let next = timeout(PATIENCE, both.next()).await;
+            let is_cut_off = matches!(next, Err(_) | Ok(Some(Err(Err(_)))));
+            if is_cut_off {
+                let task = task.id.as_deref().unwrap_or_default();
+                tracing::warn!(%service, task, "a node did not send all of a task's log");
+            }
+            match next {
+                Ok(Some(Ok(line))) => return Some((line, Some(both))),
+                // It has been read to its end; there may be lines that were read ahead.
+                Ok(Some(Err(_))) => {}
+                // The lines that it did send have been returned.
+                Ok(None) | Err(_) => return None,
+            }
         }
-        lines
-    }));
-    let mut lines: Vec<_> = all.await.into_iter().flatten().collect();
-    // Keeps the order of lines of one time.
-    lines.sort_by_key(|line| line.time);
-    let first = options.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
-    lines.split_off(first)
+    })
+    .boxed()
+}
+
+/// Returns the lines of several streams in the order of time, where each is in that order.
+fn merge(mut streams: Vec<BoxStream<'_, LogLine>>) -> BoxStream<'_, LogLine> {
+    if streams.len() == 1 {
+        return streams.remove(0);
+    }
+    stream::unfold((streams, None), |(mut streams, heads)| async move {
+        let mut heads: Vec<Option<LogLine>> = match heads {
+            Some(heads) => heads,
+            None => join_all(streams.iter_mut().map(StreamExt::next)).await,
+        };
+        // Of several of one time, the first.
+        let first = heads.iter().enumerate().filter_map(|(at, line)| Some((line.as_ref()?.time, at))).min()?.1;
+        let next = streams[first].next().await;
+        let line = std::mem::replace(&mut heads[first], next)?;
+        Some((line, (streams, Some(heads))))
+    })
+    .boxed()
 }
 
 async fn follow(
@@ -237,5 +282,44 @@ pub(super) async fn end(shared: &Shared, whole: &Whole, service: &ServiceName) -
     const LINES: usize = 20;
     let Ok(client) = shared.engine.client().await else { return Vec::new() };
     let options = LogOptions { tail: Some(LINES), ..LogOptions::default() };
-    written(client, whole, service, &options).await.into_iter().map(|line| line.text).collect()
+    written(client, whole, service, &options).await.map(|line| line.text).collect().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(service: &str, lines: &[(i64, &str)]) -> BoxStream<'static, LogLine> {
+        let service: ServiceName = service.parse().expect("a name");
+        let line = |&(time, text): &(i64, &str)| LogLine {
+            service: service.clone(),
+            time: Some(OffsetDateTime::from_unix_timestamp(time).expect("a time")),
+            text: text.to_owned(),
+        };
+        stream::iter(lines.iter().map(line).collect::<Vec<_>>()).boxed()
+    }
+
+    async fn merged(streams: Vec<BoxStream<'static, LogLine>>) -> String {
+        merge(streams).map(|line| line.text).collect::<Vec<_>>().await.concat()
+    }
+
+    #[tokio::test]
+    async fn lines_of_several_tasks_come_in_the_order_of_time() {
+        let a = || of("a", &[(1, "a"), (4, "d"), (4, "e"), (9, "i")]);
+        let b = || of("b", &[(2, "b"), (3, "c"), (4, "f"), (5, "g"), (6, "h")]);
+        assert_eq!(merged(vec![a(), b(), of("c", &[])]).await, "abcdefghi");
+        assert_eq!(merged(vec![b(), a()]).await, "abcfdeghi", "of one time, the first task's first");
+        assert_eq!(merged(vec![a()]).await, "adei");
+        assert_eq!(merged(Vec::new()).await, "");
+    }
+
+    /// However much a task wrote, only what is asked for is read.
+    #[tokio::test]
+    async fn nothing_is_collected() {
+        let endless = || {
+            stream::repeat_with(|| LogLine { service: "a".parse().expect("a name"), time: None, text: "x".into() })
+                .boxed()
+        };
+        assert_eq!(merge(vec![endless(), endless()]).take(5).count().await, 5);
+    }
 }
