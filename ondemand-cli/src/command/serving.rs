@@ -6,10 +6,15 @@ use clap::{Args, ValueEnum};
 use ondemand_core::Config;
 use ondemand_http::Moment;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
+use self::flood::FloodGate;
 use super::notify;
 use crate::failure::Failure;
 use crate::output;
+
+mod flood;
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy, Args)]
@@ -41,15 +46,17 @@ impl Log {
     pub(super) fn start(self) -> Result<(), Failure> {
         let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env();
         let filter = filter.map_err(|e| Failure::caused("RUST_LOG is not understood", &e).with_exit(2))?;
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        match self.log_format {
+        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let layer = match self.log_format {
             LogFormat::Text => {
                 let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-                log.with_ansi(std::io::stderr().is_terminal() && !no_colour).init();
+                layer.with_ansi(std::io::stderr().is_terminal() && !no_colour).boxed()
             }
-            LogFormat::Json => log.json().flatten_event(true).init(),
-        }
-        Ok(())
+            LogFormat::Json => layer.json().flatten_event(true).boxed(),
+        };
+        let gate = FloodGate::default();
+        tracing_subscriber::registry().with(layer.with_filter(gate.clone())).with(filter).init();
+        gate.tell().map_err(|e| Failure::caused("a thread cannot be started", &e))
     }
 
     /// Tells people. With a log for machines, what people are told goes into it.
