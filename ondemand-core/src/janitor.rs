@@ -1,5 +1,6 @@
 //! Makes what runs match what is recorded, and reaps what has expired.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::databases::Databases;
@@ -13,6 +14,8 @@ pub struct Janitor {
     datasets: Datasets,
     #[cfg(feature = "environments")]
     environments: Option<crate::Environments>,
+    /// What the last round did not recognise.
+    unknown: Arc<Mutex<Vec<String>>>,
 }
 
 /// What a round did.
@@ -55,6 +58,7 @@ impl Janitor {
             datasets,
             #[cfg(feature = "environments")]
             environments: None,
+            unknown: Arc::default(),
         }
     }
 
@@ -81,6 +85,7 @@ impl Janitor {
             outcomes.push(environments.reconcile(&mut report).await);
         }
         outcomes.push(self.datasets.reconcile().await.map(|imports| report.add(imports)));
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&report.unknown);
         let mut failed = outcomes.into_iter().filter_map(Result::err);
         let Some(first) = failed.next() else { return Ok(report) };
         for error in failed {
@@ -90,6 +95,11 @@ impl Janitor {
             tracing::info!(?report, "the janitor did a part of its round");
         }
         Err(first)
+    }
+
+    /// Returns what the last round could not read or recognise, and so left alone; nothing before the first one. Clones of this share it.
+    pub fn unknown(&self) -> Vec<String> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Removes what the stacks of environments that are gone left where it could not be reached at once: volumes on other nodes of a Swarm. It may take

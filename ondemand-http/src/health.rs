@@ -32,30 +32,38 @@ fn answer(trouble: Option<Trouble>) -> Response {
     reply(StatusCode::OK, &health)
 }
 
+/// Returns what to say of so many things that are left alone. Their names are for those who have the token.
+fn unknown(count: usize) -> Option<Trouble> {
+    (count > 0).then(|| Trouble {
+        detail: format!("{count} volumes or stacks cannot be read or recognised, and are left alone"),
+        hint: Some("`ondemand reap` names them, and says why".into()),
+    })
+}
+
 /// Tells whether the server answers at all.
 #[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, description = "It does.", body = wire::Health)))]
 async fn healthz() -> Response {
     answer(None)
 }
 
-/// Tells whether the server knows what runs, and so does its work. Where it has no room for new work, it is `degraded`: what is there works, and can be
-/// deleted.
+/// Tells whether the server knows what runs, and so does its work. Where it has no room for new work, or cannot read something, it is `degraded`: what
+/// is there works, and can be deleted.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
     (status = 200, description = "It does.", body = wire::Health),
     (status = 503, description = "It is starting, or cannot write.", body = wire::Problem, content_type = "application/problem+json"),
 ))]
-async fn readyz(State(life): State<Life>, State(Kept(store)): State<Kept>) -> Result<Response, Problem> {
+async fn readyz(State(life): State<Life>, State(Kept(kept)): State<Kept>) -> Result<Response, Problem> {
     if !life.is_ready() {
         return Err(life.not_ready());
     }
-    let Some(store) = store else { return Ok(answer(None)) };
+    let Some((store, janitor)) = kept else { return Ok(answer(None)) };
     let silent = |_| {
         let last = "the disk of the store does not answer".to_owned();
         Err(Error::NotReady { waited: PATIENCE, last, log: Vec::new() })
     };
     let usage = tokio::time::timeout(PATIENCE, store.space()).await.unwrap_or_else(silent);
     match usage.and_then(|usage| usage.check_room()) {
-        Ok(()) => Ok(answer(None)),
+        Ok(()) => Ok(answer(unknown(janitor.unknown().len()))),
         Err(error @ Error::OutOfSpace { .. }) => Ok(answer(Some(Trouble::from(&error)))),
         Err(error) => Err(Problem::from(error).with_status(StatusCode::SERVICE_UNAVAILABLE).expected()),
     }

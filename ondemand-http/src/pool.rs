@@ -67,6 +67,14 @@ pub(crate) fn metrics(usage: &Result<Usage, Error>) -> String {
     text
 }
 
+/// Writes how much is left alone as nobody can read it.
+pub(crate) fn unknown(count: usize) -> String {
+    format!(
+        "# HELP ondemand_unknown Volumes and stacks that cannot be read or recognised, and are left alone.\n\
+         # TYPE ondemand_unknown gauge\nondemand_unknown {count}\n"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -118,14 +118,15 @@ async fn delete(State(routing): State<Routing>, Segment(host): Segment) -> Resul
 /// Tells what the proxy has measured, and how full the store is, for Prometheus.
 #[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "routes", security(("bearer" = []), ()),
     responses((status = 200, description = "In Prometheus's text format.", body = String, content_type = "text/plain"), Problems))]
-async fn metrics(State(routing): State<Routing>, State(Kept(store)): State<Kept>) -> Result<Response, Problem> {
-    let mut text = match (routing.proxy(), &store) {
+async fn metrics(State(routing): State<Routing>, State(Kept(kept)): State<Kept>) -> Result<Response, Problem> {
+    let mut text = match (routing.proxy(), &kept) {
         (Ok(proxy), _) => proxy.metrics(),
         (Err(_), Some(_)) => String::new(),
         (Err(error), None) => return Err(error.into()),
     };
-    if let Some(store) = store {
+    if let Some((store, janitor)) = kept {
         text += &pool::metrics(&store.space().await);
+        text += &pool::unknown(janitor.unknown().len());
     }
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())

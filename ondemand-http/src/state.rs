@@ -20,9 +20,9 @@ struct Whole {
     front: Front,
 }
 
-/// What keeps the data of a server; a proxy that stands alone has none.
+/// What keeps the data of a server, and what looks after it; a proxy that stands alone has neither.
 #[derive(Debug, Clone)]
-pub(crate) struct Kept(pub(crate) Option<Arc<dyn SnapshotStore>>);
+pub(crate) struct Kept(pub(crate) Option<(Arc<dyn SnapshotStore>, Janitor)>);
 
 /// What the handlers of a stand-alone proxy can reach. Clones share it.
 #[derive(Debug, Clone)]
@@ -122,7 +122,7 @@ parts! { AppState:
     Datasets = this => this.ondemand.datasets.clone();
     Janitor = this => this.ondemand.janitor.clone();
     Arc<dyn SnapshotStore> = this => Arc::clone(&this.ondemand.store);
-    Kept = this => Kept(Some(Arc::clone(&this.ondemand.store)));
+    Kept = this => Kept(Some((Arc::clone(&this.ondemand.store), this.ondemand.janitor.clone())));
     Description = _this => Description::of_the_whole();
 }
 

@@ -369,7 +369,7 @@ pub struct Beneath {
     pub growth: u64,
 }
 
-/// Why new work is refused.
+/// What is wrong with a server that is degraded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct Trouble {
@@ -441,11 +441,11 @@ pub use route::{Activity, Moment, PutRoute, Route};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct Health {
-    /// `ok`; `degraded` where new work is refused.
+    /// `ok`; `degraded` where new work is refused, or something cannot be read.
     pub status: String,
     /// The version of the program.
     pub version: String,
-    /// Why new work is refused, where it is.
+    /// Why it is degraded, where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
 }

@@ -48,7 +48,7 @@ async fn open(change: impl FnOnce(&mut Config)) -> (Service, Shop) {
     let state = AppState::new(ondemand.clone(), Routing::new(router).with_proxy(proxy), &config);
     ondemand.janitor.run_once().await.expect("a round");
     state.set_ready();
-    (Service { router: app(state.clone()), state, ondemand, _home: home }, shop)
+    (Service { router: app(state.clone()), state, ondemand, home }, shop)
 }
 
 /// As [`open`], with the dataset that the shop wants.

@@ -30,7 +30,7 @@ struct Service {
     router: Router,
     state: AppState,
     ondemand: Ondemand,
-    _home: Home,
+    home: Home,
 }
 
 /// What was answered.
@@ -73,7 +73,7 @@ impl Service {
         change(&mut config);
         let ondemand = Ondemand::open(&config).await.expect("it opens");
         let state = AppState::new(ondemand.clone(), Routing::new(Arc::new(Table::new())), &config);
-        Self { router: app(state.clone()), state, ondemand, _home: home }
+        Self { router: app(state.clone()), state, ondemand, home }
     }
 
     /// Opens one that is ready.
@@ -283,6 +283,29 @@ async fn requests_wait_until_it_is_known_what_runs() {
     assert_eq!(service.get("/readyz").await.json()["Status"], "ok");
     let reaped = service.ask("POST", "/reap", Body::empty()).await;
     assert_eq!(reaped.json(), json!({"Reaped": [], "Restarted": [], "Removed": [], "Unknown": [], "Failed": []}));
+}
+
+/// What cannot be read is left alone, and said where an operator looks; what it is, only to those who have the token.
+#[tokio::test]
+async fn what_cannot_be_read_is_told() {
+    let service = Service::ready().await;
+    assert_eq!(service.get("/readyz").await.json()["Status"], "ok");
+    let record = service.home.path().join("data/stacks/damaged.json");
+    std::fs::write(&record, "{").expect("written");
+    let reaped = service.ask("POST", "/reap", Body::empty()).await.json();
+    let told = reaped["Unknown"].as_array().expect("a list");
+    assert!(told.len() == 1 && told[0].as_str().is_some_and(|what| what.starts_with("stack damaged ")), "{reaped}");
+    let health = service.get("/readyz").await;
+    assert_eq!((health.status, &health.json()["Status"]), (StatusCode::OK, &json!("degraded")));
+    let trouble = health.json()["Trouble"].clone();
+    assert!(trouble["Detail"].as_str().is_some_and(|detail| detail.starts_with("1 ")), "{trouble}");
+    assert!(trouble["Hint"].as_str().is_some_and(|hint| hint.contains("ondemand reap")), "{trouble}");
+    assert!(!health.text.contains("damaged"), "its name is for those who have the token: {health:?}");
+    assert!(service.get("/metrics").await.text.contains("\nondemand_unknown 1\n"));
+    std::fs::remove_file(&record).expect("removed");
+    service.ask("POST", "/reap", Body::empty()).await;
+    assert_eq!(service.get("/readyz").await.json()["Status"], "ok");
+    assert!(service.get("/metrics").await.text.contains("\nondemand_unknown 0\n"));
 }
 
 /// Every operation of the description is there, and all but those that tell nothing want the token. Those of environments look after themselves, and
