@@ -28,6 +28,7 @@ use crate::name::{AttemptId, DatasetName, DatasetRef, SnapshotName, Version};
 use crate::orchestrator::RunAs;
 use crate::postgres::Installs;
 use crate::progress::Reporter;
+use crate::sandbox::Sandbox;
 use crate::snapshot::SnapshotStore;
 
 /// Imports, lists and deletes datasets.
@@ -66,6 +67,9 @@ pub struct DatasetsOptions {
     pub instance: String,
     /// How many programs work at a time.
     pub jobs: usize,
+    /// What the programs of imports and publications are put in; without, they see the host as it is. A dump is a program, and so is what a superuser
+    /// leaves in a database.
+    pub sandbox: Option<Sandbox>,
 }
 
 impl DatasetsOptions {
@@ -77,6 +81,7 @@ impl DatasetsOptions {
             runtime_dir: runtime_dir.into(),
             instance: instance.into(),
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
+            sandbox: None,
         }
     }
 }

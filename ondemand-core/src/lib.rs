@@ -28,6 +28,7 @@ mod ondemand;
 pub mod orchestrator;
 mod pause;
 pub mod postgres;
+mod proc;
 pub mod progress;
 pub mod router;
 #[cfg(feature = "git")]

@@ -1,7 +1,7 @@
 //! Everything put together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Config, OrchestratorKind, SandboxMode};
@@ -48,6 +48,9 @@ pub struct Ondemand {
     /// What to tell the user about the choices that were made, such as a store that copies.
     pub notices: Vec<String>,
     guests: BTreeSet<u32>,
+    /// What services of environments are put in.
+    #[cfg(feature = "environments")]
+    environment_sandbox: Option<Sandbox>,
     instance: Instance,
 }
 
@@ -90,11 +93,9 @@ impl Ondemand {
         make_passable(&files)?;
         StaticFiles::write(&files)?;
         check_reachable(&files.join("postgresql.conf"), user)?;
-        let datasets = Datasets::new(
-            Arc::clone(&store),
-            DatasetsOptions::new(installs.clone(), user, &instance.runtime_dir, &instance.id),
-        );
         let sandbox = sandbox(config, user, &mut notices).await?;
+        let datasets = DatasetsOptions::new(installs.clone(), user, &instance.runtime_dir, &instance.id);
+        let datasets = Datasets::new(Arc::clone(&store), DatasetsOptions { sandbox: sandbox.clone(), ..datasets });
         let orchestrator = wrap_orchestrator(orchestrator(config, &instance, sandbox)?);
         let databases = Databases::new(
             instance.clone(),
@@ -118,6 +119,8 @@ impl Ondemand {
             },
         );
         let janitor = Janitor::new(databases.clone(), datasets.clone());
+        #[cfg(feature = "environments")]
+        let environment_sandbox = environments::sandbox(config, &mut notices).await?;
         Ok(Self {
             databases,
             datasets,
@@ -126,6 +129,8 @@ impl Ondemand {
             orchestrator,
             #[cfg(feature = "environments")]
             environments: None,
+            #[cfg(feature = "environments")]
+            environment_sandbox,
             notices,
             guests: guest(config.orchestrator, user).into_iter().collect(),
             instance,
@@ -161,7 +166,8 @@ impl Ondemand {
         wrap: impl FnOnce(Arc<dyn Orchestrator>) -> Arc<dyn Orchestrator>,
     ) -> Result<Self> {
         if let Some(templates) = &config.environments.templates {
-            let orchestrator = wrap(environments::orchestrator(config, &self.instance.id)?);
+            let orchestrator =
+                wrap(environments::orchestrator(config, &self.instance.id, self.environment_sandbox.clone())?);
             let environments = environments::open(config, templates, &self, orchestrator, router, proxy)?;
             self.janitor = self.janitor.with_environments(environments.clone());
             self.environments = Some(environments);
@@ -213,24 +219,40 @@ fn make_passable(path: &Path) -> Result<()> {
         .map_err(|e| Error::io("data directory", format!("making {}", path.display()), e))
 }
 
-/// Returns what databases are put in, where that is configured and this host can make it.
+/// Returns what imports, and databases that are processes, are put in, where that is configured and this host can make it.
 async fn sandbox(config: &Config, user: RunAs, notices: &mut Vec<String>) -> Result<Option<Sandbox>> {
-    let mode = config.databases.sandbox;
-    if config.orchestrator != OrchestratorKind::Process || mode == SandboxMode::Off {
+    let missing = match config.orchestrator {
+        OrchestratorKind::Process => {
+            "databases are not separated from each other: a superuser of one can read the files of all"
+        }
+        _ => "imports are not separated from databases: a dump can read the files of all",
+    };
+    let dir = config.data_dir.join(SANDBOX);
+    find_sandbox("databases.sandbox", config.databases.sandbox, &dir, user, &[], missing, notices).await
+}
+
+/// Looks for a sandbox, where `setting` says so; `missing` is what it means that there is none.
+async fn find_sandbox(
+    setting: &str,
+    mode: SandboxMode,
+    dir: &Path,
+    user: RunAs,
+    shown: &[PathBuf],
+    missing: &str,
+    notices: &mut Vec<String>,
+) -> Result<Option<Sandbox>> {
+    if mode == SandboxMode::Off {
         return Ok(None);
     }
-    let dir = config.data_dir.join(SANDBOX);
-    make_passable(&dir)?;
-    match Sandbox::find(&dir, user).await {
+    make_passable(dir)?;
+    match Sandbox::find_showing(dir, user, shown).await {
         Ok(sandbox) => Ok(Some(sandbox)),
         Err(reason) if mode == SandboxMode::Required => Err(Error::Unsupported {
-            message: format!("databases.sandbox is \"required\", and there is no sandbox on this host: {reason}"),
-            hint: "apt-get install bubblewrap, use the Docker orchestrator, or set databases.sandbox = \"auto\"".into(),
+            message: format!("{setting} is \"required\", and there is no sandbox on this host: {reason}"),
+            hint: format!("apt-get install bubblewrap, or set {setting} = \"auto\""),
         }),
         Err(reason) => {
-            notices.push(format!(
-                "databases are not separated from each other on this host: {reason}. A superuser of one can read the files of all"
-            ));
+            notices.push(format!("{missing} (there is no sandbox on this host: {reason})"));
             Ok(None)
         }
     }

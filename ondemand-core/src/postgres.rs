@@ -4,7 +4,7 @@ pub(crate) mod cluster;
 pub(crate) mod controldata;
 mod engine;
 pub mod files;
-mod install;
+pub(crate) mod install;
 pub(crate) mod memory;
 pub(crate) mod neutralise;
 pub(crate) mod program;

@@ -7,7 +7,7 @@
 //! As root, the first process stays root's, without capabilities, and the program becomes another user: so nothing in the sandbox can touch the first
 //! process. As another user it takes user namespaces.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -63,6 +63,8 @@ struct Tools {
     setpriv: Option<PathBuf>,
     /// What all sandboxes see.
     system: Vec<OsString>,
+    /// What they see beside it.
+    more: Vec<OsString>,
 }
 
 /// What one sandbox holds.
@@ -72,8 +74,8 @@ pub(crate) struct Inside<'a> {
     pub(crate) mounts: &'a [Mount],
     /// The size of its shared memory in bytes; half of the machine's where it is not given.
     pub(crate) shm_size: Option<u64>,
-    /// Where its program starts.
-    pub(crate) dir: &'a Path,
+    /// Whether it shares the host's network; without, it has none.
+    pub(crate) network: bool,
 }
 
 impl Sandbox {
@@ -82,24 +84,41 @@ impl Sandbox {
     /// # Errors
     /// Why there is none, in words for a user. `Ok` is proof that one could be made.
     pub async fn find(dir: &Path, user: RunAs) -> Result<Self, String> {
-        let sandbox = Self::with(dir, rustix::process::geteuid().is_root())?;
+        Self::find_showing(dir, user, &[]).await
+    }
+
+    /// As [`find`](Self::find), with more directories of the host that every sandbox shows, read-only and where there are any. They are absolute, and
+    /// what is below `/etc` comes beside the few files of it.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub async fn find_showing(dir: &Path, user: RunAs, more: &[PathBuf]) -> Result<Self, String> {
+        let sandbox = Self::with(dir, rustix::process::geteuid().is_root(), more)?;
         sandbox.try_out(user).await.map(|()| sandbox)
     }
 
-    fn with(dir: &Path, as_root: bool) -> Result<Self, String> {
+    fn with(dir: &Path, as_root: bool, more: &[PathBuf]) -> Result<Self, String> {
         let needed = |name: &str, package: &str| {
             find_program(name).ok_or_else(|| format!("{name} is not installed (apt-get install {package})"))
         };
         let bwrap = needed("bwrap", "bubblewrap")?;
         let setpriv = as_root.then(|| needed("setpriv", "util-linux")).transpose()?;
         let etc = dir.join("etc");
-        copy_etc(&etc).map_err(|e| format!("writing {}: {e}", etc.display()))?;
-        Ok(Self { tools: Arc::new(Tools { bwrap, setpriv, system: system(&etc) }) })
+        let failed = |e| format!("writing {}: {e}", etc.display());
+        copy_etc(&etc).map_err(failed)?;
+        let more: Vec<&PathBuf> = more.iter().filter(|path| path.is_dir()).collect();
+        for below in more.iter().filter_map(|path| path.strip_prefix("/etc").ok()) {
+            // Each on the way to it, whatever this process's umask is.
+            let mut dirs: Vec<&Path> = below.ancestors().collect();
+            dirs.reverse();
+            dirs.into_iter().try_for_each(|dir| make_readable(&etc.join(dir))).map_err(failed)?;
+        }
+        Ok(Self { tools: Arc::new(Tools { bwrap, setpriv, system: system(&etc), more: shown(&more) }) })
     }
 
     async fn try_out(&self, user: RunAs) -> Result<(), String> {
-        let inside = Inside { mounts: &[], shm_size: None, dir: Path::new("/") };
-        let words = self.words(inside, &BTreeMap::new());
+        let inside = Inside { mounts: &[], shm_size: None, network: false };
+        let words = self.words(inside, []);
         let mut command = tokio::process::Command::new(&words[0]);
         command.args(&words[1..]).args(self.user_words(user)).args(["/bin/sh", "-c", ":"]);
         command.env_clear().env("PATH", PATH).current_dir("/");
@@ -114,16 +133,23 @@ impl Sandbox {
     }
 
     /// Tells whether its programs must be started as root, and become another user inside.
-    fn starts_as_root(&self) -> bool {
+    pub(crate) fn starts_as_root(&self) -> bool {
         self.tools.setpriv.is_some()
     }
 
-    /// Returns the words that a program's own come after, for it to run in a sandbox, with these variables beside those that the sandbox is made
+    /// Returns the words that a program's own come after, for it to run in a sandbox, in its root directory, with these variables beside those that the sandbox is made
     /// with. Everybody on the host can read both: no secrets.
-    pub(crate) fn words(&self, inside: Inside<'_>, env: &BTreeMap<String, String>) -> Vec<OsString> {
+    pub(crate) fn words<'a>(
+        &self,
+        inside: Inside<'_>,
+        env: impl IntoIterator<Item = (&'a String, &'a String)>,
+    ) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec![self.tools.bwrap.clone().into()];
         let mut add = |more: &[&str]| words.extend(more.iter().map(OsString::from));
         add(&["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]);
+        if !inside.network {
+            add(&["--unshare-net"]);
+        }
         // No way to the terminal of whoever started this; and the end of what started it ends it.
         add(&["--new-session", "--die-with-parent"]);
         if self.starts_as_root() {
@@ -138,6 +164,7 @@ impl Sandbox {
             add(&["--size", &size.to_string()]);
         }
         add(&["--tmpfs", "/dev/shm", "--perms", "1777", "--tmpfs", "/tmp"]);
+        words.extend(self.tools.more.iter().cloned());
         words.extend(parents(inside.mounts.iter().map(|mount| mount.target.as_path())));
         let mut mounts: Vec<&Mount> = inside.mounts.iter().collect();
         // One may lie in another: the outer one first, or it would hide the inner one.
@@ -150,7 +177,7 @@ impl Sandbox {
         for (key, value) in env {
             words.extend(["--setenv", key, value].map(OsString::from));
         }
-        words.extend(["--chdir".into(), inside.dir.into(), "--".into()]);
+        words.extend(["--chdir", "/", "--"].map(OsString::from));
         words
     }
 
@@ -199,6 +226,14 @@ fn system(etc: &Path) -> Vec<OsString> {
     words.extend(["--proc", "/proc", "--dev", "/dev", "--ro-bind"].map(OsString::from));
     words.extend([etc.into(), "/etc".into()]);
     words
+}
+
+/// Returns the arguments for more directories of the host.
+fn shown(paths: &[&PathBuf]) -> Vec<OsString> {
+    // What is below `/etc` has its place there; another place is made.
+    let made = paths.iter().map(|path| path.as_path()).filter(|path| !path.starts_with("/etc"));
+    let shown = paths.iter().flat_map(|&path| ["--ro-bind".into(), path.into(), path.into()]);
+    parents(made).into_iter().chain(shown).collect()
 }
 
 /// Writes copies of the files that are taken of `/etc`, each in one step: sandboxes that run see them change.

@@ -4,7 +4,7 @@
 #
 #   tests/setup/postgres.sh DIR      makes DIR/bin, and prints what the tests need to find it, as NAME=VALUE
 #
-# As root, or as the user who runs the tests. The other programs are links to those of the newest Postgres; `initdb` with other arguments than those
+# As root, or as the user who runs the tests. What is in DIR/share is seen by a sandbox, too. The other programs are links to those of the newest Postgres; `initdb` with other arguments than those
 # that the cluster was made with is the real one.
 set -euo pipefail
 
@@ -16,20 +16,21 @@ bin=$(find /usr/lib/postgresql -maxdepth 2 -name bin | sort -V | tail -n 1)
 mkdir -p "$dir/bin"
 for program in "$bin"/*; do ln -s "$program" "$dir/bin"; done
 rm "$dir/bin/initdb"
-mkdir -m 700 "$dir/cluster"
+mkdir "$dir/share"
+mkdir -m 700 "$dir/share/cluster"
 run=()
 if [ "$(id -u)" -eq 0 ]; then
-    chown postgres: "$dir/cluster"
+    chown postgres: "$dir/share/cluster"
     run=(setpriv --reuid=postgres --regid=postgres --init-groups)
 fi
 # shellcheck disable=SC2086 # It is several words.
-"${run[@]}" "$bin/initdb" -D "$dir/cluster" $arguments >/dev/null
+"${run[@]}" "$bin/initdb" -D "$dir/share/cluster" $arguments >/dev/null
 # An ordinary user copies it too.
-chmod -R go+rX "$dir/cluster"
+chmod -R go+rX "$dir/share/cluster"
 cat >"$dir/bin/initdb" <<SH
 #!/bin/sh
 if [ "\$1" != -D ] || [ "\$*" != "-D \$2 $arguments" ]; then exec '$bin/initdb' "\$@"; fi
-cp -R --reflink=auto '$dir/cluster/.' "\$2" && exec chmod -R go= "\$2"
+cp -R --reflink=auto '$dir/share/cluster/.' "\$2" && exec chmod -R go= "\$2"
 SH
 chmod 755 "$dir/bin/initdb"
 echo "ONDEMAND_TEST_POSTGRES=$dir/bin"

@@ -49,13 +49,19 @@ pub struct Embedded {
     proxy: Proxy,
 }
 
+/// Where what services run is, which their sandboxes show.
+fn programs(directory: &Path) -> PathBuf {
+    directory.join("programs")
+}
+
 /// Writes the template, and what its service runs, below a directory; `shop` holds its repositories.
 ///
 /// # Errors
 /// If they cannot be written.
 pub fn write_template(directory: &Path) -> Result<()> {
-    let (templates, server) = (directory.join("templates"), directory.join("server.pl"));
+    let (templates, server) = (directory.join("templates"), programs(directory).join("server.pl"));
     std::fs::create_dir_all(&templates)?;
+    std::fs::create_dir_all(programs(directory))?;
     std::fs::write(&server, SERVER)?;
     let template = TEMPLATE.replace("SERVER", server.to_str().context("a path that is text")?);
     Ok(std::fs::write(templates.join("web.yml"), template)?)
@@ -66,6 +72,7 @@ pub fn write_template(directory: &Path) -> Result<()> {
 pub fn config(directory: &Path, first_port: u16) -> Config {
     let mut config = crash_config(directory.join("data"), first_port);
     config.environments.templates = Some(directory.join("templates"));
+    config.environments.sandbox_paths = vec![programs(directory)];
     config.github.accounts = Accounts::None;
     config.github.url = format!("file://{}", PathBuf::from(directory).join("shop/repositories").display());
     config.proxy.listen = SocketAddr::from(([127, 0, 0, 1], 0));

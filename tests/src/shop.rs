@@ -79,6 +79,11 @@ impl Shop {
         self.repositories().join(format!("shop/{part}.git"))
     }
 
+    /// Returns the path of a file that services of a part can see, should there be one: of the test's files, their sandboxes show the repository alone.
+    pub fn signal(&self, part: &str) -> PathBuf {
+        self.bare(part).join("go")
+    }
+
     /// Returns the work tree of a part.
     pub fn work(&self, part: &str) -> PathBuf {
         self.directory.join(part)

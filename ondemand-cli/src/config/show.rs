@@ -202,6 +202,8 @@ fn environments_table(config: &EnvironmentsConfig) -> Result<Table, toml::ser::E
         reserved_names,
         ready_timeout,
         follow_interval,
+        sandbox,
+        sandbox_paths,
     } = config;
     let section = Section::default()
         .with_option("templates", templates.as_ref())?
@@ -220,6 +222,8 @@ fn environments_table(config: &EnvironmentsConfig) -> Result<Table, toml::ser::E
         .with("reserved-names", reserved_names)?
         .with("ready-timeout", ready_timeout)?
         .with("follow-interval", follow_interval)?
+        .with("sandbox", sandbox)?
+        .with("sandbox-paths", sandbox_paths)?
         .with("variables", variables)?;
     Ok(section.0)
 }
@@ -307,6 +311,7 @@ mod tests {
             default-dataset = "shop@20261122-192300"
             ready-timeout = "5s"
             reap-interval = "1m"
+            sandbox = "off"
             settings = { work_mem = "64MB" }
             [environments]
             templates = "/etc/ondemand/templates"
@@ -325,6 +330,8 @@ mod tests {
             reserved-names = ["intranet"]
             ready-timeout = "20m"
             follow-interval = "2s"
+            sandbox = "required"
+            sandbox-paths = ["/opt/node", "/srv/tools"]
             [environments.variables]
             RUNNER_IMAGE = "registry.dev.internal/runner:3"
             [github]

@@ -1,9 +1,9 @@
 //! Environments, as `[environments]`, `[github]` and `[swarm]` of `ondemand.toml` configure them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 
-use super::OrchestratorKind;
+use super::{OrchestratorKind, SandboxMode};
 use crate::error::{Error, Result};
 use crate::name::Hostname;
 use crate::notation::Ttl;
@@ -47,6 +47,10 @@ pub struct EnvironmentsConfig {
     pub ready_timeout: Ttl,
     /// How often it is looked where their services run.
     pub follow_interval: Ttl,
+    /// Whether those that run as processes of this host are put in sandboxes.
+    pub sandbox: SandboxMode,
+    /// Directories of the host that sandboxes show, read-only, beside the system's programs.
+    pub sandbox_paths: Vec<PathBuf>,
 }
 
 /// GitHub, and where repositories are.
@@ -117,6 +121,8 @@ impl Default for EnvironmentsConfig {
             default_keep_days: 3,
             max_keep_days: 30,
             reserved_names: vec!["www".into(), "api".into(), "admin".into()],
+            sandbox: SandboxMode::default(),
+            sandbox_paths: vec!["/opt".into()],
             ready_timeout: "15m".parse().expect("a time"),
             follow_interval: "1s".parse().expect("a time"),
         }
@@ -150,6 +156,17 @@ impl EnvironmentsConfig {
             return invalid(format!(
                 "environments.max-keep-days is {}, and the databases of environments may live {longest_database} only; raise databases.max-ttl",
                 self.max_keep_days
+            ));
+        }
+        let is_plain = |path: &&PathBuf| {
+            path.is_absolute()
+                && path.components().count() > 1
+                && !path.components().any(|part| part == Component::ParentDir)
+        };
+        if let Some(path) = self.sandbox_paths.iter().find(|path| !is_plain(path)) {
+            return invalid(format!(
+                "environments.sandbox-paths: {:?} is not the absolute path of a directory below /, without ..",
+                path.display().to_string()
             ));
         }
         if let Some(url) = self.public_url.as_ref().filter(|url| !url.contains("{host}")) {

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::label::keys;
 use crate::name::{AttemptId, DatabaseId, ServiceName};
 use crate::orchestrator::{LogOptions, Mount, PublishedPort, ServiceSpec, Stack, StackSpec, StopSignal};
-use crate::postgres::{Endpoint, Launch, Notify, memory};
+use crate::postgres::{Endpoint, Launch, Notify, install, memory};
 
 /// The port a server listens on inside a container.
 const CONTAINER_PORT: u16 = 5432;
@@ -162,7 +162,7 @@ impl Inner {
         if let Programs::Host(_) = self.options.programs {
             // In a sandbox it sees nothing else of the host. A container keeps what it saw first, and would not find the next socket of this name.
             service.mounts.push(Mount::same(notify.path(), false));
-            service.mounts.extend(program_mounts(&bin_dir));
+            service.mounts.extend(install::mounts(&bin_dir));
         }
         service.sandboxed = true;
         let published = (self.options.listen, record.port).into();
@@ -217,16 +217,6 @@ impl Inner {
         let _ = tokio::time::timeout(Duration::from_secs(2), read).await;
         tail
     }
-}
-
-/// Returns what a sandbox must see for Postgres's programs in `bin_dir`, unless it sees them anyhow: the programs, and what is installed beside them.
-fn program_mounts(bin_dir: &Path) -> Vec<Mount> {
-    let seen = ["/usr", "/bin", "/sbin", "/nix/store"].iter().any(|path| bin_dir.starts_with(path));
-    let Some(installed) = bin_dir.parent().filter(|_| !seen) else { return Vec::new() };
-    // Not all that is there: a data directory may be among it.
-    let beside = ["lib", "lib64", "libexec", "share"].map(|name| installed.join(name));
-    let there = beside.into_iter().filter(|path| path.is_dir()).chain([bin_dir.to_owned()]);
-    there.map(|path| Mount::same(path, true)).collect()
 }
 
 /// Returns what Postgres says of one of these settings, if it is why it does not start: it names the setting, or the file that is its value.

@@ -84,7 +84,7 @@ pub(super) async fn run(
         inner: inner.clone(),
         dataset: dataset.clone(),
         options,
-        processes: Processes::new(attempt.clone()),
+        processes: Processes::new(attempt.clone(), inner.options.user, inner.options.sandbox.clone()),
         attempt,
         meter: Meter::new(reporter),
         cancelled: cancelled.clone(),
@@ -325,17 +325,19 @@ impl Import {
         )
     }
 
-    /// Starts a server on an empty cluster.
-    async fn fresh(&self, name: Result<VolumeName>) -> Result<(Server, Volume)> {
+    /// Starts a server on an empty cluster, for a dump of so many bytes.
+    async fn fresh(&self, name: Result<VolumeName>, dump: Option<u64>) -> Result<(Server, Volume)> {
         let volume = self.volume(name).await?;
-        let cluster = self.cluster(self.install()?, &volume).await?;
+        // Compressed, a dump is a small part of what it becomes.
+        let data = dump.map(|bytes| bytes.saturating_mul(32));
+        let cluster = self.cluster(self.install()?, &volume).await?.for_data(data);
         cluster.initdb().await?;
         Ok((cluster.start().await?, volume))
     }
 
     /// Starts a server that holds nothing but what a restore would find.
     async fn start_empty(&self, name: Result<VolumeName>) -> Result<(Server, Volume)> {
-        let (server, volume) = self.fresh(name).await?;
+        let (server, volume) = self.fresh(name, Some(0)).await?;
         restore::prepare(&server, &self.options, &[]).await?;
         Ok((server, volume))
     }
@@ -347,7 +349,7 @@ impl Import {
                 "owners cannot be left out of SQL text; dump with pg_dump --no-owner --no-privileges, or with -Fc",
             ));
         }
-        let (server, volume) = self.fresh(name).await?;
+        let (server, volume) = self.fresh(name, self.meter.total()).await?;
         let dbname = restore::prepare(&server, &self.options, &bytes.head).await?;
         self.meter.phase(Phase::Restoring);
         restore::sql(&server, &dbname, bytes).await?;
@@ -355,7 +357,7 @@ impl Import {
     }
 
     async fn restore_archive(&self, archive: &Path, name: Result<VolumeName>) -> Result<(Server, Volume)> {
-        let (server, volume) = self.fresh(name).await?;
+        let (server, volume) = self.fresh(name, self.meter.total()).await?;
         let dbname = restore::prepare(&server, &self.options, &[]).await?;
         self.meter.phase(Phase::Restoring);
         restore::archive(&server, &dbname, archive, &self.options, self.inner.options.jobs, &self.meter).await?;

@@ -69,6 +69,11 @@ impl Meter {
         self.lock().total = total;
     }
 
+    /// Returns how many bytes there are, where that is known.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.lock().total
+    }
+
     /// Returns the bytes read so far.
     pub(super) fn bytes(&self) -> u64 {
         self.lock().bytes

@@ -11,6 +11,7 @@ use super::diagnose::failed_restore;
 use super::input::{Bytes, truncated};
 use super::meter::Meter;
 use crate::error::{Error, Result};
+use crate::orchestrator::Mount;
 use crate::postgres::ADMIN_ROLE;
 use crate::postgres::cluster::{Server, quote_name, quote_text};
 use crate::postgres::program::{self, Said};
@@ -76,10 +77,12 @@ async fn make(session: &crate::postgres::cluster::Session, what: &str, name: &st
 /// Makes a command of a client that comes in over the private socket.
 ///
 /// It runs as the server's user, for a dump may tell psql to run programs.
-fn client(server: &Server, name: &str, dbname: &str) -> (std::path::PathBuf, Command) {
+fn client(server: &Server, name: &str, dbname: &str, archive: Option<&Path>) -> (std::path::PathBuf, Command) {
     let cluster = server.cluster();
     let path = cluster.install.program(name);
-    let mut command = cluster.processes.command(&path, cluster.user);
+    let mut mounts = cluster.client_mounts();
+    mounts.extend(archive.map(|archive| Mount::same(archive, true)));
+    let mut command = cluster.processes.command(&path, &mounts);
     command.arg("-h").arg(&cluster.private).args(["-p", "5432", "-U", ADMIN_ROLE, "-d", &connection_name(dbname)]);
     command.env("PGAPPNAME", "ondemand import").env("HOME", "/nonexistent").kill_on_drop(true);
     (path, command)
@@ -95,7 +98,7 @@ fn connection_name(dbname: &str) -> String {
 /// # Errors
 /// [`Error::InvalidDump`] with psql's first error, or if the dump ends too early.
 pub(super) async fn sql(server: &Server, dbname: &str, mut bytes: Bytes) -> Result<()> {
-    let (path, mut command) = client(server, "psql", dbname);
+    let (path, mut command) = client(server, "psql", dbname, None);
     command.args(["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-f", "-"]).stdin(Stdio::piped());
     let mut child = server.cluster().processes.spawn(&path, &mut command)?;
     let said = Said::default();
@@ -212,7 +215,7 @@ pub(super) async fn archive(
     jobs: usize,
     meter: &Meter,
 ) -> Result<()> {
-    let (path, mut command) = client(server, "pg_restore", dbname);
+    let (path, mut command) = client(server, "pg_restore", dbname, Some(archive));
     command.args(["--exit-on-error", "--no-tablespaces", "--verbose", "-w", "-j", &jobs.max(1).to_string()]);
     if options.no_owner {
         command.args(["--no-owner", "--no-privileges"]);

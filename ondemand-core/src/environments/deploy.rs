@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -15,8 +16,9 @@ use super::record::{Record, State};
 use super::{Phase, Step, StepReporter, ready, secrets};
 use crate::databases::{Database, Databases};
 use crate::error::{Error, Result};
+use crate::git::Resolved;
 use crate::name::ServiceName;
-use crate::orchestrator::{Condition, Publish, ServiceState, Stack, StackId, StackSpec};
+use crate::orchestrator::{Condition, Mount, Publish, ServiceState, Stack, StackId, StackSpec};
 use crate::secret::Secret;
 
 /// How often somebody who waits is told what is new.
@@ -61,6 +63,10 @@ impl Draft {
             if service.container.user.is_none() {
                 service.user = service.user.or(inner.options.run_as);
             }
+            if let Some(runner) = &inner.options.runner {
+                service.sandboxed = true;
+                service.mounts.extend(visible(runner, [&self.back, &self.front]));
+            }
             if let Some(runner) = inner.options.runner.as_ref().filter(|_| service.command.is_empty()) {
                 let script = ["/bin/sh".to_owned(), runner.display().to_string()];
                 service.command = script.into_iter().chain(service.arguments.drain(..)).collect();
@@ -77,6 +83,18 @@ impl Draft {
         }
         Ok(spec)
     }
+}
+
+/// Returns what a service that is a process sees of the host, where there are sandboxes: the script that runs it, and the repositories that it clones,
+/// where those are directories.
+fn visible(runner: &Path, sources: [&Option<Resolved>; 2]) -> Vec<Mount> {
+    let repositories = sources.into_iter().flatten().filter_map(|source| source.url.strip_prefix("file://"));
+    repositories
+        .map(Path::new)
+        .filter(|path| path.is_dir())
+        .chain([runner])
+        .map(|path| Mount::same(path, true))
+        .collect()
 }
 
 /// Deploys a stack, and returns it once each of its routes answers by itself. Nothing leads to it yet; where it is the first of its environment

@@ -19,6 +19,7 @@ use crate::orchestrator::{Orchestrator, Process, ProcessOptions, RunAs};
 use crate::orchestrator::{Swarm, SwarmOptions};
 use crate::postgres::os_user;
 use crate::router::Router;
+use crate::sandbox::Sandbox;
 
 /// Whom the services of environments run as, where they are processes and this one is root's.
 const USER: &str = "nobody";
@@ -100,8 +101,25 @@ pub(super) fn user(name: Option<&str>) -> Result<RunAs> {
     })
 }
 
+/// Returns what services are put in, where they are processes, that is configured, and this host can make it.
+pub(super) async fn sandbox(config: &Config, notices: &mut Vec<String>) -> Result<Option<Sandbox>> {
+    let environments = &config.environments;
+    if environments.templates.is_none() || environments.orchestrator != OrchestratorKind::Process {
+        return Ok(None);
+    }
+    // Those above are passed through, too.
+    super::make_passable(&config.data_dir.join(super::SANDBOX))?;
+    let dir = config.data_dir.join(super::SANDBOX).join("environments");
+    let user = user(environments.user.as_deref())?;
+    // The certificates of authorities, and what Debian's alternatives lead to: programs that build and run code want both.
+    let usual = ["/etc/ssl/certs", "/etc/pki", "/etc/ca-certificates", "/etc/alternatives"].map(PathBuf::from);
+    let more: Vec<PathBuf> = usual.into_iter().chain(environments.sandbox_paths.iter().cloned()).collect();
+    let missing = "environments are not separated from each other: a branch can read and change the files of all";
+    super::find_sandbox("environments.sandbox", environments.sandbox, &dir, user, &more, missing, notices).await
+}
+
 /// Environments have an orchestrator of their own, apart from that of the databases.
-pub(super) fn orchestrator(config: &Config, instance: &str) -> Result<Arc<dyn Orchestrator>> {
+pub(super) fn orchestrator(config: &Config, instance: &str, sandbox: Option<Sandbox>) -> Result<Arc<dyn Orchestrator>> {
     let dir = config.data_dir.join("environments");
     // Before anything is made in it: services run as another user, and must come through.
     super::make_passable(&dir)?;
@@ -110,7 +128,7 @@ pub(super) fn orchestrator(config: &Config, instance: &str) -> Result<Arc<dyn Or
             state_dir: dir.join("processes"),
             log_dir: dir.join("logs"),
             instance: instance.to_owned(),
-            sandbox: None,
+            sandbox,
         })?)),
         #[cfg(feature = "docker")]
         OrchestratorKind::Docker => Ok(Arc::new(Docker::new(DockerOptions {

@@ -11,11 +11,11 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use super::ADMIN_ROLE;
 use super::files::StaticFiles;
-use super::install::Install;
+use super::install::{self, Install};
 use super::program::{self, Processes, Said};
 use super::tablespaces;
 use crate::error::{Error, Result};
-use crate::orchestrator::RunAs;
+use crate::orchestrator::{Mount, RunAs};
 use crate::tree::Tree;
 
 /// How long the private server may take to answer. Its data directory was shut down cleanly, so there is nothing to recover.
@@ -34,7 +34,6 @@ pub(crate) const SESSION: &str = "-c session_preload_libraries= -c local_preload
 #[derive(Debug, Clone)]
 pub(crate) struct Cluster {
     pub(crate) install: Install,
-    pub(crate) user: RunAs,
     /// The data directory.
     pub(crate) pgdata: PathBuf,
     /// A directory that only the server's user can enter, with the socket and the configuration files.
@@ -45,12 +44,14 @@ pub(crate) struct Cluster {
     max_wal: u64,
     /// How many programs work at a time.
     jobs: usize,
+    /// Bytes of its data, as far as they can be guessed.
+    data: Option<u64>,
 }
 
 impl Cluster {
     /// Prepares the private directory.
     pub(crate) fn new(
-        install: Install,
+        mut install: Install,
         user: RunAs,
         pgdata: PathBuf,
         private: PathBuf,
@@ -74,9 +75,16 @@ impl Cluster {
         // Here `psql` and `pg_restore` come in as the user of the server, for what a dump tells them to do, they do themselves.
         let files = StaticFiles::write_for(&private, &[nix::unistd::geteuid().as_raw(), user.uid])?;
         own(&private, user)?;
+        // A sandbox sees the programs at their real path.
+        install.bin_dir = install.bin_dir.canonicalize().unwrap_or(install.bin_dir);
         // With neither full pages nor flushes, frequent checkpoints cost little: the log needs no more than a part of the pool.
         let max_wal = (free / 20).clamp(256 << 20, 4 << 30);
-        Ok(Self { install, user, pgdata, private, files, processes, max_wal, jobs })
+        Ok(Self { install, pgdata, private, files, processes, max_wal, jobs, data: None })
+    }
+
+    /// Has its server prepare for so many bytes of data.
+    pub(crate) fn for_data(self, bytes: Option<u64>) -> Self {
+        Self { data: bytes, ..self }
     }
 
     /// Makes an empty cluster, whose only role is [`ADMIN_ROLE`].
@@ -85,7 +93,7 @@ impl Cluster {
     /// checksums of its own where it is BTRFS.
     pub(crate) async fn initdb(&self) -> Result<()> {
         let path = self.install.program("initdb");
-        let mut command = self.processes.command(&path, self.user);
+        let mut command = self.processes.command(&path, &self.server_mounts());
         command
             .arg("-D")
             .arg(&self.pgdata)
@@ -104,12 +112,12 @@ impl Cluster {
     /// Runs commands in single-user mode, where no role is needed to come in. That a command fails is not noticed.
     pub(crate) async fn single_user(&self, commands: &str) -> Result<()> {
         let path = self.install.program("postgres");
-        let mut command = self.processes.command(&path, self.user);
+        let mut command = self.processes.command(&path, &self.server_mounts());
         command.arg("--single").arg("-D").arg(&self.pgdata).args(self.files.arguments());
         for setting in self.settings()? {
             command.arg("-c").arg(setting);
         }
-        command.arg("template1").stdin(Stdio::piped());
+        command.args(["-c", "shared_buffers=16MB"]).arg("template1").stdin(Stdio::piped());
         let mut child = self.processes.spawn_single(&path, &mut command)?;
         let said = Said::default();
         let listening = child.stderr.take().map(|stderr| said.listen(stderr, |_| false));
@@ -138,7 +146,7 @@ impl Cluster {
     /// Starts the private server: reachable over its socket only, with settings for loading much at once.
     pub(crate) async fn start(&self) -> Result<Server> {
         let path = self.install.program("postgres");
-        let mut command = self.processes.command(&path, self.user);
+        let mut command = self.processes.command(&path, &self.server_mounts());
         command.arg("-D").arg(&self.pgdata).args(self.files.arguments());
         for setting in self.settings()? {
             command.arg("-c").arg(setting);
@@ -151,6 +159,20 @@ impl Cluster {
         let mut server = Server { cluster: self.clone(), child, said };
         server.wait_ready().await?;
         Ok(server)
+    }
+
+    /// Returns what a server and what makes its files see of the host, where they are in a sandbox.
+    fn server_mounts(&self) -> Vec<Mount> {
+        let mut mounts = self.client_mounts();
+        mounts.push(Mount::same(&self.pgdata, false));
+        mounts
+    }
+
+    /// Returns what a client of the server sees of the host, where it is in a sandbox.
+    pub(crate) fn client_mounts(&self) -> Vec<Mount> {
+        let mut mounts = install::mounts(&self.install.bin_dir);
+        mounts.push(Mount::same(&self.private, false));
+        mounts
     }
 
     fn settings(&self) -> Result<Vec<String>> {
@@ -186,7 +208,7 @@ impl Cluster {
             "min_wal_size=32MB".into(),
             "checkpoint_timeout=1d".into(),
             "autovacuum=off".into(),
-            format!("shared_buffers={}", mib((memory / 8).clamp(64 << 20, 1 << 30))),
+            format!("shared_buffers={}", mib(shared_buffers(memory, self.data))),
             format!("maintenance_work_mem={}", mib((memory / (8 * jobs)).clamp(64 << 20, 2 << 30))),
             format!("work_mem={}", mib((memory / (64 * jobs)).clamp(8 << 20, 256 << 20))),
             "max_stack_depth=2MB".into(),
@@ -273,12 +295,8 @@ impl Server {
 
     /// Shuts the server down cleanly.
     pub(crate) async fn stop(mut self) -> Result<()> {
-        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
-            // It has not been waited for, so the number is still its own.
-            rustix::process::kill_process(pid, rustix::process::Signal::INT)
-                .map_err(|e| Error::io("postgres", "asking the server to shut down", e.into()))?;
-        }
+        let asked = self.cluster.processes.signal(&self.child, rustix::process::Signal::INT);
+        asked.map_err(|e| Error::io("postgres", "asking the server to shut down", e))?;
         let status = tokio::time::timeout(STOP_LIMIT, self.child.wait()).await.map_err(|_| Error::NotReady {
             waited: STOP_LIMIT,
             last: "the server is still shutting down".into(),
@@ -405,6 +423,12 @@ fn prepared_transactions(pgdata: &Path) -> Result<usize> {
     listed.map(|names| names.len()).map_err(|e| Error::io("postgres", "looking for prepared transactions", e))
 }
 
+/// Returns how much memory a server keeps pages in. It prepares each of them when it starts, and looks at all of them whenever a database is made or
+/// deleted: with a gigabyte, starting and stopping takes twice as much time of a processor as with 64 MiB.
+fn shared_buffers(memory: u64, data: Option<u64>) -> u64 {
+    (memory / 8).min(data.unwrap_or(u64::MAX)).clamp(64 << 20, 1 << 30)
+}
+
 /// Returns the memory of this host in bytes.
 fn memory() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -416,6 +440,15 @@ fn memory() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_of_little_data_keeps_few_pages() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(shared_buffers(32_768 * MIB, None), 1024 * MIB);
+        assert_eq!(shared_buffers(32_768 * MIB, Some(100 * MIB)), 100 * MIB);
+        assert_eq!(shared_buffers(32_768 * MIB, Some(0)), 64 * MIB);
+        assert_eq!(shared_buffers(2048 * MIB, Some(1 << 40)), 256 * MIB);
+    }
 
     #[test]
     fn names_and_texts_are_quoted() {

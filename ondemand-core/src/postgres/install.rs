@@ -6,7 +6,7 @@ use std::process::Stdio;
 use nix::unistd::User;
 
 use crate::error::{Error, Result};
-use crate::orchestrator::RunAs;
+use crate::orchestrator::{Mount, RunAs};
 
 /// The oldest major version that is used; those before keep settings elsewhere and cannot stop recycling WAL.
 const OLDEST: u32 = 12;
@@ -27,6 +27,17 @@ impl Install {
     pub fn program(&self, name: &str) -> PathBuf {
         self.bin_dir.join(name)
     }
+}
+
+/// Returns what a sandbox must see for Postgres's programs in `bin_dir`, unless it sees them anyhow: the programs, and what is installed beside them.
+/// It sees them at their real path, so that is what `bin_dir` must be.
+pub(crate) fn mounts(bin_dir: &Path) -> Vec<Mount> {
+    let seen = ["/usr", "/bin", "/sbin", "/nix/store"].iter().any(|path| bin_dir.starts_with(path));
+    let Some(installed) = bin_dir.parent().filter(|_| !seen) else { return Vec::new() };
+    // Not all that is there: a data directory may be among it.
+    let beside = ["lib", "lib64", "libexec", "share"].map(|name| installed.join(name));
+    let there = beside.into_iter().filter(|path| path.is_dir()).chain([bin_dir.to_owned()]);
+    there.map(|path| Mount::same(path, true)).collect()
 }
 
 /// The versions of PostgreSQL that are installed, the newest first.

@@ -16,7 +16,9 @@ use tokio::task::JoinHandle;
 use crate::error::{Error, Result};
 use crate::mark::Mark;
 use crate::name::AttemptId;
-use crate::orchestrator::RunAs;
+use crate::orchestrator::{Mount, RunAs};
+use crate::proc;
+use crate::sandbox::{self, Inside, Sandbox};
 
 mod strays;
 
@@ -30,6 +32,15 @@ const VARIABLE: &str = "ONDEMAND_IMPORT";
 /// Makes a command that runs as `user`, with nothing of this process's environment but a search path, in a group of its own so
 /// that a Ctrl-C at the terminal does not reach it, and with messages in English so that they can be understood here.
 pub(crate) fn command(program: &Path, user: RunAs) -> Command {
+    let mut command = bare_command(program);
+    if nix::unistd::geteuid().is_root() {
+        command.uid(user.uid).gid(user.gid);
+    }
+    command
+}
+
+/// Makes a command as [`command`] does, that runs as this process's user.
+fn bare_command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
@@ -40,9 +51,6 @@ pub(crate) fn command(program: &Path, user: RunAs) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    if nix::unistd::geteuid().is_root() {
-        command.uid(user.uid).gid(user.gid);
-    }
     command
 }
 
@@ -62,18 +70,14 @@ pub(crate) fn spawn_error(program: &Path, error: io::Error) -> Error {
 /// Each is held by a pid file descriptor: its number may be given to a stranger, the descriptor stays with the process.
 ///
 /// A dump is a program that can start others. They are in the group of the program that reads it, or else known by the
-/// [signs](Signs) that all of an import's programs carry.
+/// [signs](Signs) that all of an import's programs carry. Where there are sandboxes, each program is in one of its own, and the kernel ends what it
+/// started when it ends; a shell stays outside, as what the sandbox ends with.
 #[derive(Debug, Clone)]
 pub(crate) struct Processes {
     attempt: AttemptId,
-    started: Arc<Mutex<Started>>,
-}
-
-#[derive(Debug, Default)]
-struct Started {
-    list: Vec<Process>,
-    /// The users they run as: one, in fact.
-    users: Vec<u32>,
+    user: RunAs,
+    sandbox: Option<Sandbox>,
+    started: Arc<Mutex<Vec<Process>>>,
 }
 
 /// What the programs of an import are known by, and what they start: to a later process, too, which has nothing but the attempt's id.
@@ -99,23 +103,42 @@ pub(crate) async fn end_strays(attempt: &AttemptId, user: RunAs) {
 struct Process {
     pid: Pid,
     pidfd: OwnedFd,
-    /// What asks it to end; a server must be asked, each kind in its own way, or it leaves shared memory behind.
+    /// What asks it to end; a server must be asked, each kind in its own way, or it leaves shared memory behind. In a sandbox it has memory of its own.
     signal: Signal,
 }
 
 impl Processes {
-    /// Begins the list of an attempt.
-    pub(crate) fn new(attempt: AttemptId) -> Self {
-        Self { attempt, started: Arc::default() }
+    /// Begins the list of an attempt, whose programs run as `user`, and in sandboxes where there are any.
+    pub(crate) fn new(attempt: AttemptId, user: RunAs, sandbox: Option<Sandbox>) -> Self {
+        Self { attempt, user, sandbox, started: Arc::default() }
     }
 
-    /// Makes a command as [`command`] does, whose process carries the signs of the attempt.
-    pub(crate) fn command(&self, program: &Path, user: RunAs) -> Command {
+    /// Makes a command as [`command`] does, whose process carries the signs of the attempt. In a sandbox it sees these mounts of the host, and has no
+    /// network.
+    pub(crate) fn command(&self, program: &Path, mounts: &[Mount]) -> Command {
         let Signs { mark, line: _ } = Signs::of(&self.attempt);
-        let mut command = command(Path::new("/bin/sh"), user);
-        command.arg("-c").arg(format!(r#"{}; exec "$@""#, mark.words())).arg("ondemand-import").arg(program);
-        command.env(VARIABLE, self.attempt.as_str());
+        let script = |last: &str| format!("{}; {last}", mark.words());
+        let shell = Path::new("/bin/sh");
+        let mut command = if let Some(sandbox) = &self.sandbox {
+            let inside = Inside { mounts, shm_size: None, network: false };
+            let mut command = bare_command(shell);
+            command.args(["-c", &script(r#""$@"; exit $?"#), "ondemand-import"]);
+            command.args(sandbox.words(inside, [])).args(sandbox.user_words(self.user));
+            command
+        } else {
+            let mut command = command(shell, self.user);
+            command.args(["-c", &script(r#"exec "$@""#), "ondemand-import"]);
+            command
+        };
+        command.arg(program).env(VARIABLE, self.attempt.as_str());
         command
+    }
+
+    /// Returns the users that the programs, and what holds their sandboxes, run as.
+    fn users(&self) -> Vec<u32> {
+        let own = nix::unistd::geteuid();
+        let outside = self.sandbox.is_some() || !own.is_root();
+        outside.then_some(own.as_raw()).into_iter().chain(own.is_root().then_some(self.user.uid)).collect()
     }
 
     /// Starts a program and remembers it.
@@ -145,11 +168,8 @@ impl Processes {
         let pid = pid.ok_or(rustix::io::Errno::SRCH);
         match pid.and_then(|pid| Ok((pid, pidfd_open(pid, PidfdFlags::empty())?))) {
             Ok((pid, pidfd)) => {
-                // It has become a program by now, and with it its user.
-                if let Some(user) = strays::user_of(pid).filter(|user| !started.users.contains(user)) {
-                    started.users.push(user);
-                }
-                started.list.push(Process { pid, pidfd, signal });
+                let signal = if self.sandbox.is_some() { Signal::KILL } else { signal };
+                started.push(Process { pid, pidfd, signal });
             }
             Err(error) => {
                 // It has only just started: nothing is lost by killing it.
@@ -160,17 +180,33 @@ impl Processes {
         Ok(child)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Started> {
+    /// Sends `signal` to the program of a child that has not been waited for.
+    pub(crate) fn signal(&self, child: &Child, signal: Signal) -> io::Result<()> {
+        // Not waited for, so its number is its own.
+        let child = child.id().ok_or(rustix::io::Errno::SRCH)?;
+        let program = || sandbox::program(proc::descendants(child));
+        let found = if self.sandbox.is_some() { program() } else { Some(child) };
+        let pid = found.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let pidfd = pidfd_open(pid.ok_or(rustix::io::Errno::SRCH)?, PidfdFlags::empty())?;
+        // The sandbox waits for its program: only now can its number be no other process's.
+        if self.sandbox.is_some() && program() != found {
+            return Err(rustix::io::Errno::SRCH.into());
+        }
+        Ok(pidfd_send_signal(&pidfd, signal)?)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Process>> {
         self.started.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends all that still run, the programs before the servers, and waits until they have ended. What came from them and
     /// survived them is killed.
     pub(crate) async fn end_all(&self) {
-        let (mut list, users) = {
-            let mut started = self.lock();
-            (std::mem::take(&mut started.list), started.users.clone())
-        };
+        let mut list = std::mem::take(&mut *self.lock());
+        if list.is_empty() {
+            return;
+        }
+        let users = self.users();
         list.sort_by_key(|process| process.signal == Signal::QUIT);
         for Process { pid, pidfd, signal } in list {
             let members = strays::group(pid, users.clone()).await;
@@ -179,9 +215,7 @@ impl Processes {
                 strays::end_each(members).await;
             }
         }
-        if !users.is_empty() {
-            strays::end_signed(Signs::of(&self.attempt), users).await;
-        }
+        strays::end_signed(Signs::of(&self.attempt), users).await;
     }
 }
 
@@ -352,10 +386,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_runs_is_ended() {
-        let processes = Processes::new(AttemptId::random().expect("randomness"));
         let user = RunAs { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        let processes = Processes::new(AttemptId::random().expect("randomness"), user, None);
         let program = Path::new("/bin/sleep");
-        let mut child = processes.spawn(program, processes.command(program, user).arg("600")).expect("a process");
+        let mut child = processes.spawn(program, processes.command(program, &[]).arg("600")).expect("a process");
         processes.end_all().await;
         let status = child.wait().await.expect("a status");
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));

@@ -83,13 +83,23 @@ async fn a_branch_becomes_a_url() -> Result<()> {
 #[tokio::test]
 async fn each_environment_has_its_own_data_and_branch() -> Result<()> {
     let place = Place::new().await?;
-    place.shop.write("front", "index.html", "<title>@VERSION@ other</title>\n")?;
+    // Built beside one that runs, it looks for what is not its own.
+    let look = format!(
+        "mkdir public; exec >public/index.html; git log -1 --format=%s; echo other; ls {0}/data/environments/processes-files; \
+         cat {0}/data/environments/processes/* || echo no records; ls /proc | grep -c '^[0-9]'\n",
+        place.home.path().display()
+    );
+    place.shop.write("front", "build.sh", &look)?;
     place.shop.push("front", "feature/other", "Look better").await?;
     let one = place.create(json!({ "name": "one" })).await?;
     let two = json!({ "name": "two", "github-front": "shop/front", "github-front-branch": "feature/other" });
     let two = place.create(two).await?;
     assert_eq!((&one["urls"][0], &two["urls"][0]), (&json!("one.localhost"), &json!("two.localhost")));
-    assert!(visit(&place.server, "two.localhost", "/").await?.1.contains("Look better other"));
+    let seen = visit(&place.server, "two.localhost", "/").await?.1;
+    let seen: Vec<_> = seen.lines().collect();
+    assert_eq!(seen[..4], ["Look better", "other", "env-two", "no records"]);
+    // Its first process, the runner and what that runs.
+    assert!(seen[4].parse::<u32>()? < 10, "it sees processes of others: {seen:?}");
     assert!(!visit(&place.server, "one.localhost", "/").await?.1.contains("other"));
 
     let database = place.details("one").await?["database"].as_str().context("a database")?.to_owned();
@@ -297,7 +307,7 @@ async fn a_name_is_made_where_none_is_given() -> Result<()> {
 async fn progress_is_told_step_by_step() -> Result<()> {
     let place = Place::new().await?;
     // What the back end writes is told while the front end is up already, which wrote last.
-    let go = place.home.path().join("go");
+    let go = place.shop.signal("back");
     let build = format!("echo slow >version.txt\nuntil [ -e {} ]; do sleep 0.05; done\n", go.display());
     place.shop.write("back", "build.sh", &build)?;
     place.shop.push("back", "slow", "Take one's time").await?;
@@ -330,7 +340,7 @@ async fn progress_is_told_step_by_step() -> Result<()> {
 #[tokio::test]
 async fn progress_tells_what_a_service_writes_that_others_wait_for() -> Result<()> {
     let place = Place::new().await?;
-    let go = place.home.path().join("go");
+    let go = place.shop.signal("back");
     place.shop_migrates(&format!("echo migration 7 of 9; until [ -e {} ]; do sleep 0.05; done", go.display()))?;
     let mut steps = Steps::of(place.server.request(Method::POST, "/envs").body(r#"{"name":"demo"}"#)).await?;
     steps.until_told(r#""phase":"building","service":"migrate","detail":"migration 7 of 9""#).await?;

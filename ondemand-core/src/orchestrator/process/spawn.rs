@@ -25,8 +25,17 @@ use crate::sandbox::{Inside, Sandbox};
 const WAIT: &str = "; read -r _ || exit 125";
 /// It becomes the program.
 const BECOME: &str = r#"; exec "$@" </dev/null"#;
-/// It stays, as what a sandbox ends with.
-const STAY: &str = r#"; "$@" </dev/null; exit $?"#;
+/// It stays, as what a sandbox ends with. What else comes on its standard input is the program's environment, see [`TAKE_ENVIRONMENT`].
+const STAY: &str = r#"; "$@" 3<&0 </dev/null; exit $?"#;
+/// A shell in the sandbox, as the program's user, takes the environment, goes to where the program starts, and becomes it. Given as arguments, everybody
+/// could read the environment; and what makes the sandbox may be root, so nothing of the service's own environment is for it. Nor may it enter another
+/// user's directories.
+const TAKE_ENVIRONMENT: &str = r#"eval "$(cat <&3)"; exec 3<&-; cd -- "$1" || exit 126; shift; exec "$@""#;
+/// It needs none.
+const NO_ENVIRONMENT: &str = r#"; "$@" </dev/null; exit $?"#;
+
+/// Variables that are no secret, and change nothing but the service itself: one that is given no others is spared a shell.
+const HARMLESS: &[&str] = &["LC_MESSAGES", "NOTIFY_SOCKET"];
 
 /// Where programs are looked for when this process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -37,8 +46,10 @@ pub(super) const VARIABLE: &str = "ONDEMAND_STACK";
 /// What a service's programs start with.
 #[derive(Debug)]
 pub(super) struct Setting {
-    /// Its environment: what the specification says, and what this orchestrator tells it.
-    pub(super) env: BTreeMap<String, String>,
+    /// What this orchestrator tells it, as a part of its environment.
+    pub(super) told: BTreeMap<String, String>,
+    /// The rest of its environment, which the specification gives.
+    pub(super) given: BTreeMap<String, String>,
     /// Where it starts.
     pub(super) dir: PathBuf,
     /// Whom it runs as.
@@ -54,28 +65,35 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    /// Returns a command that marks itself, does what `first` says, and then runs the program whose words follow, in a sandbox where it is to be.
+    /// Returns a command that marks itself, does what `first` says, and then runs the program whose words follow, in a sandbox where it is to be. What
+    /// [`input`](Self::input) returns must come on its standard input.
     fn command(&self, first: &str) -> Command {
         let mut command = Command::new("/bin/sh");
         // A Ctrl-C on the terminal of this process is not meant for it.
         command.env_clear().envs(std::env::var_os("LANG").map(|lang| ("LANG", lang))).process_group(0);
         let script = |last: &str| format!("{}{first}{last}", self.mark.words());
         if let Some((sandbox, mounts)) = &self.sandbox {
-            let inside = Inside { mounts, shm_size: self.shm_size, dir: &self.dir };
+            let inside = Inside { mounts, shm_size: self.shm_size, network: true };
+            let is_plain = self.is_plain();
+            let plain = self.given.iter().filter(|_| is_plain).chain(&self.told);
             command
-                .args(["-c", &script(STAY), "ondemand-shim"])
-                .args(sandbox.words(inside, &self.env))
+                .args(["-c", &script(if is_plain { NO_ENVIRONMENT } else { STAY }), "ondemand-shim"])
+                .args(sandbox.words(inside, plain))
                 .args(self.user.map(|user| sandbox.user_words(user)).unwrap_or_default())
-                // It may be root: nothing of the service's own environment is for it.
-                .env("PATH", DEFAULT_PATH)
+                // Not the service's own.
+                .env("PATH", path_variable(&BTreeMap::new()))
                 .env(VARIABLE, &self.variable)
                 .current_dir("/");
+            if !is_plain {
+                command.args(["/bin/sh", "-c", TAKE_ENVIRONMENT, "ondemand-shim"]).arg(&self.dir);
+            }
             return command;
         }
         command
             .args(["-c", &script(BECOME), "ondemand-shim"])
-            .env("PATH", path_variable(&self.env))
-            .envs(&self.env)
+            .env("PATH", path_variable(&self.given))
+            .envs(&self.told)
+            .envs(&self.given)
             .env(VARIABLE, &self.variable)
             .current_dir(&self.dir);
         if let Some(user) = self.user.and_then(other_user) {
@@ -84,15 +102,34 @@ impl Setting {
         command
     }
 
+    /// Tells whether the program needs no shell in its sandbox.
+    fn is_plain(&self) -> bool {
+        self.dir == Path::new("/") && self.given.keys().all(|name| HARMLESS.contains(&name.as_str()))
+    }
+
+    /// Returns what the command reads once it goes on.
+    fn input(&self) -> String {
+        if self.sandbox.is_none() || self.is_plain() {
+            return String::new();
+        }
+        let line = |(name, value): (&String, &String)| {
+            // A shell may refuse to change what is its own, and goes on as this is no special command.
+            format!("command export {name}='{}' 2>/dev/null\n", value.replace('\'', r"'\''"))
+        };
+        self.given.iter().map(line).collect()
+    }
+
     /// Runs a program beside the service, as to see whether it is healthy. Says what is wrong if it does not succeed within `limit`.
     pub(super) async fn try_out(&self, words: &[String], limit: Duration) -> Result<Result<(), String>> {
         let failed = |e| Error::io(BACKEND, "starting a health check", e);
         let mut command = self.command("");
-        command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        command.args(words).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn().map_err(failed)?;
+        let pipe = child.stdin.take();
         // Not reaped before it is waited for, so the number is still its own.
         let group = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        if let Ok(status) = tokio::time::timeout(limit, child.wait()).await {
+        let ended = async { tokio::join!(feed(pipe, self.input()), child.wait()).1 };
+        if let Ok(status) = tokio::time::timeout(limit, ended).await {
             return Ok(match exit_status(status.map_err(failed)?) {
                 Some(0) => Ok(()),
                 Some(status) => Err(format!("its health check ends with status {status}")),
@@ -121,6 +158,14 @@ pub(super) struct Held {
     /// Whether its program is in a sandbox, which ends with it.
     pub(super) sandboxed: bool,
     child: Child,
+    input: String,
+}
+
+/// The end of the pipe to a process that was not released yet.
+#[derive(Debug)]
+pub(super) struct Leash {
+    pipe: Option<ChildStdin>,
+    input: String,
 }
 
 impl Held {
@@ -147,17 +192,17 @@ impl Held {
             .id()
             .and_then(|pid| Stat::read(pid).map(|stat| Identity { pid, start: stat.start, boot: boot.to_owned() }))
             .ok_or_else(|| failed("identifying")(std::io::Error::other("it has no entry in /proc")))?;
-        Ok(Self { identity, sandboxed: setting.sandbox.is_some(), child })
+        Ok(Self { identity, sandboxed: setting.sandbox.is_some(), child, input: setting.input() })
     }
 
-    /// Returns the end of the pipe that [`release`] writes to. Dropped, it ends the process.
-    pub(super) fn take_pipe(&mut self) -> Option<ChildStdin> {
-        self.child.stdin.take()
+    /// Returns what [`release`](Leash::release)s it. Dropped, it ends the process.
+    pub(super) fn take_leash(&mut self) -> Leash {
+        Leash { pipe: self.child.stdin.take(), input: std::mem::take(&mut self.input) }
     }
 
     /// Ends a process that was not released.
     pub(super) async fn discard(mut self) {
-        drop(self.take_pipe());
+        drop(self.take_leash());
         self.wait().await;
     }
 
@@ -168,12 +213,19 @@ impl Held {
     }
 }
 
-/// Lets the process at the other end become its program.
-pub(super) async fn release(pipe: Option<ChildStdin>) -> Result<()> {
+impl Leash {
+    /// Lets the process at the other end become its program.
+    pub(super) async fn release(self) -> Result<()> {
+        let released = feed(self.pipe, format!("\n{}", self.input)).await;
+        released.map_err(|e| Error::io(BACKEND, "starting a process", e))
+    }
+}
+
+/// Writes all that a process reads. If it was killed meanwhile, waiting for it tells.
+async fn feed(pipe: Option<ChildStdin>, input: String) -> std::io::Result<()> {
     let Some(mut pipe) = pipe else { return Ok(()) };
-    match pipe.write_all(b"\n").await {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io(BACKEND, "starting a process", e)),
-        // If it was killed meanwhile, waiting for it tells.
+    match pipe.write_all(input.as_bytes()).await {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e),
         _ => Ok(()),
     }
 }
@@ -202,7 +254,8 @@ mod tests {
         let spec = service(&["touch", ran.to_str().expect("UTF-8")]);
         let program = Path::new("touch");
         let setting = Setting {
-            env: BTreeMap::new(),
+            told: BTreeMap::new(),
+            given: BTreeMap::new(),
             dir: "/".into(),
             user: None,
             variable: "variable".into(),
@@ -212,12 +265,12 @@ mod tests {
         };
         let spawn = || Held::spawn(&spec, &setting, program, &dir.path().join("log"), "boot").expect("a process");
         let mut held = spawn();
-        drop(held.take_pipe());
+        drop(held.take_leash());
         assert_eq!(held.wait().await, Some(125));
         assert!(!ran.exists());
 
         let mut held = spawn();
-        release(held.take_pipe()).await.expect("it waits");
+        held.take_leash().release().await.expect("it waits");
         assert_eq!(held.wait().await, Some(0));
         assert!(ran.exists());
     }

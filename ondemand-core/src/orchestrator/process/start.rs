@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::check::{check, check_words, run_as};
 use super::logs::{LogFile, lines};
 use super::ports;
-use super::spawn::{self, Held, Setting};
+use super::spawn::{Held, Setting};
 use super::state::{Exit, Processes, Record, Shared, Started};
 use crate::error::{Error, Result};
 use crate::name::StackName;
@@ -171,12 +171,12 @@ impl Shared {
         let port = |place: usize, at: usize| {
             record.engine.ports.get(place).and_then(|ports| ports.get(at)).copied().unwrap_or_default()
         };
-        let mut env = discovery::siblings(spec, port, |_| super::HOST.to_owned());
-        env.extend(discovery::own_ports(service, |at| port(place, at)));
-        env.extend(self.files.variables(&spec.name, service));
-        env.extend(service.env.clone());
+        let mut told = discovery::siblings(spec, port, |_| super::HOST.to_owned());
+        told.extend(discovery::own_ports(service, |at| port(place, at)));
+        told.extend(self.files.variables(&spec.name, service));
         Ok(Setting {
-            env,
+            told,
+            given: service.env.clone(),
             dir: self.files.start(&spec.name, service),
             user: run_as(service)?,
             variable: format!("{}/{}", self.instance, record.id),
@@ -229,10 +229,10 @@ impl Shared {
         };
         let mut released = Ok(());
         for (_, mut process) in held {
-            let pipe = process.take_pipe();
+            let leash = process.take_leash();
             self.reap(name, id, process);
             if released.is_ok() {
-                released = spawn::release(pipe).await;
+                released = leash.release().await;
             }
         }
         released.map(|()| recorded)

@@ -1,6 +1,5 @@
 //! Ending a process and all that came from it.
 
-use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::identity::{Handle, Identity, Stat};
 use crate::mark::{Mark, has_line};
-use crate::sandbox;
+use crate::{proc, sandbox};
 
 /// How long killed processes may take to be gone; longer than any disk needs to answer one that waits for it.
 const KILLED_WITHIN: Duration = Duration::from_secs(30);
@@ -110,9 +109,9 @@ impl Root<'_> {
         let mut parents = vec![ancestor.identity.clone()];
         let mut by_parent = None;
         while let Some(parent) = parents.pop() {
-            let pids = match children(parent.pid) {
+            let pids = match proc::children(parent.pid) {
                 Some(pids) => pids,
-                None => by_parent.get_or_insert_with(scan_by_parent).get(&parent.pid).cloned().unwrap_or_default(),
+                None => by_parent.get_or_insert_with(proc::by_parent).get(&parent.pid).cloned().unwrap_or_default(),
             };
             let mut read = Vec::new();
             for pid in pids {
@@ -142,7 +141,7 @@ impl Root<'_> {
             // The number has a new owner, so the group is the owner's: a number is not given again while its group has members.
             return Ok(Vec::new());
         }
-        let members = pids()?.into_iter().filter_map(|pid| Stat::read(pid).map(|stat| (pid, stat)));
+        let members = proc::pids()?.into_iter().filter_map(|pid| Stat::read(pid).map(|stat| (pid, stat)));
         Ok(members
             .filter(|(_, stat)| stat.group == main.pid && stat.start >= main.start && !stat.has_ended())
             // The group's number alone does not prove that it is the same group.
@@ -160,7 +159,7 @@ impl Root<'_> {
         }
         let (mark, boot) = (self.mark, self.boot.to_owned());
         let looking = tokio::task::spawn_blocking(move || {
-            let marked = pids()?.into_iter().filter(|pid| to_pid(*pid).is_some_and(|pid| mark.is_on(pid)));
+            let marked = proc::pids()?.into_iter().filter(|pid| to_pid(*pid).is_some_and(|pid| mark.is_on(pid)));
             let running = marked.filter_map(|pid| Some((pid, Stat::read(pid).filter(|stat| !stat.has_ended())?)));
             Ok(running.map(|(pid, stat)| Identity { pid, start: stat.start, boot: boot.clone() }).collect())
         });
@@ -170,31 +169,6 @@ impl Root<'_> {
 
 fn does_not_end(pid: u32) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("process {pid} was killed and has not ended"))
-}
-
-/// Reads the children that the kernel lists; `None` if it is built without such lists, or there is no such process.
-fn children(pid: u32) -> Option<Vec<u32>> {
-    let mut pids = Vec::new();
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
-        let list = std::fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
-        pids.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-    }
-    Some(pids)
-}
-
-fn scan_by_parent() -> HashMap<u32, Vec<u32>> {
-    let mut by_parent: HashMap<u32, Vec<u32>> = HashMap::new();
-    for pid in pids().unwrap_or_default() {
-        if let Some(stat) = Stat::read(pid) {
-            by_parent.entry(stat.parent).or_default().push(pid);
-        }
-    }
-    by_parent
-}
-
-fn pids() -> io::Result<Vec<u32>> {
-    let names = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter_map(|name| name.parse().ok()).collect())
 }
 
 fn to_pid(pid: u32) -> Option<Pid> {

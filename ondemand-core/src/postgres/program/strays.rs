@@ -95,7 +95,7 @@ fn proc(pid: Pid, file: &str) -> PathBuf {
 }
 
 /// Returns the user that a process runs as; `None` if it has ended.
-pub(super) fn user_of(pid: Pid) -> Option<u32> {
+fn user_of(pid: Pid) -> Option<u32> {
     let status = std::fs::read(proc(pid, "status")).ok()?;
     let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
     // Its real user, and then its effective one.

@@ -19,8 +19,8 @@ use ondemand_core::postgres::{Installs, os_user};
 use ondemand_core::progress::silent;
 use ondemand_core::snapshot::Btrfs;
 use ondemand_core::{
-    DatasetName, DatasetSnapshot, Datasets, DatasetsOptions, ImportOptions, Labels, Result, Selector, SnapshotStore,
-    Source,
+    DatasetName, DatasetSnapshot, Datasets, DatasetsOptions, ImportOptions, Labels, Result, Sandbox, Selector,
+    SnapshotStore, Source,
 };
 use server::TestServer;
 use tokio::sync::Mutex;
@@ -66,7 +66,11 @@ impl Setup {
     async fn options(dir: &Path) -> DatasetsOptions {
         let programs = std::env::var_os("ONDEMAND_TEST_POSTGRES").map(PathBuf::from);
         let installs = Installs::discover(programs.as_deref()).await.unwrap();
-        DatasetsOptions::new(installs, os_user(None).unwrap(), dir.join("run"), "test")
+        let user = os_user(None).unwrap();
+        let sandbox = Sandbox::find(&dir.join("sandbox"), user).await.unwrap();
+        let mut options = DatasetsOptions::new(installs, user, dir.join("run"), "test");
+        options.sandbox = Some(sandbox);
+        options
     }
 
     async fn import(&self, name: &str, source: Source, options: ImportOptions) -> Result<DatasetSnapshot> {

@@ -269,9 +269,21 @@ async fn an_import_ends_when_the_store_runs_short() {
 /// A dump is a program: what it starts ends with the import.
 #[tokio::test]
 async fn what_a_dump_starts_ends_with_the_import() {
-    let setup = Setup::new().await;
+    what_a_dump_starts_ends(&Setup::new().await, 100_000).await;
+}
+
+#[tokio::test]
+async fn what_a_dump_starts_ends_with_the_import_where_there_is_no_sandbox() {
+    let mut setup = Setup::new().await;
+    let mut options = Setup::options(setup.dir.path()).await;
+    options.sandbox = None;
+    setup.datasets = Datasets::new(setup.store.clone(), options);
+    what_a_dump_starts_ends(&setup, 200_000).await;
+}
+
+async fn what_a_dump_starts_ends(setup: &Setup, more_than: u32) {
     // No others sleep for so long.
-    let seconds = |n: u32| format!("{}.{n}", 100_000 + std::process::id());
+    let seconds = |n: u32| format!("{}.{n}", more_than + std::process::id());
     let start = |n: u32| {
         let (one, two, three) = (seconds(n), seconds(n + 1), seconds(n + 2));
         format!(
@@ -309,6 +321,43 @@ async fn what_a_dump_starts_ends_with_the_import() {
         result = setup.datasets.import(&name, source, ImportOptions::default(), silent()) => panic!("it ended: {result:?}"),
         () = feed => {}
     }
-    until_clean(&setup, &name).await;
+    until_clean(setup, &name).await;
     assert_eq!(running(30), [""; 0]);
+}
+
+/// What a dump runs sees its own files alone: no other database's, no process of the host, and no network.
+#[tokio::test]
+async fn a_dump_sees_nothing_of_the_host() {
+    let setup = Setup::new().await;
+    let secret = setup.postgres_dir("of-another-database").join("secret");
+    std::fs::write(&secret, "secret").unwrap();
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (secret, port, own) = (secret.display(), listener.local_addr().unwrap().port(), std::process::id());
+    // Each line is empty where the host is out of reach; the last is what is there: a client's own directory, and a server's.
+    let look = |kind: &str| {
+        format!(
+            "cat {secret}; ls /proc/{own}; cat /proc/net/tcp | grep -v local_address; bash -c \"echo reached >/dev/tcp/127.0.0.1/{port}\"; \
+             echo {kind} sees; ls /etc/shadow /root /home /var/lib/postgresql; ls {}/volumes | grep -vc import",
+            setup.root.display()
+        )
+    };
+    let out = "/tmp/out";
+    let sql = format!(
+        "\\! ({}) >{out} 2>/dev/null\n\\set seen `cat {out}`\n\
+         CREATE TABLE seen (text text);\nINSERT INTO seen VALUES (:'seen');\n\
+         COPY seen FROM PROGRAM '({}) 2>/dev/null; true';\n",
+        look("a client"),
+        look("a server"),
+    );
+    let snapshot = setup.import("curious", stream(sql), ImportOptions::default()).await.unwrap();
+    let copy = setup.look(&snapshot).await;
+    assert_eq!(
+        copy.sql(&snapshot.dbname, "SELECT string_agg(text, E'\n') FROM seen"),
+        "a client sees\n0\na server sees\n0"
+    );
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "a dump reached this process");
+    drop(copy);
+    setup.assert_clean().await;
 }

@@ -1,6 +1,6 @@
 //! Services in sandboxes.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use ondemand_core::Sandbox;
 use ondemand_core::orchestrator::{Mount, StopSignal};
@@ -169,4 +169,83 @@ async fn without_a_program_for_it_the_reason_is_told() {
     std::fs::write(home.path().join("sandbox"), "").expect("a file where a directory should be");
     let reason = Sandbox::find(&home.path().join("sandbox"), USER).await.expect_err("there is no place for it");
     assert!(reason.contains("sandbox/etc"), "{reason}");
+}
+
+/// Neither other users, nor what makes the sandbox, which is root.
+#[tokio::test]
+async fn its_environment_reaches_nobody_else() {
+    let (home, own) = home();
+    let process = open(home.path()).await;
+    let word = format!("76548{}", std::process::id());
+    // More than a pipe holds.
+    let long = "long".repeat(25_000);
+    let script = format!(
+        "printf '%s' \"$QUOTED\"; echo; echo ${{#LONG}} $PATH; readlink /proc/$$/fd/3 || echo no pipe; touch {0}/up; exec sleep {word}",
+        own.display()
+    );
+    let mut spec = sandboxed(&own, &script);
+    let secret = format!("hunter2-{word}");
+    let quoted = format!("it's '{secret}' \\ $HOME `id`");
+    // As root, what makes the sandbox would load the library.
+    let given = [
+        ("LD_PRELOAD", format!("{}/nothing.so", own.display())),
+        ("QUOTED", quoted.clone()),
+        ("LONG", long.clone()),
+        ("LONGER", long),
+        ("PATH", "/usr/bin:/bin".into()),
+        ("PPID", "1".into()),
+    ];
+    spec.services[0].env = given.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let deployed = process.deploy(&spec).await.expect("deployed");
+    until("it is up", || own.join("up").exists()).await;
+    let lines = log(&process, &spec.name).await;
+    // Of the library, programs in the sandbox complain: they are the service's own.
+    let lines: Vec<_> = lines.iter().filter(|line| !line.contains("LD_PRELOAD")).collect();
+    assert_eq!(lines, [&quoted, "100000 /usr/bin:/bin", "no pipe"]);
+    let sleeping = with_word(&word);
+    assert_eq!(sleeping.len(), 1, "what is looked at");
+    let mut with_library = 0;
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let read = |file: &str| {
+            String::from_utf8_lossy(&std::fs::read(entry.path().join(file)).unwrap_or_default()).into_owned()
+        };
+        assert!(!read("cmdline").contains(&secret), "{} has it among its arguments", entry.path().display());
+        if read("environ").contains(&secret) {
+            with_library += 1;
+            assert_eq!(std::fs::metadata(entry.path()).expect("it runs").uid(), USER.uid);
+        }
+    }
+    assert_eq!(with_library, 1, "the service has it, and no other process");
+    process.remove(&deployed.id).await.expect("removed");
+}
+
+/// What it shows of the host beside the system's programs is the caller's to say.
+#[tokio::test]
+async fn it_shows_what_it_is_told_to() {
+    let (home, own) = home();
+    let tools = home.path().join("tools");
+    std::fs::create_dir(&tools).expect("a directory");
+    std::fs::write(tools.join("tool"), "a tool").expect("a file");
+    let more = [tools.clone(), "/etc/alternatives".into(), home.path().join("missing")];
+    let sandbox = Sandbox::find_showing(&home.path().join("sandbox"), USER, &more).await.expect("a sandbox");
+    let process = Process::new(ProcessOptions {
+        state_dir: home.path().join("stacks"),
+        log_dir: home.path().join("logs"),
+        instance: instance(home.path()),
+        sandbox: Some(sandbox),
+    });
+    let process = process.expect("a process orchestrator");
+    let script = format!(
+        "cat {0}/tool; echo; touch {0}/made 2>/dev/null || echo read only; ls {1} | tr '\\n' ' '; echo; ls /etc/alternatives | grep -c .",
+        tools.display(),
+        home.path().display()
+    );
+    let spec = sandboxed(&own, &script);
+    let deployed = process.deploy(&spec).await.expect("deployed");
+    process.wait_stopped(&spec.name).await.expect("it ends");
+    let lines = log(&process, &spec.name).await;
+    assert_eq!(lines[..3], ["a tool", "read only", "own tools "]);
+    let there = std::fs::read_dir("/etc/alternatives").expect("a listing").count();
+    assert_eq!(lines[3], there.to_string());
+    process.remove(&deployed.id).await.expect("removed");
 }
