@@ -4,8 +4,8 @@
 #
 #   tests/setup/postgres.sh DIR      makes DIR/bin, and prints what the tests need to find it, as NAME=VALUE
 #
-# As root, or as the user who runs the tests. What is in DIR/share is seen by a sandbox, too. The other programs are links to those of the newest Postgres; `initdb` with other arguments than those
-# that the cluster was made with is the real one.
+# As root, or as the user who runs the tests. Sandboxes see DIR/bin and DIR/share. The other programs are links to those of the newest Postgres;
+# `initdb` with other arguments than those that the cluster was made with is the real one.
 set -euo pipefail
 
 # As the core calls it.
