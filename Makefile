@@ -2,7 +2,7 @@
 # (`make bench ONLY=proxy`) is in the environment of what a target runs.
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check unit engines cluster python demo bench fmt fuzz deny
+.PHONY: help build test check unit engines cluster python soak demo bench fmt fuzz deny
 
 help: ## Shows this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ cluster: ## Runs the tests over Docker Swarms of three nodes
 
 python: ## Checks and tests the Python package
 	@tests/run.sh python
+
+soak: ## Uses databases for an hour, while all that can goes wrong; SOAK_SECONDS=600 for ten minutes
+	@ONDEMAND_SOAK_SECONDS="$(or $(SOAK_SECONDS),3600)" tests/run.sh engines --profile soak --no-capture -E 'test(/^soak::/)'
 
 demo: ## Shows it all on 1 GB of sample data; KEEP=1 leaves it running
 	@KEEP="$(KEEP)" SIZE="$(SIZE)" tests/demo.sh

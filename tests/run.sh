@@ -118,7 +118,7 @@ nextest() {
     fi
     # Root's environment may lack cargo and its home.
     run_tests as_root env "PATH=$PATH" "CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}" \
-        ${CI:+"CI=$CI"} ${TMPDIR:+"TMPDIR=$TMPDIR"} \
+        ${CI:+"CI=$CI"} ${TMPDIR:+"TMPDIR=$TMPDIR"} ${ONDEMAND_SOAK_SECONDS:+"ONDEMAND_SOAK_SECONDS=$ONDEMAND_SOAK_SECONDS"} \
         tests/setup/with-engine.sh --await --engines "$engines" "$target/test-cache" "${command[@]}" <"$work/go"
 }
 

@@ -28,6 +28,7 @@ mod records;
 mod restart;
 mod routes;
 mod runner;
+mod soak;
 mod strays;
 mod tokens;
 mod unprivileged;
