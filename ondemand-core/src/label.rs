@@ -199,6 +199,8 @@ pub mod keys {
     pub const ENVIRONMENT: &str = "ondemand.environment";
     /// The lease it lives on, where it has one.
     pub const LEASE: &str = "ondemand.lease";
+    /// The epoch of its store when it was begun, where what its record says then is on disk before it is announced.
+    pub const EPOCH: &str = "ondemand.epoch";
     /// The numeric id of the user who made it.
     pub const OWNER_ID: &str = "ondemand.owner-id";
     /// The name of the user who made it, as it was then.

@@ -1,4 +1,4 @@
-//! What `/proc` says about which process started which.
+//! What `/proc` says of this boot, and of which process started which.
 
 use std::collections::HashMap;
 use std::io;
@@ -44,6 +44,11 @@ pub(crate) fn descendants(pid: u32) -> Vec<u32> {
 pub(crate) fn pids() -> io::Result<Vec<u32>> {
     let names = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     Ok(names.filter_map(|name| name.parse().ok()).collect())
+}
+
+/// Reads what tells this boot from others.
+pub(crate) fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 fn parent(pid: u32) -> Option<u32> {

@@ -24,11 +24,27 @@ use crate::orchestrator::{Mount, RunAs};
 /// Where programs of a sandbox, and those that make one, are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where names come from in a sandbox: no service of the host that knows others can be asked there, and looking for them takes time.
+const NSSWITCH: &[u8] =
+    b"passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n";
+/// Its name in `/etc`.
+const NSSWITCH_NAME: &str = "nsswitch.conf";
+
+/// The devices that a sandbox gets. Each takes a mount, and so a tenth of a millisecond.
+const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom"];
+/// What is a link in `/dev`.
+const DEVICE_LINKS: &[(&str, &str)] = &[
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
+
 /// The files of `/etc` that a sandbox gets: the C library, OpenSSL and Postgres read them.
 const ETC: &[&str] = &[
     "passwd",
     "group",
-    "nsswitch.conf",
+    NSSWITCH_NAME,
     "localtime",
     "timezone",
     "hosts",
@@ -84,20 +100,21 @@ impl Sandbox {
     /// # Errors
     /// Why there is none, in words for a user. `Ok` is proof that one could be made.
     pub async fn find(dir: &Path, user: RunAs) -> Result<Self, String> {
-        Self::find_showing(dir, user, &[]).await
+        let sandbox = Self::with(dir, rustix::process::geteuid().is_root(), None)?;
+        sandbox.try_out(user).await.map(|()| sandbox)
     }
 
-    /// As [`find`](Self::find), with more directories of the host that every sandbox shows, read-only and where there are any. They are absolute, and
-    /// what is below `/etc` comes beside the few files of it.
+    /// As [`find`](Self::find), for programs that may want terminals, with more directories of the host that every sandbox shows, read-only and where
+    /// there are any. They are absolute, and what is below `/etc` comes beside the few files of it.
     ///
     /// # Errors
     /// As [`find`](Self::find).
     pub async fn find_showing(dir: &Path, user: RunAs, more: &[PathBuf]) -> Result<Self, String> {
-        let sandbox = Self::with(dir, rustix::process::geteuid().is_root(), more)?;
+        let sandbox = Self::with(dir, rustix::process::geteuid().is_root(), Some(more))?;
         sandbox.try_out(user).await.map(|()| sandbox)
     }
 
-    fn with(dir: &Path, as_root: bool, more: &[PathBuf]) -> Result<Self, String> {
+    fn with(dir: &Path, as_root: bool, more: Option<&[PathBuf]>) -> Result<Self, String> {
         let needed = |name: &str, package: &str| {
             find_program(name).ok_or_else(|| format!("{name} is not installed (apt-get install {package})"))
         };
@@ -106,14 +123,15 @@ impl Sandbox {
         let etc = dir.join("etc");
         let failed = |e| format!("writing {}: {e}", etc.display());
         copy_etc(&etc).map_err(failed)?;
-        let more: Vec<&PathBuf> = more.iter().filter(|path| path.is_dir()).collect();
+        let devices = more.map_or_else(few_devices, |_| ["--dev", "/dev"].map(OsString::from).into());
+        let more: Vec<&PathBuf> = more.unwrap_or_default().iter().filter(|path| path.is_dir()).collect();
         for below in more.iter().filter_map(|path| path.strip_prefix("/etc").ok()) {
             // Each on the way to it, whatever this process's umask is.
             let mut dirs: Vec<&Path> = below.ancestors().collect();
             dirs.reverse();
             dirs.into_iter().try_for_each(|dir| make_readable(&etc.join(dir))).map_err(failed)?;
         }
-        Ok(Self { tools: Arc::new(Tools { bwrap, setpriv, system: system(&etc), more: shown(&more) }) })
+        Ok(Self { tools: Arc::new(Tools { bwrap, setpriv, system: system(&etc, devices), more: shown(&more) }) })
     }
 
     async fn try_out(&self, user: RunAs) -> Result<(), String> {
@@ -212,7 +230,7 @@ fn parents<'a>(paths: impl Iterator<Item = &'a Path>) -> Vec<OsString> {
 }
 
 /// Returns the arguments for what all sandboxes see.
-fn system(etc: &Path) -> Vec<OsString> {
+fn system(etc: &Path, devices: Vec<OsString>) -> Vec<OsString> {
     let there = SYSTEM.iter().map(Path::new).filter(|path| path.exists());
     let mut words = parents(there);
     words.extend(["--ro-bind", "/usr", "/usr"].map(OsString::from));
@@ -223,8 +241,21 @@ fn system(etc: &Path) -> Vec<OsString> {
             Err(_) => {}
         }
     }
-    words.extend(["--proc", "/proc", "--dev", "/dev", "--ro-bind"].map(OsString::from));
-    words.extend([etc.into(), "/etc".into()]);
+    words.extend(["--proc", "/proc"].map(OsString::from));
+    words.extend(devices);
+    words.extend(["--ro-bind".into(), etc.into(), "/etc".into()]);
+    words
+}
+
+/// Returns the arguments for what programs without terminals need of `/dev`.
+fn few_devices() -> Vec<OsString> {
+    let mut words = ["--perms", "0755", "--dir", "/dev"].map(OsString::from).to_vec();
+    for device in DEVICES.iter().map(|name| format!("/dev/{name}")) {
+        words.extend(["--dev-bind", &device, &device].map(OsString::from));
+    }
+    for (name, target) in DEVICE_LINKS {
+        words.extend(["--symlink".into(), target.into(), format!("/dev/{name}").into()]);
+    }
     words
 }
 
@@ -241,7 +272,11 @@ fn copy_etc(etc: &Path) -> io::Result<()> {
     make_readable(etc)?;
     for name in ETC {
         let to = etc.join(name);
-        match read_regular(&Path::new("/etc").join(name)) {
+        let content = match *name {
+            NSSWITCH_NAME => Ok(NSSWITCH.to_vec()),
+            name => read_regular(&Path::new("/etc").join(name)),
+        };
+        match content {
             Ok(content) => {
                 if let Some(parent) = to.parent() {
                     make_readable(parent)?;

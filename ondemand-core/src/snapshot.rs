@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use time::OffsetDateTime;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::label::{Labels, Selector};
 use crate::listing::{Listing, Unreadable};
 use crate::name::{SnapshotName, VolumeName};
@@ -100,6 +100,30 @@ pub trait SnapshotStore: Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// Either all labels are the new ones, or none.
     async fn set_volume_labels(&self, name: &VolumeName, labels: &Labels) -> Result<()>;
+
+    /// As [`SnapshotStore::set_volume_labels`], but sooner: a power cut right afterwards may bring the labels before them back, though not those before
+    /// the last that were set to last.
+    ///
+    /// # Errors
+    /// As [`SnapshotStore::set_volume_labels`].
+    ///
+    /// # Cancel safety
+    /// As [`SnapshotStore::set_volume_labels`].
+    async fn set_volume_labels_soon(&self, name: &VolumeName, labels: &Labels) -> Result<()> {
+        self.set_volume_labels(name, labels).await
+    }
+
+    /// Returns what is another whenever something may have been lost that was not on disk yet: after a boot, and after the store was mounted again. As
+    /// long as it is the same, all that was acknowledged is there.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::Error::Unsupported) where that cannot be told.
+    async fn epoch(&self) -> Result<String> {
+        Err(Error::Unsupported {
+            message: "this store does not tell whether something was lost".into(),
+            hint: "set labels so that they survive a power cut".into(),
+        })
+    }
 
     /// Returns when all that was acknowledged so far survives a power cut.
     async fn sync(&self) -> Result<()>;
@@ -196,4 +220,9 @@ pub struct Usage {
     /// The volumes and snapshots that are there and cannot be read.
     #[serde(default)]
     pub unreadable: Vec<Unreadable>,
+}
+
+/// Returns what is another after each boot.
+fn boot(backend: &'static str) -> Result<String> {
+    crate::proc::boot_id().map_err(|e| Error::io(backend, "reading the boot id", e))
 }

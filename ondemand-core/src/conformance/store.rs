@@ -260,7 +260,17 @@ pub async fn labels_are_replaced(h: &dyn Harness) {
     let expected = [Volume { labels: new, ..made }, other];
     assert_eq!(volumes(&*store).await, expected);
     assert_code(store.set_volume_labels(&volume("c"), &Labels::new()).await, Code::NotFound);
-    assert_eq!(volumes(&*h.reopen().await).await, expected);
+    let [mut first, other] = expected;
+    first.labels = label("newer", "3");
+    store.set_volume_labels_soon(&volume("a"), &first.labels).await.unwrap();
+    let expected = [first, other];
+    assert_eq!(volumes(&*store).await, expected);
+    assert_code(store.set_volume_labels_soon(&volume("c"), &Labels::new()).await, Code::NotFound);
+    let epoch = store.epoch().await.unwrap();
+    drop(store);
+    let store = h.reopen().await;
+    assert_eq!(volumes(&*store).await, expected);
+    assert_eq!(store.epoch().await.unwrap(), epoch, "nothing was lost, as no power failed");
 }
 
 /// A second volume of a name is refused, however it is made; the first keeps its labels and its contents.

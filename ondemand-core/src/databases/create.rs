@@ -97,6 +97,8 @@ impl Creation<'_> {
         // Labels that the store would refuse are found before anything is made.
         record.labels(&inner.instance.id)?;
         let mut creation = Creation { inner, caller, port, record };
+        // Where it cannot be told, the end is written to disk before anybody is told of it.
+        creation.record.epoch = inner.store.epoch().await.ok();
         match creation.make(hold).await {
             Ok(()) => {
                 let Creation { port, record, .. } = creation;
@@ -135,13 +137,24 @@ impl Creation<'_> {
         tracing::debug!(%id, "cloned");
         self.still_wanted()?;
         let password = inner.place_password(&volume.path, hashing).await?;
-        self.start(&volume.path).await?;
+        // While the server starts, what is known of it reaches the disk. Should the power fail once it has been announced, it is found by that.
+        let noted = self.record.clone();
+        let noting = async { if noted.epoch.is_some() { inner.write(&noted).await } else { Ok(()) } };
+        let (started, written) = tokio::join!(self.start(&volume.path), noting);
+        started?;
+        written?;
         tracing::debug!(%id, "ready");
         inner.ensure_password(&self.record, &volume.path, password).await?;
         self.still_wanted()?;
         tracing::debug!(%id, "password set");
+        let is_noted = self.record.epoch.is_some() && self.record == noted;
         self.record.state = State::Announced;
-        inner.write(&self.record).await?;
+        if is_noted {
+            inner.write_soon(&self.record).await?;
+        } else {
+            self.record.epoch = None;
+            inner.write(&self.record).await?;
+        }
         tracing::debug!(%id, "announced");
         Ok(())
     }
@@ -196,6 +209,7 @@ fn plan(
         settings: options.settings,
         environment: options.environment,
         lease: options.lease,
+        epoch: None,
         generation: 0,
         state: State::Pending,
         attempt: attempt.id.clone(),

@@ -277,6 +277,11 @@ impl Inner {
         Ok(())
     }
 
+    /// Writes what a record says now; a power cut may bring back what was written last by [`write`](Self::write).
+    pub(super) async fn write_soon(&self, record: &Record) -> Result<()> {
+        self.store.set_volume_labels_soon(&record.volume(), &record.labels(&self.instance.id)?).await
+    }
+
     /// Returns the selector for this instance's databases.
     pub(super) fn selector(&self) -> Selector {
         Selector::all().with(keys::KIND, KIND).with(keys::INSTANCE, &self.instance.id)

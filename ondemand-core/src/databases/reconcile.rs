@@ -38,8 +38,9 @@ pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result
     report.unknown.extend(unreadable.iter().map(|unreadable| format!("volume {unreadable}")));
     let mut found: BTreeMap<DatabaseId, Record> = BTreeMap::new();
     let mut dead = Vec::new();
+    let epoch = inner.store.epoch().await.ok();
     for volume in &volumes {
-        match judge(inner, volume) {
+        match judge(inner, volume, epoch.as_deref()) {
             Verdict::LeaveAlone => {}
             Verdict::Unknown(reason) => report.unknown.push(format!("volume {}: {reason}", volume.name)),
             Verdict::Dead => dead.push(volume.clone()),
@@ -106,7 +107,8 @@ enum Verdict {
     Announced(Box<Record>),
 }
 
-fn judge(inner: &Inner, volume: &Volume) -> Verdict {
+/// Tells what a volume is, in the epoch that the store is in, as far as that can be told.
+fn judge(inner: &Inner, volume: &Volume, epoch: Option<&str>) -> Verdict {
     if attempt_of(&volume.labels).is_some_and(|attempt| inner.is_live(&attempt)) {
         return Verdict::LeaveAlone;
     }
@@ -118,7 +120,14 @@ fn judge(inner: &Inner, volume: &Volume) -> Verdict {
         Ok(record) if inner.record(&record.id).is_ok_and(|known| known.attempt == record.attempt) => {
             Verdict::Announced(Box::new(record))
         }
-        Ok(record) if record.state == State::Pending => Verdict::Dead,
+        Ok(record) if record.state == State::Pending => match (&record.epoch, epoch) {
+            // Were it announced, its record would say so.
+            (None, _) => Verdict::Dead,
+            (Some(begun), Some(now)) if begun == now => Verdict::Dead,
+            // That may be what was lost.
+            (Some(_), Some(_)) => Verdict::Announced(Box::new(Record { state: State::Announced, ..record })),
+            (Some(_), None) => Verdict::Unknown("it cannot be told whether it was announced".into()),
+        },
         // A deletion under way is of a database that is known; this one was cut off when an earlier process ended.
         Ok(record) if record.state == State::Deleting => Verdict::Dead,
         Ok(record) => Verdict::Announced(Box::new(record)),

@@ -37,6 +37,9 @@ pub(super) struct Record {
     pub(super) environment: Option<String>,
     /// The lease it lives on.
     pub(super) lease: Option<LeaseId>,
+    /// The store's [epoch](crate::SnapshotStore::epoch) when it was begun, if what it says is on disk before anybody is told of the database: then it may
+    /// have been announced, should the epoch be another.
+    pub(super) epoch: Option<String>,
     /// The try that made this volume. A stack on it is a try of its own, as it may be deployed again.
     pub(super) attempt: AttemptId,
 }
@@ -119,6 +122,9 @@ impl Record {
         if let Some(lease) = &self.lease {
             labels.set(keys::LEASE, lease.as_str())?;
         }
+        if let Some(epoch) = &self.epoch {
+            labels.set(keys::EPOCH, epoch)?;
+        }
         Ok(labels)
     }
 
@@ -160,6 +166,7 @@ impl Record {
             state: labels.parse(keys::STATE)?,
             environment: labels.get(keys::ENVIRONMENT).map(str::to_owned),
             lease: labels.get(keys::LEASE).map(str::parse).transpose()?,
+            epoch: labels.get(keys::EPOCH).map(str::to_owned),
             attempt: labels.parse(keys::ATTEMPT)?,
         };
         if record.volume() != volume.name {
@@ -207,6 +214,7 @@ mod tests {
             state: State::Announced,
             environment: Some("demo.0123456789abcdef".to_owned()),
             lease: Some(LeaseId::new("ab".repeat(16)).unwrap()),
+            epoch: Some("boot/1".to_owned()),
             attempt: AttemptId::new("0123456789abcdef").unwrap(),
         }
     }
@@ -233,7 +241,7 @@ mod tests {
     fn damaged_labels_are_errors() {
         let record = record();
         let whole = record.labels("1234abcd").unwrap();
-        let optional = [keys::KIND, keys::INSTANCE, keys::ENVIRONMENT, keys::LEASE];
+        let optional = [keys::KIND, keys::INSTANCE, keys::ENVIRONMENT, keys::LEASE, keys::EPOCH];
         for (key, _) in whole.iter().filter(|(key, _)| !optional.contains(key)) {
             let mut missing = whole.clone();
             missing.unset(key);

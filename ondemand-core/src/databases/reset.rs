@@ -25,8 +25,9 @@ async fn run(inner: &Arc<Inner>, id: &DatabaseId) -> Result<Database> {
     gate.show(DatabaseState::Resetting);
     let old = inner.record(id)?;
     let attempt = inner.begin_change()?;
-    let mut new =
-        Record { generation: old.generation + 1, state: State::Pending, attempt: attempt.id.clone(), ..old.clone() };
+    let (generation, attempt) = (old.generation + 1, attempt.id.clone());
+    // Its end is on disk before anybody is told of it: until then, the old data is the database's.
+    let mut new = Record { generation, state: State::Pending, epoch: None, attempt, ..old.clone() };
     match swap(inner, &old, &mut new).await {
         Ok(()) => {
             inner.update(new.clone());

@@ -346,6 +346,30 @@ async fn what_cannot_be_read_is_reported_and_stays() {
     assert_eq!(world.volumes().await, 1, "its data is not thrown away");
 }
 
+/// What a record says of the end of a create may not be on disk when it is announced: after a boot, one that was begun may be somebody's.
+#[tokio::test]
+async fn one_that_may_have_been_announced_before_a_boot_is_kept() {
+    for (is_noted, boots, is_kept) in [(true, false, false), (true, true, true), (false, true, false)] {
+        let mut world = World::new().await;
+        let database = world.create().await.unwrap();
+        let record = world.record(&database.id);
+        assert!(record.epoch.is_some(), "what it was made with");
+        let epoch = record.epoch.clone().filter(|_| is_noted);
+        let before = Record { state: State::Pending, epoch, ..record };
+        world.store.set_volume_labels(&before.volume(), &before.labels(&world.instance.id).unwrap()).await.unwrap();
+        world.crash();
+        if boots {
+            world.store.begin_epoch();
+            world.orchestrator.exit(&before.stack(), 255);
+        }
+        world.reconcile().await;
+        let there = world.databases.list().await.unwrap();
+        assert_eq!(there.len(), usize::from(is_kept), "{is_noted} {boots}: {there:?}");
+        assert!(there.iter().all(|found| found.url() == database.url() && found.state == DatabaseState::Running));
+        assert_eq!(world.volumes().await, usize::from(is_kept));
+    }
+}
+
 #[tokio::test]
 async fn a_database_whose_record_cannot_be_read_lives_on() {
     let mut world = World::new().await;

@@ -253,6 +253,14 @@ impl<T: SnapshotStore + ?Sized> SnapshotStore for Faulty<T> {
         self.plan.run("set_volume_labels", name, self.inner.set_volume_labels(name, labels)).await
     }
 
+    async fn set_volume_labels_soon(&self, name: &VolumeName, labels: &Labels) -> Result<()> {
+        self.plan.run("set_volume_labels_soon", name, self.inner.set_volume_labels_soon(name, labels)).await
+    }
+
+    async fn epoch(&self) -> Result<String> {
+        self.plan.run("epoch", &"", self.inner.epoch()).await
+    }
+
     async fn sync(&self) -> Result<()> {
         self.plan.run("sync", &"", self.inner.sync()).await
     }

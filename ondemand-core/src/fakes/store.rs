@@ -37,6 +37,7 @@ struct State {
     /// The volumes that cannot be read.
     unreadable: BTreeSet<VolumeName>,
     syncs: usize,
+    epoch: u32,
     /// Whether it says that nothing is free.
     short: bool,
     /// Whether it says that it is read-only.
@@ -128,6 +129,11 @@ impl FakeStore {
         } else {
             state.overlooked.remove(volume)
         };
+    }
+
+    /// Begins another epoch, as a boot does.
+    pub fn begin_epoch(&self) {
+        self.lock().epoch += 1;
     }
 
     /// Returns how often [`SnapshotStore::sync`] was called.
@@ -291,6 +297,10 @@ impl SnapshotStore for FakeStore {
         let (volume, _) = state.volumes.get_mut(name).ok_or_else(|| Error::not_found(Kind::Volume, name))?;
         volume.labels = labels.clone();
         Ok(())
+    }
+
+    async fn epoch(&self) -> Result<String> {
+        Ok(self.lock().epoch.to_string())
     }
 
     async fn sync(&self) -> Result<()> {

@@ -100,7 +100,7 @@ impl Process {
             message: format!("this kernel offers no handle on processes (pidfd_open: {e})"),
             hint: "use Linux 5.3 or newer, or the Docker orchestrator".into(),
         })?;
-        let boot = identity::boot_id().map_err(|e| Error::io(BACKEND, "reading the boot id", e))?;
+        let boot = crate::proc::boot_id().map_err(|e| Error::io(BACKEND, "reading the boot id", e))?;
         make_private_dir(&options.log_dir, BACKEND)?;
         let files = Files::beside(&options.state_dir)?;
         let records = Records::open(options.state_dir, BACKEND)?;

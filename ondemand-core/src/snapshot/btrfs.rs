@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use libbtrfsutil::{CreateSnapshotOptions, DeleteSubvolumeOptions};
 
 use super::directories::{Cancel, Directories, Medium, prepare, store_over_directories};
-use super::{Beneath, Snapshot, Usage, Volume, probe};
+use super::{Beneath, Snapshot, Usage, Volume, boot, probe};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::listing::Listing;
@@ -126,6 +126,13 @@ impl Medium for Subvolumes {
 
     fn sync(&self, root: &Path) -> Result<()> {
         libbtrfsutil::sync(root).map_err(|e| error("writing to disk", root, &e))
+    }
+
+    fn epoch(&self) -> Result<String> {
+        // The kernel makes it anew with each mount.
+        let made = fs::metadata(&self.sysfs)
+            .map_err(|e| Error::io(BACKEND, format!("looking at {}", self.sysfs.display()), e))?;
+        Ok(format!("{}/{}.{:09}", boot(BACKEND)?, made.ctime(), made.ctime_nsec()))
     }
 
     fn usage(&self, root: &Path) -> Result<Usage> {

@@ -40,6 +40,8 @@ pub(super) trait Medium: Debug + Send + Sync + 'static {
     fn remove(&self, target: &Path) -> Result<()>;
     /// Returns once everything below `root` survives a power cut.
     fn sync(&self, root: &Path) -> Result<()>;
+    /// Returns what is another after each boot, and each time that the file system is mounted.
+    fn epoch(&self) -> Result<String>;
     /// Returns how full the whole is, without volumes and snapshots.
     fn usage(&self, root: &Path) -> Result<Usage>;
     /// Mounts again what went read-only, which nothing uses.
@@ -260,7 +262,23 @@ impl Directories {
         .await
     }
 
+    pub(super) async fn set_volume_labels_soon(&self, name: &VolumeName, labels: &Labels) -> Result<()> {
+        self.replace_labels(name, labels, false).await?;
+        let directories = Self(Arc::clone(&self.0));
+        // Nobody waits for it, and it goes on when the caller goes away.
+        tokio::spawn(async move {
+            if let Err(error) = directories.blocking(|inner, _| inner.volumes.sync()).await {
+                tracing::warn!(%error, "the records of volumes could not be written to disk; the next change tries again");
+            }
+        });
+        Ok(())
+    }
+
     pub(super) async fn set_volume_labels(&self, name: &VolumeName, labels: &Labels) -> Result<()> {
+        self.replace_labels(name, labels, true).await
+    }
+
+    async fn replace_labels(&self, name: &VolumeName, labels: &Labels, durable: bool) -> Result<()> {
         let lock = self.0.locks.write(Kind::Volume, name.as_str()).await;
         let (name, labels) = (name.clone(), labels.clone());
         self.blocking(move |inner, _| {
@@ -268,9 +286,13 @@ impl Directories {
             let Some(record) = inner.volumes.read(name.as_str())? else {
                 return Err(Error::not_found(Kind::Volume, &name));
             };
-            inner.volumes.replace(name.as_str(), &Record { labels, ..record }, true)
+            inner.volumes.replace(name.as_str(), &Record { labels, ..record }, durable)
         })
         .await
+    }
+
+    pub(super) async fn epoch(&self) -> Result<String> {
+        self.blocking(|inner, _| inner.medium.epoch()).await
     }
 
     pub(super) async fn sync(&self) -> Result<()> {
@@ -562,6 +584,12 @@ macro_rules! store_over_directories {
             }
             async fn set_volume_labels(&self, name: &VolumeName, labels: &Labels) -> Result<()> {
                 self.directories.set_volume_labels(name, labels).await
+            }
+            async fn set_volume_labels_soon(&self, name: &VolumeName, labels: &Labels) -> Result<()> {
+                self.directories.set_volume_labels_soon(name, labels).await
+            }
+            async fn epoch(&self) -> Result<String> {
+                self.directories.epoch().await
             }
             async fn sync(&self) -> Result<()> {
                 self.directories.sync().await

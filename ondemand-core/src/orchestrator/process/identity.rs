@@ -73,11 +73,6 @@ impl Stat {
     }
 }
 
-/// Reads what tells this boot from others.
-pub(super) fn boot_id() -> io::Result<String> {
-    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
-}
-
 /// A process that was seen to be the one meant. What is done through it can reach no other.
 #[derive(Debug)]
 pub(super) struct Handle {
@@ -151,7 +146,7 @@ mod tests {
 
     #[test]
     fn another_start_or_boot_is_another_process() {
-        let boot = boot_id().expect("a boot id");
+        let boot = crate::proc::boot_id().expect("a boot id");
         let this = handle(std::process::id(), &boot).identity;
         assert!(Handle::open(&this, &boot).expect("readable").is_some());
         let later = Identity { start: this.start + 1, ..this.clone() };
@@ -163,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_thread_is_no_process() {
-        let boot = boot_id().expect("a boot id");
+        let boot = crate::proc::boot_id().expect("a boot id");
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || ended.recv());
         let threads = std::fs::read_dir("/proc/self/task").expect("threads").flatten();
@@ -181,7 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_unreaped_child_has_ended() {
-        let boot = boot_id().expect("a boot id");
+        let boot = crate::proc::boot_id().expect("a boot id");
         let mut child = std::process::Command::new("/bin/sh")
             .args(["-c", "read -r _"])
             .stdin(std::process::Stdio::piped())

@@ -35,7 +35,7 @@ const TAKE_ENVIRONMENT: &str = r#"eval "$(cat <&3)"; exec 3<&-; cd -- "$1" || ex
 const NO_ENVIRONMENT: &str = r#"; "$@" </dev/null; exit $?"#;
 
 /// Variables that are no secret, and change nothing but the service itself: one that is given no others is spared a shell.
-const HARMLESS: &[&str] = &["LC_MESSAGES", "NOTIFY_SOCKET"];
+const HARMLESS: &[&str] = &["LANG", "LC_MESSAGES", "NOTIFY_SOCKET"];
 
 /// Where programs are looked for when this process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
