@@ -88,17 +88,22 @@ impl Creation<'_> {
         }
         let expires = inner.expiry(options.ttl.unwrap_or(limits.default_ttl))?;
         let attempt = inner.begin_create(options.name.as_ref())?;
-        inner.store.space().await?.check_room()?;
         let reference = options.dataset.as_ref().or(limits.default_dataset.as_ref());
-        let hold = inner.datasets.hold().await;
-        let snapshot = inner.datasets.find(reference).await?;
+        let finding = async {
+            let hold = inner.datasets.hold().await;
+            inner.datasets.find(reference).await.map(|snapshot| (hold, snapshot))
+        };
+        // Each asks the disk or the kernel, and none the others.
+        let (space, found, epoch) = tokio::join!(inner.store.space(), finding, inner.store.epoch());
+        space?.check_room()?;
+        let (hold, snapshot) = found?;
         let port = take_port(inner)?;
         let record = plan(options, &snapshot, &attempt, expires, port.port())?;
         // Labels that the store would refuse are found before anything is made.
         record.labels(&inner.instance.id)?;
         let mut creation = Creation { inner, caller, port, record };
         // Where it cannot be told, the end is written to disk before anybody is told of it.
-        creation.record.epoch = inner.store.epoch().await.ok();
+        creation.record.epoch = epoch.ok();
         match creation.make(hold).await {
             Ok(()) => {
                 let Creation { port, record, .. } = creation;

@@ -70,7 +70,7 @@ async fn it_sees_its_own_in(place: &Path) {
     let script = format!(
         "id -u; id -g; id -G; ls / | tr '\\n' ' '; echo; ls {} | tr '\\n' ' '; echo; ls -d /proc/[0-9]* | wc -l; \
          cat {} || echo no others; cat /etc/shadow || echo no shadow; ls /root || echo no root; \
-         touch {}/made && echo made; touch /usr/made || echo read only; grep ^CapEff /proc/self/status; \
+         touch {}/made && echo made; touch /usr/made || echo read only; grep -E '^(CapPrm|CapEff|CapAmb|NoNewPrivs)' /proc/self/status; \
          echo $GIVEN; head -n 1 /etc/passwd | cut -d: -f1; touch /dev/shm/x /tmp/x && echo shared memory",
         home.path().display(),
         stranger.display(),
@@ -87,9 +87,11 @@ async fn it_sees_its_own_in(place: &Path) {
     assert_eq!(lines[4].trim(), "own");
     // The first process, the shell, `ls` and `wc`.
     assert!(lines[5].parse::<u32>().expect("a number") <= 4, "{lines:?}");
-    let rest = ["no others", "no shadow", "no root", "made", "read only", "CapEff:\t0000000000000000"];
-    assert_eq!(lines[6..12], rest);
-    assert_eq!(lines[12..], ["given to it", "root", "shared memory"]);
+    assert_eq!(lines[6..11], ["no others", "no shadow", "no root", "made", "read only"]);
+    let none = ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapAmb:\t0000000000000000"];
+    assert_eq!(lines[11..14], none);
+    assert_eq!(lines[14], "NoNewPrivs:\t1");
+    assert_eq!(lines[15..], ["given to it", "root", "shared memory"]);
     process.remove(&deployed.id).await.expect("removed");
     assert!(own.join("made").exists());
 }
