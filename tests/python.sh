@@ -2,8 +2,10 @@
 # Builds the Python package's wheel, installs it into a new virtual environment, checks its types, and runs its tests against a keeper and a
 # server. The program must be built. Arguments go to pytest.
 #
-#   tests/python.sh tools              installs what the rest needs beside the wheel, and does no more
+#   tests/python.sh tools                 installs what the rest needs beside the wheel, and does no more
 #   tests/python.sh [ARGUMENT…]
+#   tests/python.sh timed [ARGUMENT…]     the wheel, and the tests that say within how many seconds something is gone: on a machine that does nothing else
+#   tests/python.sh untimed [ARGUMENT…]   the types and the other tests, on that wheel
 #
 # What only the trap calls looks unreachable to shellcheck:
 # shellcheck disable=SC2317
@@ -60,8 +62,17 @@ finish() {
 install_tools
 if [ "${1:-}" = tools ]; then exit; fi
 export PATH="$venv/bin:$PATH"
-step "building the wheel"
-build_wheel
+part=all
+case "${1:-}" in timed | untimed) part=$1 && shift ;; esac
+tests=()
+case "$part" in
+    timed) tests=(-m timed) ;;
+    untimed) tests=(-m 'not timed') ;;
+esac
+if [ "$part" != untimed ]; then
+    step "building the wheel"
+    build_wheel
+fi
 work=$(mktemp -d)
 trap finish EXIT
 trap 'exit 130' INT
@@ -70,14 +81,18 @@ trap 'exit 143' TERM HUP
 chmod 711 "$work"
 variables=$(tests/setup/postgres.sh "$work/postgres")
 cd ondemand-py
-check_types >"$work/types" 2>&1 &
-types=$!
+if [ "$part" != timed ]; then
+    check_types >"$work/types" 2>&1 &
+    types=$!
+fi
 step pytest
 # The package that was installed is tested, not the directory it was built from.
 failed=0
-env "$variables" "ONDEMAND_TEST_PROGRAM=$target/debug/ondemand" python -m pytest "$@" || failed=$?
-step "checking the types, meanwhile"
-wait "$types" || failed=$?
-types=
-cat "$work/types"
+env "$variables" "ONDEMAND_TEST_PROGRAM=$target/debug/ondemand" python -m pytest "${tests[@]}" "$@" || failed=$?
+if [ "$part" != timed ]; then
+    step "checking the types, meanwhile"
+    wait "$types" || failed=$?
+    types=
+    cat "$work/types"
+fi
 exit "$failed"
