@@ -119,10 +119,7 @@ pub trait SnapshotStore: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`Unsupported`](crate::Error::Unsupported) where that cannot be told.
     async fn epoch(&self) -> Result<String> {
-        Err(Error::Unsupported {
-            message: "this store does not tell whether something was lost".into(),
-            hint: "set labels so that they survive a power cut".into(),
-        })
+        Err(unknown_epoch())
     }
 
     /// Returns when all that was acknowledged so far survives a power cut.
@@ -225,4 +222,12 @@ pub struct Usage {
 /// Returns what is another after each boot.
 fn boot(backend: &'static str) -> Result<String> {
     crate::proc::boot_id().map_err(|e| Error::io(backend, "reading the boot id", e))
+}
+
+/// Says that a store has no epoch.
+fn unknown_epoch() -> Error {
+    Error::Unsupported {
+        message: "this store does not tell whether something was lost".into(),
+        hint: "set labels so that they survive a power cut".into(),
+    }
 }

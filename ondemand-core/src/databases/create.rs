@@ -116,7 +116,8 @@ impl Creation<'_> {
                 Ok(inner.describe(record, DatabaseState::Running))
             }
             Err(error) => {
-                if let Err(undo) = inner.discard(&creation.record).await {
+                let undone = inner.give_up(creation.record.clone()).await;
+                if let Err(undo) = undone {
                     tracing::warn!(id = %creation.record.id, error = %undo, "a failed create could not be undone; the janitor will");
                 }
                 if let Error::OutOfSpace { .. } = error

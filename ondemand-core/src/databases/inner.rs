@@ -49,6 +49,8 @@ struct Known {
     attempts: BTreeMap<AttemptId, Option<DatabaseName>>,
     /// The snapshots whose place for the password has been seen to be right.
     proved: BTreeSet<SnapshotName>,
+    /// The attempts that have failed, and left something that could not be removed yet.
+    given_up: BTreeSet<AttemptId>,
 }
 
 /// An announced database.
@@ -162,6 +164,23 @@ impl Inner {
     /// Tells whether an attempt is under way in this process.
     pub(super) fn is_live(&self, attempt: &AttemptId) -> bool {
         self.known().attempts.contains_key(attempt)
+    }
+
+    /// Tells whether an attempt has failed in this process, so that what it may have left is nobody's.
+    pub(super) fn is_given_up(&self, attempt: &AttemptId) -> bool {
+        self.known().given_up.contains(attempt)
+    }
+
+    /// Removes what an attempt at a new database has made. What is left of it stays nobody's, also after a power cut.
+    pub(super) async fn give_up(&self, record: Record) -> Result<()> {
+        self.known().given_up.insert(record.attempt.clone());
+        if record.epoch.is_some() {
+            // Where that fails, there may be no volume yet, or no room; then it depends on the next line, and on the power.
+            let _ = self.write(&Record { state: State::Deleting, ..record.clone() }).await;
+        }
+        self.discard(&record).await?;
+        self.known().given_up.remove(&record.attempt);
+        Ok(())
     }
 
     /// Tells whether a snapshot's place for the password has been seen to be right.

@@ -38,13 +38,18 @@ pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result
     report.unknown.extend(unreadable.iter().map(|unreadable| format!("volume {unreadable}")));
     let mut found: BTreeMap<DatabaseId, Record> = BTreeMap::new();
     let mut dead = Vec::new();
+    let mut kept = BTreeSet::new();
     let epoch = inner.store.epoch().await.ok();
     for volume in &volumes {
         match judge(inner, volume, epoch.as_deref()) {
             Verdict::LeaveAlone => {}
             Verdict::Unknown(reason) => report.unknown.push(format!("volume {}: {reason}", volume.name)),
             Verdict::Dead => dead.push(volume.clone()),
-            Verdict::Announced(record) => {
+            verdict @ (Verdict::Announced(_) | Verdict::Kept(_)) => {
+                if let Verdict::Kept(record) = &verdict {
+                    kept.insert(record.id.clone());
+                }
+                let (Verdict::Announced(record) | Verdict::Kept(record)) = verdict else { continue };
                 // Two announced volumes of one database are a reset that was cut off after its commit: the higher generation is the
                 // database, and the lower one goes.
                 let superseded = match found.get(&record.id) {
@@ -72,7 +77,7 @@ pub(super) async fn reconcile(inner: &Arc<Inner>, report: &mut Report) -> Result
         .map(|known| {
             let inner = Arc::clone(inner);
             // Labels that were read while somebody changed them are not news, so they are looked at again before they count.
-            let drifted = found.get(&known.id).is_some_and(|record| *record != known);
+            let drifted = kept.contains(&known.id) || found.get(&known.id).is_some_and(|record| *record != known);
             async move {
                 let id = known.id.clone();
                 let limit = inner.options.ready_timeout + PATIENCE;
@@ -105,6 +110,8 @@ enum Verdict {
     Dead,
     /// It is a database's.
     Announced(Box<Record>),
+    /// It may be a database's: that it was announced may be what was lost. Its record is as it is from now on.
+    Kept(Box<Record>),
 }
 
 /// Tells what a volume is, in the epoch that the store is in, as far as that can be told.
@@ -112,7 +119,7 @@ fn judge(inner: &Inner, volume: &Volume, epoch: Option<&str>) -> Verdict {
     if attempt_of(&volume.labels).is_some_and(|attempt| inner.is_live(&attempt)) {
         return Verdict::LeaveAlone;
     }
-    if !volume.complete {
+    if !volume.complete || attempt_of(&volume.labels).is_some_and(|attempt| inner.is_given_up(&attempt)) {
         return Verdict::Dead;
     }
     match Record::read(volume) {
@@ -125,7 +132,7 @@ fn judge(inner: &Inner, volume: &Volume, epoch: Option<&str>) -> Verdict {
             (None, _) => Verdict::Dead,
             (Some(begun), Some(now)) if begun == now => Verdict::Dead,
             // That may be what was lost.
-            (Some(_), Some(_)) => Verdict::Announced(Box::new(Record { state: State::Announced, ..record })),
+            (Some(_), Some(_)) => Verdict::Kept(Box::new(Record { state: State::Announced, epoch: None, ..record })),
             (Some(_), None) => Verdict::Unknown("it cannot be told whether it was announced".into()),
         },
         // A deletion under way is of a database that is known; this one was cut off when an earlier process ended.
@@ -313,7 +320,15 @@ async fn settle(inner: &Arc<Inner>, id: &DatabaseId, drifted: bool) -> Result<Se
         // A write whose answer was lost has changed the labels all the same, and the labels are the truth.
         let known = inner.record(id)?;
         if let Some(volume) = inner.volume(&known).await? {
-            inner.update(Record::read(&volume)?);
+            let read = Record::read(&volume)?;
+            if read.state == State::Pending {
+                // It was kept. What its record says of its beginning is to mean nothing any more.
+                let announced = Record { state: State::Announced, epoch: None, ..read };
+                inner.write(&announced).await?;
+                inner.update(announced);
+            } else {
+                inner.update(read);
+            }
         }
     }
     let record = inner.record(id)?;

@@ -129,10 +129,10 @@ impl Medium for Subvolumes {
     }
 
     fn epoch(&self) -> Result<String> {
-        // The kernel makes it anew with each mount.
+        // The kernel makes it anew with each mount, under a number that it gives once.
         let made = fs::metadata(&self.sysfs)
             .map_err(|e| Error::io(BACKEND, format!("looking at {}", self.sysfs.display()), e))?;
-        Ok(format!("{}/{}.{:09}", boot(BACKEND)?, made.ctime(), made.ctime_nsec()))
+        Ok(format!("{}/{}", boot(BACKEND)?, made.ino()))
     }
 
     fn usage(&self, root: &Path) -> Result<Usage> {

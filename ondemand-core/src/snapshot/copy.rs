@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::directories::{Cancel, Directories, Medium, prepare, store_over_directories};
-use super::{Snapshot, Usage, Volume, boot, probe};
+use super::{Snapshot, Usage, Volume, probe};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::listing::Listing;
@@ -117,10 +117,6 @@ impl Medium for Trees {
             tree::remove(path).map_err(|e| Error::io(BACKEND, format!("deleting {}", path.display()), e))?;
         }
         Ok(())
-    }
-
-    fn epoch(&self) -> Result<String> {
-        boot(BACKEND)
     }
 
     fn sync(&self, root: &Path) -> Result<()> {

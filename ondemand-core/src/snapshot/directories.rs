@@ -21,6 +21,7 @@ use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::listing::{Listing, Unreadable, is_directory, what_is_at};
 use crate::name::{SnapshotName, VolumeName};
+use crate::snapshot::unknown_epoch;
 
 /// How long a store that is to be mounted again waits for what works in it, and how long before it looks again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -40,8 +41,10 @@ pub(super) trait Medium: Debug + Send + Sync + 'static {
     fn remove(&self, target: &Path) -> Result<()>;
     /// Returns once everything below `root` survives a power cut.
     fn sync(&self, root: &Path) -> Result<()>;
-    /// Returns what is another after each boot, and each time that the file system is mounted.
-    fn epoch(&self) -> Result<String>;
+    /// Returns what is another after each boot, and each time that the file system is mounted, where that can be told.
+    fn epoch(&self) -> Result<String> {
+        Err(unknown_epoch())
+    }
     /// Returns how full the whole is, without volumes and snapshots.
     fn usage(&self, root: &Path) -> Result<Usage>;
     /// Mounts again what went read-only, which nothing uses.
