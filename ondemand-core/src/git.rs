@@ -80,6 +80,14 @@ pub struct Resolved {
     pub url: String,
 }
 
+impl Resolved {
+    /// Returns the directory of the repository, where it is one of this host.
+    pub fn local_path(&self) -> Option<std::path::PathBuf> {
+        let url = reqwest::Url::parse(&self.url).ok()?;
+        (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten()
+    }
+}
+
 impl Git {
     /// Prepares to ask the server, or to look into the directory, of these options.
     ///

@@ -228,7 +228,7 @@ async fn sandbox(config: &Config, user: RunAs, notices: &mut Vec<String>) -> Res
         _ => "imports are not separated from databases: a dump can read the files of all",
     };
     let dir = config.data_dir.join(SANDBOX);
-    find_sandbox("databases.sandbox", config.databases.sandbox, &dir, user, &[], missing, notices).await
+    find_sandbox("databases.sandbox", config.databases.sandbox, &dir, user, None, missing, notices).await
 }
 
 /// Looks for a sandbox, where `setting` says so; `missing` is what it means that there is none.
@@ -237,7 +237,7 @@ async fn find_sandbox(
     mode: SandboxMode,
     dir: &Path,
     user: RunAs,
-    shown: &[PathBuf],
+    shown: Option<&[PathBuf]>,
     missing: &str,
     notices: &mut Vec<String>,
 ) -> Result<Option<Sandbox>> {
@@ -245,7 +245,11 @@ async fn find_sandbox(
         return Ok(None);
     }
     make_passable(dir)?;
-    match Sandbox::find_showing(dir, user, shown).await {
+    let found = match shown {
+        Some(shown) => Sandbox::find_showing(dir, user, shown).await,
+        None => Sandbox::find(dir, user).await,
+    };
+    match found {
         Ok(sandbox) => Ok(Some(sandbox)),
         Err(reason) if mode == SandboxMode::Required => Err(Error::Unsupported {
             message: format!("{setting} is \"required\", and there is no sandbox on this host: {reason}"),

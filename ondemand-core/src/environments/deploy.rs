@@ -88,13 +88,8 @@ impl Draft {
 /// Returns what a service that is a process sees of the host, where there are sandboxes: the script that runs it, and the repositories that it clones,
 /// where those are directories.
 fn visible(runner: &Path, sources: [&Option<Resolved>; 2]) -> Vec<Mount> {
-    let repositories = sources.into_iter().flatten().filter_map(|source| source.url.strip_prefix("file://"));
-    repositories
-        .map(Path::new)
-        .filter(|path| path.is_dir())
-        .chain([runner])
-        .map(|path| Mount::same(path, true))
-        .collect()
+    let repositories = sources.into_iter().flatten().filter_map(Resolved::local_path).filter(|path| path.is_dir());
+    repositories.chain([runner.to_owned()]).map(|path| Mount::same(path, true)).collect()
 }
 
 /// Deploys a stack, and returns it once each of its routes answers by itself. Nothing leads to it yet; where it is the first of its environment

@@ -172,3 +172,16 @@ async fn repositories_of_this_machine_are_read_whoever_owns_them() {
         git.resolve(&Repository::new("shop/app").expect("a name"), None, None).await.expect_err("no such repository");
     assert_eq!(none.to_string(), "repository \"shop/app\" does not exist");
 }
+
+#[test]
+fn a_repository_of_this_host_has_a_path() {
+    let at = |url: &str| Resolved {
+        repository: Repository::new("shop/back").expect("a name"),
+        branch: branch("main"),
+        commit: ID.parse().expect("a commit"),
+        url: url.to_owned(),
+    };
+    let path = at("file:///srv/my%20repos/l%C3%A4den/shop/back.git").local_path();
+    assert_eq!(path.as_deref(), Some(std::path::Path::new("/srv/my repos/läden/shop/back.git")));
+    assert_eq!(at("https://github.com/shop/back").local_path(), None);
+}

@@ -115,7 +115,7 @@ pub(super) async fn sandbox(config: &Config, notices: &mut Vec<String>) -> Resul
     let usual = ["/etc/ssl/certs", "/etc/pki", "/etc/ca-certificates", "/etc/alternatives"].map(PathBuf::from);
     let more: Vec<PathBuf> = usual.into_iter().chain(environments.sandbox_paths.iter().cloned()).collect();
     let missing = "environments are not separated from each other: a branch can read and change the files of all";
-    super::find_sandbox("environments.sandbox", environments.sandbox, &dir, user, &more, missing, notices).await
+    super::find_sandbox("environments.sandbox", environments.sandbox, &dir, user, Some(&more), missing, notices).await
 }
 
 /// Environments have an orchestrator of their own, apart from that of the databases.

@@ -296,7 +296,11 @@ impl Server {
     /// Shuts the server down cleanly.
     pub(crate) async fn stop(mut self) -> Result<()> {
         let asked = self.cluster.processes.signal(&self.child, rustix::process::Signal::INT);
-        asked.map_err(|e| Error::io("postgres", "asking the server to shut down", e))?;
+        match asked {
+            // It has ended already; why, is in what it said.
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
+            asked => asked.map_err(|e| Error::io("postgres", "asking the server to shut down", e))?,
+        }
         let status = tokio::time::timeout(STOP_LIMIT, self.child.wait()).await.map_err(|_| Error::NotReady {
             waited: STOP_LIMIT,
             last: "the server is still shutting down".into(),

@@ -37,7 +37,18 @@ pub(crate) fn mounts(bin_dir: &Path) -> Vec<Mount> {
     // Not all that is there: a data directory may be among it.
     let beside = ["lib", "lib64", "libexec", "share"].map(|name| installed.join(name));
     let there = beside.into_iter().filter(|path| path.is_dir()).chain([bin_dir.to_owned()]);
-    there.map(|path| Mount::same(path, true)).collect()
+    there.chain(bundled_libraries(installed)).map(|path| Mount::same(path, true)).collect()
+}
+
+/// Returns the libraries that came in a package of Python's with what is installed here: beside the package, in a directory that ends with `.libs`.
+fn bundled_libraries(installed: &Path) -> Vec<PathBuf> {
+    let above = installed
+        .ancestors()
+        .skip(1)
+        .find(|path| path.file_name().is_some_and(|name| name == "site-packages" || name == "dist-packages"));
+    let Some(Ok(entries)) = above.map(std::fs::read_dir) else { return Vec::new() };
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "libs") && path.is_dir()).collect()
 }
 
 /// The versions of PostgreSQL that are installed, the newest first.
@@ -181,6 +192,23 @@ fn parse_version(text: &str) -> Option<(u32, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sandbox_sees_what_belongs_to_the_programs_and_no_more() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let packages = dir.path().join("site-packages");
+        for made in ["pg/install/bin", "pg/install/lib", "pg/install/data", "pg.libs", "other"] {
+            std::fs::create_dir_all(packages.join(made)).expect("a directory");
+        }
+        let seen = |bin_dir: &Path| {
+            let mut seen: Vec<_> = mounts(bin_dir).into_iter().map(|mount| (mount.target, mount.read_only)).collect();
+            seen.sort();
+            seen
+        };
+        let expected = ["pg/install/bin", "pg/install/lib", "pg.libs"].map(|path| (packages.join(path), true));
+        assert_eq!(seen(&packages.join("pg/install/bin")), expected);
+        assert_eq!(seen(Path::new("/usr/lib/postgresql/15/bin")), []);
+    }
 
     #[test]
     fn versions() {

@@ -96,7 +96,8 @@ impl Signs {
 
 /// Kills what the programs of an import have started, and what still runs of themselves.
 pub(crate) async fn end_strays(attempt: &AttemptId, user: RunAs) {
-    strays::end_signed(Signs::of(attempt), vec![user.uid]).await;
+    // What makes a sandbox is this process's own user's.
+    strays::end_signed(Signs::of(attempt), vec![nix::unistd::geteuid().as_raw(), user.uid]).await;
 }
 
 #[derive(Debug)]

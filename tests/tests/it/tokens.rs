@@ -395,14 +395,19 @@ async fn what_is_being_made_is_its_owners_already() -> Result<()> {
 async fn a_branch_that_is_deleted_before_it_is_cloned_is_said() -> Result<()> {
     let place = Place::new().await?;
     let anna = place.customer("anna");
-    let gate = place.home.path().join("gate");
+    // Its service sees no other directory of the host.
+    let shown = place.home.path().join("shown");
+    std::fs::create_dir(&shown)?;
+    let gate = shown.join("gate");
     let template = place.shop.templates().join("demo.yml");
     let wait = format!("while ! [ -e {} ]; do sleep 0.05; done", gate.display());
+    let shown = format!("{0}:{0}:ro", shown.display());
     let services = format!(
         "services:
   gate:
     image: any
     entrypoint: [/bin/sh, -c, {wait:?}]
+    volumes: [{shown:?}]
   back:
     depends_on: {{ gate: {{ condition: service_completed_successfully }} }}
 "

@@ -68,9 +68,11 @@ impl Files {
 
     /// Returns what a sandboxed service sees of its files.
     pub(super) fn mounts(&self, name: &StackName, service: &ServiceSpec) -> Vec<Mount> {
-        let files =
-            [(self.secrets(name), service.secrets.is_empty()), (self.configs(name), service.configs.is_empty())];
-        let files = files.into_iter().filter(|(_, none)| !none).map(|(dir, _)| Mount::same(dir, true));
+        let (secrets, configs) = (self.secrets(name), self.configs(name));
+        let secrets = service.secrets.iter().filter_map(|mount| target(service, mount, &secrets, "secret").ok());
+        let configs = service.configs.iter().filter_map(|mount| target(service, mount, &configs, "config").ok());
+        // Each by itself, as the directories hold those of the stack's other services, too. One that is not made here is not there.
+        let files = secrets.chain(configs).filter(|path| path.exists()).map(|path| Mount::same(path, true));
         let own = service.own_directory.then(|| Mount::same(self.own(name, &service.name), false));
         files.chain(own).collect()
     }

@@ -30,8 +30,10 @@ const STAY: &str = r#"; "$@" 3<&0 </dev/null; exit $?"#;
 /// A shell in the sandbox, as the program's user, takes the environment, goes to where the program starts, and becomes it. Given as arguments, everybody
 /// could read the environment; and what makes the sandbox may be root, so nothing of the service's own environment is for it. Nor may it enter another
 /// user's directories.
-const TAKE_ENVIRONMENT: &str = r#"eval "$(cat <&3)"; exec 3<&-; cd -- "$1" || exit 126; shift; exec "$@""#;
-/// It needs none.
+const TAKE_ENVIRONMENT: &str = r#"eval "$(cat <&3)"; exec 3<&-; [ "$ondemand_whole" = yes ] || exit 125; unset ondemand_whole; cd -- "$1" || exit 126; shift; exec "$@""#;
+/// What comes last: without it, what feeds the pipe has died.
+const WHOLE: &str = "ondemand_whole=yes\n";
+/// It stays, as what a sandbox ends with, and nothing more comes on its standard input.
 const NO_ENVIRONMENT: &str = r#"; "$@" </dev/null; exit $?"#;
 
 /// Variables that are no secret, and change nothing but the service itself: one that is given no others is spared a shell.
@@ -116,7 +118,7 @@ impl Setting {
             // A shell may refuse to change what is its own, and goes on as this is no special command.
             format!("command export {name}='{}' 2>/dev/null\n", value.replace('\'', r"'\''"))
         };
-        self.given.iter().map(line).collect()
+        self.given.iter().map(line).chain([WHOLE.to_owned()]).collect()
     }
 
     /// Runs a program beside the service, as to see whether it is healthy. Says what is wrong if it does not succeed within `limit`.

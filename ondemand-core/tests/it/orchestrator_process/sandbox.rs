@@ -2,8 +2,8 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use ondemand_core::Sandbox;
-use ondemand_core::orchestrator::{Mount, StopSignal};
+use ondemand_core::orchestrator::{ConfigSpec, FileMount, Mount, SecretSpec, Stack, StopSignal};
+use ondemand_core::{Sandbox, Secret};
 
 use super::*;
 
@@ -249,5 +249,38 @@ async fn it_shows_what_it_is_told_to() {
     assert_eq!(lines[..3], ["a tool", "read only", "own tools "]);
     let there = std::fs::read_dir("/etc/alternatives").expect("a listing").count();
     assert_eq!(lines[3], there.to_string());
+    process.remove(&deployed.id).await.expect("removed");
+}
+
+/// All files of a stack are one user's: what is another service's is not there at all.
+#[tokio::test]
+async fn it_sees_its_own_secrets_alone() {
+    let (home, own) = home();
+    let process = open(home.path()).await;
+    let script = "for dir in $ONDEMAND_SECRETS_DIR $ONDEMAND_CONFIGS_DIR; do for file in $dir/*; do echo ${file##*/}: $(cat $file); done; done";
+    let mut spec = sandboxed(&own, script);
+    let file = |source: &str| FileMount { source: source.into(), target: None, uid: None, gid: None, mode: None };
+    let mut other = service("other", script);
+    (other.user, other.sandboxed) = (Some(USER), true);
+    other.secrets = vec![file("theirs")];
+    spec.services[0].secrets = vec![file("mine")];
+    spec.services[0].configs = vec![file("settings")];
+    spec.services.push(other);
+    for name in ["mine", "theirs"] {
+        spec.secrets.insert(name.into(), SecretSpec::Content(Secret::new(format!("secret of {name}"))));
+    }
+    for name in ["settings", "others"] {
+        spec.configs.insert(name.into(), ConfigSpec::Content(format!("text of {name}")));
+    }
+    let deployed = process.deploy(&spec).await.expect("deployed");
+    let ended = async {
+        let is_running = |stack: &Stack| stack.services.iter().any(|service| service.state == ServiceState::Running);
+        while is_running(&process.get(&spec.name).await.expect("a stack")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("they end");
+    let lines = log(&process, &spec.name).await;
+    assert_eq!(lines, ["mine: secret of mine", "settings: text of settings", "theirs: secret of theirs"]);
     process.remove(&deployed.id).await.expect("removed");
 }
