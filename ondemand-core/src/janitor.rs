@@ -85,7 +85,15 @@ impl Janitor {
             outcomes.push(environments.reconcile(&mut report).await);
         }
         outcomes.push(self.datasets.reconcile().await.map(|imports| report.add(imports)));
-        self.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&report.unknown);
+        {
+            let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+            if outcomes.iter().all(Result::is_ok) {
+                unknown.clear();
+            }
+            // What was not looked at is as unknown as it was.
+            let new: Vec<_> = report.unknown.iter().filter(|what| !unknown.contains(what)).cloned().collect();
+            unknown.extend(new);
+        }
         let mut failed = outcomes.into_iter().filter_map(Result::err);
         let Some(first) = failed.next() else { return Ok(report) };
         for error in failed {
