@@ -2,10 +2,8 @@
 # Builds the Python package's wheel, installs it into a new virtual environment, checks its types, and runs its tests against a keeper and a
 # server. The program must be built. Arguments go to pytest.
 #
-#   tests/python.sh tools                 installs what the rest needs beside the wheel, and does no more
+#   tests/python.sh tools              installs what the rest needs beside the wheel, and does no more
 #   tests/python.sh [ARGUMENT…]
-#   tests/python.sh timed [ARGUMENT…]     the wheel, and the tests that say within how many seconds something is gone: on a machine that does nothing else
-#   tests/python.sh untimed [ARGUMENT…]   the types and the other tests, on that wheel
 #
 # What only the trap calls looks unreachable to shellcheck:
 # shellcheck disable=SC2317
@@ -18,6 +16,8 @@ venv=$target/python/venv
 wheels=$target/python/wheels
 requirements=ondemand-py/tests/requirements.txt
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+# Not among the sources, which a test packs meanwhile.
+export MYPY_CACHE_DIR=$target/python/mypy PYTHONDONTWRITEBYTECODE=1
 
 # Installs the requirements, unless that was done and they are the same.
 install_tools() {
@@ -62,17 +62,8 @@ finish() {
 install_tools
 if [ "${1:-}" = tools ]; then exit; fi
 export PATH="$venv/bin:$PATH"
-part=all
-case "${1:-}" in timed | untimed) part=$1 && shift ;; esac
-tests=()
-case "$part" in
-    timed) tests=(-m timed) ;;
-    untimed) tests=(-m 'not timed') ;;
-esac
-if [ "$part" != untimed ]; then
-    step "building the wheel"
-    build_wheel
-fi
+step "building the wheel"
+build_wheel
 work=$(mktemp -d)
 trap finish EXIT
 trap 'exit 130' INT
@@ -81,18 +72,14 @@ trap 'exit 143' TERM HUP
 chmod 711 "$work"
 variables=$(tests/setup/postgres.sh "$work/postgres")
 cd ondemand-py
-if [ "$part" != timed ]; then
-    check_types >"$work/types" 2>&1 &
-    types=$!
-fi
+check_types >"$work/types" 2>&1 &
+types=$!
 step pytest
 # The package that was installed is tested, not the directory it was built from.
 failed=0
-env "$variables" "ONDEMAND_TEST_PROGRAM=$target/debug/ondemand" python -m pytest "${tests[@]}" "$@" || failed=$?
-if [ "$part" != timed ]; then
-    step "checking the types, meanwhile"
-    wait "$types" || failed=$?
-    types=
-    cat "$work/types"
-fi
+env "$variables" "ONDEMAND_TEST_PROGRAM=$target/debug/ondemand" python -m pytest -o "cache_dir=$target/python/pytest" "$@" || failed=$?
+step "checking the types, meanwhile"
+wait "$types" || failed=$?
+types=
+cat "$work/types"
 exit "$failed"

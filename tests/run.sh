@@ -180,18 +180,14 @@ failed=0
 if wants unit engines cluster; then phase list list_tests; fi
 if wants python; then
     join python-tools
-    start_beside python-timed tests/python.sh timed -n 4 --junitxml "$report/python-timed.xml"
+    start_beside python tests/python.sh -n 4 --junitxml "$report/python.xml"
 fi
 if wants check; then phase documentation check_documentation || failed=$?; fi
-# Alone: they say within how many seconds something is gone.
-if wants python; then
-    join python-timed || failed=$?
-    start_beside python tests/python.sh untimed -n 3 --junitxml "$report/python.xml"
-fi
+# Alone: its tests say within how many seconds something is gone.
+if wants python; then join python || failed=$?; fi
 if [ "$part" = unit ]; then start_beside tests nextest; fi
 # The write fails if the engines did not start; join shows why.
 if wants engines cluster; then (trap '' PIPE && echo >&"$go") 2>/dev/null || true; fi
-if wants python; then join python || failed=$?; fi
 if wants unit engines cluster; then
     join tests || failed=$?
     if [ -e target/nextest/default/junit.xml ]; then cp -- target/nextest/default/junit.xml "$report/tests.xml"; fi

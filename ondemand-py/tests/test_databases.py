@@ -43,7 +43,6 @@ def test_a_database_lives_for_as_long_as_its_block(place: Place) -> None:
     db.close()
 
 
-@pytest.mark.timed
 def test_what_was_let_go_goes_whatever_comes_next(place: Place) -> None:
     before = place.od.pg_snapshot("production")
     place.od.close()

@@ -9,8 +9,6 @@ import time
 import pytest
 from conftest import Place, eventually, is_open
 
-pytestmark = pytest.mark.timed
-
 BEGIN = """
 import asyncio, atexit, os, signal, sys, threading, time
 import ondemand

@@ -76,7 +76,7 @@ def od(url: str) -> Iterator[ondemand.Ondemand]:
     od = ondemand.connect(url, "a token")
     yield od
     eventually(
-        lambda: is_clean(od), lambda: f"something is left: {od.environments.list()}, {od.databases.list()}"
+        lambda: is_clean(od), lambda: f"something is left: {od.environments.list()}, {od.databases.list()}", seconds=10
     )
     od.close()
 

@@ -9,8 +9,6 @@ import psycopg
 import pytest
 from conftest import Place, eventually
 
-pytestmark = pytest.mark.timed
-
 
 @pytest.fixture(autouse=True)
 def configured(place: Place, monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester) -> Iterator[None]:

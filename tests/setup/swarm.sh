@@ -294,7 +294,7 @@ stop() {
     if [ ! -d "$dir" ]; then return; fi
     read_id
     # Nothing in it is worth an orderly end.
-    if ! within 20 kill_left; then
+    if ! within 60 kill_left; then
         say "error: processes that do not end: $(left_of | tr '\n' ' ')"
         failed=1
     fi
@@ -381,7 +381,7 @@ case "$1 $#" in
         ;;
     'kill 3')
         need_node "$3"
-        within 20 kill_left "$3"
+        within 60 kill_left "$3"
         ;;
     'revive 3')
         need_node "$3"
@@ -389,7 +389,7 @@ case "$1 $#" in
         ;;
     'small 4')
         need_node "$3"
-        within 20 kill_left "$3"
+        within 60 kill_left "$3"
         start_again "$3" "$4"
         ;;
     'stop 2') stop ;;

@@ -65,6 +65,10 @@ impl Writer {
     /// # Errors
     /// [`Error::InvalidDump`] for what is not allowed in it, [`Error::Unsupported`] for the archives of `pg_dump -Ft`.
     pub(super) fn unpack(&self, reader: impl Read, root: &Path) -> Result<()> {
+        self.unpack_at_most(MOST_ENTRIES, reader, root)
+    }
+
+    fn unpack_at_most(&self, most: u64, reader: impl Read, root: &Path) -> Result<()> {
         let mut archive = tar::Archive::new(reader);
         let mut buffer = vec![0; CHUNK];
         let mut first = true;
@@ -73,8 +77,8 @@ impl Writer {
             let mut entry = entry.map_err(|e| corrupt(&e))?;
             self.check().map_err(|e| writing(Path::new("."), e))?;
             entries += 1;
-            if entries > MOST_ENTRIES {
-                return Err(refused(format!("it has more than {MOST_ENTRIES} entries")));
+            if entries > most {
+                return Err(refused(format!("it has more than {most} entries")));
             }
             let path = entry.path().map_err(|e| corrupt(&e))?.into_owned();
             let Some(relative) = inside(&path) else {
@@ -368,6 +372,29 @@ mod tests {
         let twice = tar_of(&[("a", tar::EntryType::Regular, b"1"), ("a", tar::EntryType::Regular, b"2")]);
         let dir = tempfile::tempdir().expect("a directory");
         assert!(writer().unpack(twice.as_slice(), dir.path()).is_err());
+    }
+
+    /// Each takes an inode, and a few hundred bytes of an upload.
+    #[test]
+    fn an_archive_has_so_many_entries_and_no_more() {
+        let archive = tar_of(&[
+            ("a/", tar::EntryType::Directory, b""),
+            ("a/b", tar::EntryType::Regular, b"1"),
+            ("a/c", tar::EntryType::Regular, b"2"),
+        ]);
+        let unpack = |most: u64| {
+            let dir = tempfile::tempdir().expect("a directory");
+            let unpacked = writer().unpack_at_most(most, archive.as_slice(), dir.path());
+            (unpacked, dir.path().join("a/c").exists())
+        };
+        assert!(matches!(unpack(3), (Ok(()), true)));
+        let (refused, is_there) = unpack(2);
+        let error = refused.expect_err("one too many");
+        assert!(
+            error.code() == crate::Code::InvalidDump && error.to_string().contains("more than 2 entries"),
+            "{error}"
+        );
+        assert!(!is_there);
     }
 
     #[test]

@@ -246,3 +246,27 @@ async fn a_superusers_programs_see_that_database_alone() -> Result<()> {
     ensure!(query(&other.url, "SELECT count(*) FROM people").await? == "1000");
     Ok(())
 }
+
+/// The superuser of a database in a container runs programs there, and is nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_of_a_database_in_a_container_may_do_little() -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start(&home.data(), &ServerOptions::docker()).await?;
+    server.import("production", PEOPLE).await?;
+    let database = server.create(json!({})).await?;
+    let look = "grep -E '^(CapPrm|CapEff|CapBnd|NoNewPrivs):' /proc/self/status | tr -d '\\t'; \
+        for file in /usr/made /etc/made /made; do touch $file 2>/dev/null && echo $file; done; \
+        ls -d /var/run/docker.sock /run/docker.sock 2>/dev/null; touch /tmp/made && echo /tmp/made";
+    let sql = format!("CREATE TABLE seen (line text); COPY seen FROM PROGRAM '{}'", look.replace('\'', "''"));
+    query(&database.url, &sql).await?;
+    let seen = query(&database.url, "SELECT string_agg(line, ' ') FROM seen").await?;
+    let none = "0000000000000000";
+    ensure!(seen == format!("CapPrm:{none} CapEff:{none} CapBnd:{none} NoNewPrivs:1 /tmp/made"), "{seen}");
+    let [container] = &home.containers()?[..] else { anyhow::bail!("{:?}", home.containers()?) };
+    let docker = std::env::var("ONDEMAND_TEST_DOCKER_HOST")?;
+    let format = "{{.HostConfig.PidsLimit}} {{.HostConfig.Privileged}}";
+    let mut inspect = std::process::Command::new("docker");
+    let limits = run(inspect.args(["--host", &docker, "inspect", "--format", format, container])).await?;
+    ensure!(limits.trim() == "4096 false", "{limits}");
+    server.delete(&database.id).await
+}

@@ -32,5 +32,6 @@ mod soak;
 mod strays;
 mod tokens;
 mod unprivileged;
+mod upgrade;
 mod upload;
 mod wire_format;

@@ -369,3 +369,18 @@ async fn connections_that_come_and_go_leave_nothing() {
     })
     .await;
 }
+
+/// The kernel makes clients try again, after a second, that find the queue full.
+#[tokio::test]
+async fn as_many_may_wait_as_the_system_lets() {
+    let lab = lab::start().await;
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let port = lab.proxy.address().port();
+    let shown = std::process::Command::new("ss").args(["-Hltn", &format!("sport = :{port}")]).output();
+    let shown = String::from_utf8(shown.expect("ss, of iproute2").stdout).unwrap();
+    // Its state, how many wait, and how many may; a line for each worker.
+    assert!(shown.lines().count() > 0, "nobody listens on {port}");
+    for line in shown.lines() {
+        assert_eq!(line.split_ascii_whitespace().nth(2), Some(most.trim()), "{shown}");
+    }
+}
