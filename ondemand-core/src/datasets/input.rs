@@ -143,14 +143,18 @@ async fn peek(reader: &mut Reader) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Tells whether `user` can read a file, by the modes of it and of the directories above it. In doubt, no: then it is copied.
+/// Tells whether `user` can read a file, by the modes of it and of the directories above it, and nobody but root can put another in its place: a sandbox
+/// is made by root, who would show that one. In doubt, no: then it is copied.
 pub(super) fn readable_by(path: &Path, user: RunAs) -> bool {
     use std::os::unix::fs::MetadataExt;
     if !nix::unistd::geteuid().is_root() {
         return true;
     }
     let allows = |path: &Path, bit: u32| {
-        std::fs::metadata(path).is_ok_and(|m| {
+        std::fs::symlink_metadata(path).is_ok_and(|m| {
+            if !stays(m.uid(), m.mode()) {
+                return false;
+            }
             let shift = if m.uid() == user.uid {
                 6
             } else if m.gid() == user.gid {
@@ -162,6 +166,12 @@ pub(super) fn readable_by(path: &Path, user: RunAs) -> bool {
         })
     };
     allows(path, 4) && path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).all(|dir| allows(dir, 1))
+}
+
+/// Tells whether only root can change what is in a directory of this owner and mode, or replace a file. In a directory with the sticky bit, such as
+/// `/tmp`, others can replace only what is theirs.
+fn stays(owner: u32, mode: u32) -> bool {
+    owner == 0 && (mode & 0o022 == 0 || mode & 0o1000 != 0)
 }
 
 /// What reading the source itself led to: an error there is not an error in the dump.
@@ -276,6 +286,23 @@ mod tests {
 
     fn text() -> Vec<u8> {
         (0..50_000).flat_map(|i| format!("INSERT INTO t VALUES ({i});\n").into_bytes()).collect()
+    }
+
+    #[test]
+    fn what_others_can_replace_does_not_stay() {
+        for (owner, mode, expected) in [
+            (0, 0o40755, true),
+            (0, 0o41777, true),
+            (0, 0o100_644, true),
+            (0, 0o40777, false),
+            (0, 0o40775, false),
+            (0, 0o100_664, false),
+            (1000, 0o40755, false),
+            (1000, 0o41777, false),
+            (1000, 0o100_644, false),
+        ] {
+            assert_eq!(stays(owner, mode), expected, "{owner} {mode:o}");
+        }
     }
 
     #[tokio::test]

@@ -105,6 +105,12 @@ async fn archives_of_pg_dump() {
     std::fs::write(dir.join("shop.dump"), &custom).unwrap();
     let copied = std::process::Command::new("cp").arg("-r").arg(&directory).arg(&unreadable).status().unwrap();
     assert!(copied.success());
+    // Read where they are: everybody may read them, and only root can put others in their place.
+    let public = setup.dir.path().join("public");
+    let published = std::process::Command::new("cp").arg("-r").arg(&unreadable).arg(&public).status().unwrap();
+    assert!(published.success());
+    let opened = std::process::Command::new("chmod").args(["-R", "go+rX"]).arg(&public).status().unwrap();
+    assert!(opened.success());
     let tar = must(
         "/usr/bin/tar",
         &["-C", dir.to_str().unwrap(), "-czf", dir.join("dump.tar.gz").to_str().unwrap(), "dump"],
@@ -117,9 +123,11 @@ async fn archives_of_pg_dump() {
     let named = ImportOptions { dbname: Some("copy of \"shop\"".into()), ..roles.clone() };
     for (name, source, options, dbname, owner) in [
         ("stream", stream(custom.clone()), &roles, "postgres", "app"),
-        ("file", Source::Path(dir.join("shop.dump")), &nobody, "postgres", "ondemand_admin"),
+        ("file", Source::Path(public.join("shop.dump")), &nobody, "postgres", "ondemand_admin"),
+        ("file-of-another", Source::Path(dir.join("shop.dump")), &nobody, "postgres", "ondemand_admin"),
         ("spooled-file", Source::Path(unreadable.join("shop.dump")), &named, "copy of \"shop\"", "app"),
-        ("directory", Source::Path(directory), &roles, "postgres", "app"),
+        ("directory", Source::Path(public.join("dump")), &roles, "postgres", "app"),
+        ("directory-of-another", Source::Path(directory), &roles, "postgres", "app"),
         ("spooled-directory", Source::Path(unreadable.join("dump")), &roles, "postgres", "app"),
         ("tar", Source::Path(dir.join("dump.tar.gz")), &nobody, "postgres", "ondemand_admin"),
     ] {
