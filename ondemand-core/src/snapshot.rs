@@ -16,6 +16,7 @@ use crate::name::{SnapshotName, VolumeName};
 mod btrfs;
 mod claim;
 mod copy;
+mod delegate;
 mod directories;
 #[cfg(feature = "btrfs")]
 pub mod pool;

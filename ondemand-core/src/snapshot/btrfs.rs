@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use libbtrfsutil::{CreateSnapshotOptions, DeleteSubvolumeOptions};
 
-use super::directories::{Cancel, Directories, Medium, prepare, store_over_directories};
+use super::delegate::store_over_directories;
+use super::directories::{Cancel, Directories, Medium, prepare};
 use super::{Beneath, Snapshot, Usage, Volume, boot, probe};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};

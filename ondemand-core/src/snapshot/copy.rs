@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::directories::{Cancel, Directories, Medium, prepare, store_over_directories};
+use super::delegate::store_over_directories;
+use super::directories::{Cancel, Directories, Medium, prepare};
 use super::{Snapshot, Usage, Volume, probe};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
