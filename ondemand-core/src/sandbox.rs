@@ -32,7 +32,7 @@ const NSSWITCH_NAME: &str = "nsswitch.conf";
 
 /// The devices that a sandbox without terminals gets. Each takes a mount, and so a tenth of a millisecond.
 const DEVICES: &[&str] = &["null", "zero", "urandom"];
-/// What is a link in `/dev`.
+/// The links of `/dev`, and where they lead.
 const DEVICE_LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),

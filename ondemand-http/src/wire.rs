@@ -369,7 +369,7 @@ pub struct Beneath {
     pub growth: u64,
 }
 
-/// What is wrong with a server that is degraded.
+/// Why a server is degraded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct Trouble {

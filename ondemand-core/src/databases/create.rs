@@ -102,7 +102,7 @@ impl Creation<'_> {
         // Labels that the store would refuse are found before anything is made.
         record.labels(&inner.instance.id)?;
         let mut creation = Creation { inner, caller, port, record };
-        // Where it cannot be told, the end is written to disk before anybody is told of it.
+        // Without an epoch, the last record reaches the disk before the database is announced.
         creation.record.epoch = epoch.ok();
         match creation.make(hold).await {
             Ok(()) => {
@@ -143,7 +143,7 @@ impl Creation<'_> {
         tracing::debug!(%id, "cloned");
         self.still_wanted()?;
         let password = inner.place_password(&volume.path, hashing).await?;
-        // While the server starts, what is known of it reaches the disk. Should the power fail once it has been announced, it is found by that.
+        // This record reaches the disk while the server starts. It keeps the database if the power fails right after the announcement.
         let noted = self.record.clone();
         let noting = async { if noted.epoch.is_some() { inner.write(&noted).await } else { Ok(()) } };
         let (started, written) = tokio::join!(self.start(&volume.path), noting);

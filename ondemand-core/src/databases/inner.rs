@@ -175,7 +175,7 @@ impl Inner {
     pub(super) async fn give_up(&self, record: Record) -> Result<()> {
         self.known().given_up.insert(record.attempt.clone());
         if record.epoch.is_some() {
-            // Where that fails, there may be no volume yet, or no room; then it depends on the next line, and on the power.
+            // This fails if there is no volume yet, or no room. Only a power cut before the next line ends could then bring the database back.
             let _ = self.write(&Record { state: State::Deleting, ..record.clone() }).await;
         }
         self.discard(&record).await?;

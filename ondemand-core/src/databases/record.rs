@@ -37,8 +37,8 @@ pub(super) struct Record {
     pub(super) environment: Option<String>,
     /// The lease it lives on.
     pub(super) lease: Option<LeaseId>,
-    /// The store's [epoch](crate::SnapshotStore::epoch) when it was begun, if what it says is on disk before anybody is told of the database: then it may
-    /// have been announced, should the epoch be another.
+    /// The store's [epoch](crate::SnapshotStore::epoch) when the create began, if the pending record reaches the disk before the database is announced.
+    /// In another epoch, a pending record may be that of an announced database.
     pub(super) epoch: Option<String>,
     /// The try that made this volume. A stack on it is a try of its own, as it may be deployed again.
     pub(super) attempt: AttemptId,

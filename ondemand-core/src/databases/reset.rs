@@ -26,7 +26,7 @@ async fn run(inner: &Arc<Inner>, id: &DatabaseId) -> Result<Database> {
     let old = inner.record(id)?;
     let attempt = inner.begin_change()?;
     let (generation, attempt) = (old.generation + 1, attempt.id.clone());
-    // Its end is on disk before anybody is told of it: until then, the old data is the database's.
+    // The reset reaches the disk before it is announced. Until then, the old volume is the database.
     let mut new = Record { generation, state: State::Pending, epoch: None, attempt, ..old.clone() };
     match swap(inner, &old, &mut new).await {
         Ok(()) => {
