@@ -30,6 +30,21 @@ mounts_of() { awk -v dir="$1/" 'index($5, dir) == 1 {print $5}' /proc/self/mount
 
 loops_of() { losetup --list --noheadings --raw --output NAME,BACK-FILE | awk -v dir="$1/" 'index($2, dir) == 1 {print $1}'; }
 
+# Prints the limits of the loop devices that hold nothing, each with its file. A device that held a pool, and was unmounted by a test, keeps the pool's.
+limits() {
+    local file
+    for file in /sys/block/loop*/queue/max_sectors_kb; do
+        if [ -e "$file" ] && [ ! -e "${file%/queue/*}/loop" ]; then echo "$file $(cat "$file")"; fi
+    done | sort
+}
+
+restore_limits() {
+    local file was
+    while read -r file was; do
+        if [ "$(cat "$file")" != "$was" ]; then echo "$was" >"$file" || true; fi
+    done < <(limits | join - <(echo "$limits") | cut -d ' ' -f 1,3)
+}
+
 # Prints the pids of the live processes that belong to a run: they have its id in their environment, or work in the directory or name it.
 processes_of() {
     local run=$1 dir=$2 process pid
@@ -140,6 +155,7 @@ finish() {
         left=$(printf '%s\n%s' "$left" "$(look leftovers)" | sed '/^$/d')
     fi
     sweep "$state"
+    restore_limits
     if [ -n "$left" ]; then
         say "error: this was left behind:"
         echo "$left" >&2
@@ -255,6 +271,7 @@ main() {
     chmod 711 "$state"
     mkdir -m 1777 "$state/tmp"
     shared >"$state/shared"
+    limits=$(limits)
 
     start_engines
     while IFS= read -r variable; do export "${variable?}"; done < <(cat "$state"/*.variables)

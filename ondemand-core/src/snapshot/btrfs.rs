@@ -12,6 +12,7 @@ use libbtrfsutil::{CreateSnapshotOptions, DeleteSubvolumeOptions};
 
 use super::delegate::store_over_directories;
 use super::directories::{Cancel, Directories, Medium, prepare};
+use super::pool::requests::{Device, Watch};
 use super::{Beneath, Snapshot, Usage, Volume, boot, probe};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
@@ -30,9 +31,10 @@ const SUBVOLUME_INODE: u64 = 256;
 ///
 /// Subvolumes that somebody makes inside a volume are not part of its snapshots (BTRFS leaves an empty directory
 /// there), and are deleted with it.
-#[derive(Debug)]
 pub struct Btrfs {
     directories: Directories,
+    /// Where the store lies in a pool's file.
+    _watch: Option<Box<dyn Send + Sync>>,
 }
 
 impl Btrfs {
@@ -46,10 +48,14 @@ impl Btrfs {
         let opened = tokio::task::spawn_blocking(move || {
             let root = prepare(&path, BACKEND)?;
             let medium = Subvolumes::at(&root)?;
-            Directories::open(root, Box::new(medium))
+            Ok::<_, Error>((Directories::open(root, Box::new(medium.clone()))?, medium))
         });
-        let directories = opened.await.map_err(|e| Error::backend(BACKEND, "opening a store", e))??;
-        Ok(Self { directories })
+        let (directories, medium) = opened.await.map_err(|e| Error::backend(BACKEND, "opening a store", e))??;
+        let look = move || {
+            let block = medium.loop_device()?;
+            Some(Device { disk: beneath(&block), block })
+        };
+        Ok(Self { directories, _watch: look().map(|_| Box::new(Watch::start(look)) as _) })
     }
 
     /// Returns how full the store at `path` is, and changes nothing: another process may have it open.
@@ -69,8 +75,14 @@ impl Btrfs {
 
 store_over_directories!(Btrfs);
 
+impl std::fmt::Debug for Btrfs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Btrfs").field("directories", &self.directories).finish_non_exhaustive()
+    }
+}
+
 /// One file system's subvolumes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Subvolumes {
     /// Where the kernel tells about the file system.
     sysfs: PathBuf,
@@ -138,7 +150,7 @@ impl Medium for Subvolumes {
 
     fn usage(&self, root: &Path) -> Result<Usage> {
         let (total, used, free) = probe::space(root, BACKEND)?;
-        let beneath = self.beneath();
+        let beneath = self.loop_device().and_then(|block| beneath(&block));
         Ok(Usage {
             method: "BTRFS snapshots".into(),
             copy_on_write: true,
@@ -191,21 +203,14 @@ impl Subvolumes {
         Some(metadata("total_bytes")?.saturating_sub(taken))
     }
 
-    /// Returns the disk that holds the file of a pool.
-    fn beneath(&self) -> Option<Beneath> {
-        let devices = fs::read_dir(self.sysfs.join("devices")).ok()?;
-        let files = devices.filter_map(|device| fs::read(device.ok()?.path().join("loop/backing_file")).ok());
-        let files: Vec<_> = files.map(|file| PathBuf::from(OsStr::from_bytes(file.trim_ascii_end()))).collect();
-        let [image] = files.as_slice() else { return None };
-        let metadata = fs::symlink_metadata(image).ok().filter(fs::Metadata::is_file)?;
-        let path = image.parent()?.to_owned();
-        let (total, _, free) = probe::space(&path, BACKEND).ok()?;
-        Some(Beneath {
-            path,
-            total,
-            free,
-            growth: metadata.len().saturating_sub(metadata.blocks().saturating_mul(512)),
-        })
+    /// Returns the directory below `/sys` of the loop device that the file system lies on, if that is all it lies on.
+    fn loop_device(&self) -> Option<PathBuf> {
+        let devices: Vec<_> = fs::read_dir(self.sysfs.join("devices"))
+            .ok()?
+            .map(|device| Some(device.ok()?.path()))
+            .collect::<Option<_>>()?;
+        let [device] = <[_; 1]>::try_from(devices).ok()?;
+        device.join("loop").is_dir().then_some(device)
     }
 
     /// Returns what is assigned to neither data nor metadata.
@@ -218,6 +223,17 @@ impl Subvolumes {
         // Devices are counted in sectors of 512 bytes, whatever their real ones are.
         Some((sum("devices", "size")? * 512).saturating_sub(sum("allocation", "disk_total")?))
     }
+}
+
+/// Returns the disk that holds the file of a loop device.
+fn beneath(block: &Path) -> Option<Beneath> {
+    let file = fs::read(block.join("loop/backing_file")).ok()?;
+    let image = Path::new(OsStr::from_bytes(file.trim_ascii_end()));
+    let metadata = fs::symlink_metadata(image).ok().filter(fs::Metadata::is_file)?;
+    let path = image.parent()?.to_owned();
+    let (total, _, free) = probe::space(&path, BACKEND).ok()?;
+    let growth = metadata.len().saturating_sub(metadata.blocks().saturating_mul(512));
+    Some(Beneath { path, total, free, growth })
 }
 
 /// Deletes a subvolume, or whatever is in its place.

@@ -17,6 +17,7 @@ use crate::orchestrator::RunAs;
 mod grow;
 mod mounts;
 mod remount;
+pub(super) mod requests;
 mod system;
 
 pub use grow::Grown;

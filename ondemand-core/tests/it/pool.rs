@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "what fails must fail the test")]
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use crate::fixtures::pool::TestPool;
 use ondemand_core::orchestrator::RunAs;
@@ -18,11 +18,13 @@ fn code<T: std::fmt::Debug>(result: Result<T, Error>) -> Code {
     result.expect_err("it succeeded").code()
 }
 
-/// Returns the loop devices that hold a file of `dir`.
-fn loops(dir: &Path) -> Vec<String> {
-    let devices = fs::read_dir("/sys/block").unwrap().map(|device| device.unwrap().path().join("loop/backing_file"));
-    let files = devices.filter_map(|file| fs::read_to_string(file).ok());
-    files.filter(|file| Path::new(file).starts_with(dir)).collect()
+/// Returns the loop devices that hold a file of `dir`, below `/sys`.
+fn loops(dir: &Path) -> Vec<PathBuf> {
+    let devices = fs::read_dir("/sys/block").unwrap().map(|device| device.unwrap().path());
+    let holds = |device: &PathBuf| {
+        fs::read_to_string(device.join("loop/backing_file")).is_ok_and(|file| Path::new(&file).starts_with(dir))
+    };
+    devices.filter(holds).collect()
 }
 
 fn entries(dir: &Path) -> Vec<String> {
@@ -57,7 +59,7 @@ async fn a_pool_is_made_mounted_and_deleted() {
     }
     pool::delete(&path, false).await.unwrap();
     assert_eq!(entries(dir.path()), Vec::<String>::new());
-    assert_eq!(loops(dir.path()), Vec::<String>::new());
+    assert_eq!(loops(dir.path()), Vec::<PathBuf>::new());
     pool::delete(&path, false).await.unwrap();
 }
 
@@ -322,6 +324,48 @@ async fn a_file_in_the_place_of_the_pools_is_left_alone() {
     linked.unwrap_err();
     assert_eq!(contents.unwrap(), b"precious");
     pool::grow(&path, LARGER, true).await.unwrap();
+}
+
+/// A loop device that writes more than a page at once reports as written what its disk had no room for.
+#[tokio::test]
+async fn what_a_full_disk_did_not_take_is_not_called_written() {
+    let memory = SmallDisk::new(c"size=300m");
+    let path = memory.path().join("pool");
+    pool::create(PoolSpec::new(&path, SIZE)).await.unwrap();
+    let block = loops(memory.path()).pop().unwrap();
+    // As the system mounts it.
+    let at_once = block.join("queue/max_sectors_kb");
+    fs::write(&at_once, "1280").unwrap();
+    let store = Btrfs::open(&path).await.unwrap();
+    crate::proxy::lab::eventually("it writes single pages", || match fs::read_to_string(&at_once).unwrap() {
+        said if said == "4\n" => Ok(()),
+        said => Err(said),
+    })
+    .await;
+    // Without the cache in between, which writes when it likes.
+    let direct = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).unwrap();
+    let device = Path::new("/dev").join(block.file_name().unwrap());
+    let device = fs::OpenOptions::new().write(true).custom_flags(direct).open(device).unwrap();
+    let image = fs::File::open(pool::default_image(&path)).unwrap();
+    let buffer = vec![7; (64 << 10) + 4096];
+    let contents = &buffer[buffer.as_ptr().align_offset(4096)..][..64 << 10];
+    // Beyond all that BTRFS uses. What it discards meanwhile is room.
+    let refused = (1..50).any(|megabyte| {
+        let at = SIZE.0 - (megabyte << 20);
+        let stat = rustix::fs::statvfs(memory.path()).unwrap();
+        let room = stat.f_bavail * stat.f_frsize;
+        reserve(&memory.path().join(megabyte.to_string()), room.saturating_sub(20 << 10).max(4096)).unwrap();
+        let written = device.write_all_at(contents, at);
+        let mut there = vec![0; contents.len()];
+        image.read_exact_at(&mut there, at).unwrap();
+        assert!(written.is_err() || there == contents, "what was reported as written is not there");
+        written.is_err()
+    });
+    assert!(refused, "the disk was never full");
+    drop((device, store));
+    // The device is the system's, and another's next.
+    pool::delete(&path, true).await.unwrap();
+    assert_eq!(fs::read_to_string(&at_once).unwrap(), "1280\n");
 }
 
 /// A disk in memory, which is gone when it is dropped, with the pool in it.

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::BACKEND;
+use super::{BACKEND, mounts, requests};
 use crate::error::{Error, Result};
 
 /// What a pool is mounted with: what needs a copy needs no access times, an owner may delete their own subvolumes, and what is
 /// deleted gives its room back to the disk.
-const OPTIONS: &str = "loop,noatime,user_subvol_rm_allowed,discard=async";
+const OPTIONS: &str = "noatime,user_subvol_rm_allowed,discard=async";
 
 /// Tells whether pools can be made here, or else what is missing.
 ///
@@ -23,8 +23,8 @@ pub fn supported() -> Result<()> {
     if program("mkfs.btrfs").is_none() {
         return missing("mkfs.btrfs is not installed", "install it: apt-get install btrfs-progs");
     }
-    if program("mount").is_none() || program("umount").is_none() {
-        return missing("mount and umount are not installed", "install them: apt-get install mount");
+    if ["mount", "umount", "losetup"].into_iter().any(|name| program(name).is_none()) {
+        return missing("mount, umount or losetup is not installed", "install them: apt-get install mount");
     }
     if !knows_btrfs() {
         load("btrfs");
@@ -60,15 +60,43 @@ fn load(module: &str) {
 
 /// Mounts the file system in `image` at `path`; the loop device goes away with the mount.
 pub(super) fn mount_image(image: &Path, path: &Path) -> Result<()> {
+    let losetup = program("losetup").unwrap_or_else(|| "losetup".into());
+    // One that an earlier call left behind, which was killed, is taken.
+    let attached = run(&losetup, &["--nooverlap", "--find", "--show", "--"], &[image])?;
+    let device = Path::new(attached.trim());
+    let mounted = mount_device(device, path);
+    // A device in use goes away with its last use.
+    let detached = run(&losetup, &["--detach"], &[device]);
+    mounted?;
+    detached.map(drop)
+}
+
+fn mount_device(device: &Path, path: &Path) -> Result<()> {
+    // Mounting writes already. Who opens the store finds out how much room there is.
+    if let Some(Err(error)) = block(device).map(|block| requests::limit(&block, true)) {
+        tracing::warn!(%error, "what a pool's device writes at once cannot be limited: the pool is damaged if its disk fills");
+    }
     let mount = program("mount").unwrap_or_else(|| "mount".into());
-    run(&mount, &["-t", "btrfs", "-o", OPTIONS, "--"], &[image, path]).map(drop)
+    run(&mount, &["-t", "btrfs", "-o", OPTIONS, "--"], &[device, path]).map(drop)
+}
+
+/// Returns the directory of a device below `/sys`.
+fn block(device: &Path) -> Option<PathBuf> {
+    Some(Path::new("/sys/block").join(device.file_name()?))
 }
 
 /// Unmounts what is mounted at `path`.
 pub(super) fn unmount(path: &Path) -> Result<()> {
     use rustix::io::Errno;
+    let device = mounts::at(path)?.and_then(|mounted| mounted.device);
     match rustix::mount::unmount(path, rustix::mount::UnmountFlags::empty()) {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            // Somebody else's next, and the kernel keeps what it was told.
+            if let Some(Err(error)) = device.as_deref().and_then(block).map(|block| requests::limit(&block, false)) {
+                tracing::debug!(%error, "lifting a device's limit of what it writes at once");
+            }
+            Ok(())
+        }
         Err(Errno::BUSY) => Err(Error::Conflict {
             message: format!("the pool at {} is in use", path.display()),
             hint: "stop what works in it: databases, shells, the server".into(),

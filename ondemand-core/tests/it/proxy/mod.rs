@@ -1,7 +1,7 @@
 //! The proxy over real sockets: what a stranger may send to it, what an upstream may do to it, and what it owes to both.
 #![expect(clippy::unwrap_used, reason = "what fails must fail the test")]
 
-mod lab;
+pub(crate) mod lab;
 
 mod bodies;
 mod chunks;

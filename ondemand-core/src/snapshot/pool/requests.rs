@@ -1,0 +1,129 @@
+//! How much a pool's loop device writes at once.
+//!
+//! Where a disk fills during a write, a loop device has written a part of it, and reports all of it as written: the driver goes on with a short read, and not with a
+//! short write (`lo_complete_rq` in `drivers/block/loop.c`). BTRFS then refers to blocks that do not exist, and cannot be mounted any more. A page is
+//! written or it isn't. So a device asks for one page at a time as long as its disk could fill, which costs up to half of its speed.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::snapshot::Beneath;
+
+/// How often the disk is looked at.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// What may be written between two looks. With less room a device writes single pages.
+const NEARLY_FULL: u64 = 4 << 30;
+/// What a device writes at once otherwise: the kernel's default, in KiB.
+const DEFAULT: u64 = 1280;
+
+/// Has a loop device write single pages, or as much at once as the kernel lets it.
+///
+/// `block` is its directory below `/sys`.
+pub(in crate::snapshot) fn limit(block: &Path, single_pages: bool) -> io::Result<()> {
+    let queue = block.join("queue");
+    let wanted = if single_pages {
+        u64::try_from(rustix::param::page_size()).unwrap_or(4096) / 1024
+    } else {
+        number(&queue.join("max_hw_sectors_kb"))?.min(DEFAULT)
+    };
+    let file = queue.join("max_sectors_kb");
+    if number(&file)? == wanted { Ok(()) } else { fs::write(file, wanted.to_string()) }
+}
+
+fn number(file: &Path) -> io::Result<u64> {
+    fs::read_to_string(file)?.trim().parse().map_err(|_| ErrorKind::InvalidData.into())
+}
+
+/// Tells whether the disk may fill before it is looked at again. Others write to it, too.
+fn may_fill(disk: &Beneath) -> bool {
+    disk.growth > 0 && disk.free < NEARLY_FULL
+}
+
+/// A loop device, by its directory below `/sys`, and the disk that holds its file, where that can be told.
+pub(in crate::snapshot) struct Device {
+    pub(in crate::snapshot) block: PathBuf,
+    pub(in crate::snapshot) disk: Option<Beneath>,
+}
+
+impl Device {
+    fn limit(&self) -> io::Result<()> {
+        limit(&self.block, self.disk.as_ref().is_none_or(may_fill))
+    }
+}
+
+/// Looks at the disk beneath a pool as long as this exists. Afterwards its device writes single pages, as nobody looks any more.
+pub(in crate::snapshot) struct Watch<F: Fn() -> Option<Device>> {
+    look: F,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl<F: Fn() -> Option<Device> + Clone + Send + 'static> Watch<F> {
+    /// Starts one. `look` finds the device: a pool that is mounted again has another.
+    pub(in crate::snapshot) fn start(look: F) -> Self {
+        let looking = look.clone();
+        let task = tokio::spawn(async move {
+            let mut failed = false;
+            loop {
+                let look = looking.clone();
+                let limited = tokio::task::spawn_blocking(move || look().map_or(Ok(()), |device| device.limit()));
+                match limited.await.map_err(io::Error::other).flatten() {
+                    Ok(()) => failed = false,
+                    // It was unmounted meanwhile.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(error) if failed => tracing::debug!(%error, "limiting what a pool's device writes at once"),
+                    Err(error) => {
+                        failed = true;
+                        tracing::warn!(%error, "what a pool's device writes at once cannot be limited: the pool is damaged if its disk fills");
+                    }
+                }
+                tokio::time::sleep(INTERVAL).await;
+            }
+        });
+        Self { look, task }
+    }
+}
+
+impl<F: Fn() -> Option<Device>> Drop for Watch<F> {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some(Err(error)) = (self.look)().map(|device| limit(&device.block, true)) {
+            tracing::debug!(%error, "limiting what a pool's device writes at once");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_may_fill_where_the_file_takes_more_of_it() {
+        let disk = |free, growth| Beneath { path: "/data".into(), total: 100 << 30, free, growth };
+        assert!(!may_fill(&disk(NEARLY_FULL, u64::MAX)));
+        assert!(may_fill(&disk(NEARLY_FULL - 1, 1)));
+        assert!(!may_fill(&disk(0, 0)));
+    }
+
+    #[test]
+    fn a_device_is_told_what_it_does_not_do_yet() {
+        let block = tempfile::tempdir().expect("directory");
+        let queue = block.path().join("queue");
+        assert_eq!(limit(block.path(), true).expect_err("no device").kind(), ErrorKind::NotFound);
+        fs::create_dir(&queue).expect("queue");
+        let (now, most) = (queue.join("max_sectors_kb"), queue.join("max_hw_sectors_kb"));
+        let says = || fs::read_to_string(&now).expect("says");
+        fs::write(&now, "1280\n").expect("now");
+        fs::write(&most, "512\n").expect("most");
+        limit(block.path(), true).expect("pages");
+        assert_eq!(says(), (rustix::param::page_size() / 1024).to_string());
+        limit(block.path(), false).expect("all");
+        assert_eq!(says(), "512");
+        fs::write(&most, "2560\n").expect("most");
+        limit(block.path(), false).expect("all");
+        assert_eq!(says(), "1280");
+        fs::write(&now, "much\n").expect("now");
+        assert_eq!(limit(block.path(), true).expect_err("no number").kind(), ErrorKind::InvalidData);
+    }
+}
