@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use crate::name::DatasetRef;
 use crate::notation::{Size, Ttl};
+use crate::orchestrator::Resources;
 use crate::secret::Secret;
 
 mod environments;
@@ -122,7 +123,56 @@ pub struct DatabasesConfig {
     pub sandbox: SandboxMode,
     /// Postgres settings for all.
     pub settings: BTreeMap<String, String>,
+    /// What each may take of the machine.
+    pub limits: LimitsConfig,
 }
+
+/// What a database may take of the machine. Where its orchestrator has no control groups, there are no limits, with a notice at start.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct LimitsConfig {
+    /// The most memory, with what it holds of files; what exceeds it is ended by the kernel.
+    pub memory: Option<Size>,
+    /// The most processors, such as 1.5.
+    pub cpus: Option<f64>,
+    /// The most processes and threads.
+    pub processes: u32,
+}
+
+impl LimitsConfig {
+    pub(crate) fn resources(&self) -> Resources {
+        #[expect(clippy::cast_possible_truncation, reason = "it is validated, and a conversion of this kind saturates")]
+        let nano_cpus = self.cpus.map(|cpus| (cpus * 1e9) as i64);
+        let memory = self.memory.map(|Size(bytes)| i64::try_from(bytes).unwrap_or(i64::MAX));
+        Resources { nano_cpus, memory, pids: Some(self.processes.into()) }
+    }
+
+    fn validate(&self) -> Result<()> {
+        let refuse = |reason: &str| Err(Error::invalid("configuration", format!("databases.limits.{reason}")));
+        match self {
+            Self { cpus: Some(cpus), .. } if !(0.01..=100_000.0).contains(cpus) => {
+                refuse("cpus must be a number of processors, 0.01 and more")
+            }
+            Self { memory: Some(memory), .. } if *memory < LEAST_MEMORY => {
+                refuse("memory must be 64M or more, or Postgres does not start")
+            }
+            Self { processes, .. } if *processes < LEAST_PROCESSES => {
+                refuse("processes must be 32 or more, or Postgres does not start")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { memory: None, cpus: None, processes: 4096 }
+    }
+}
+
+/// With less, Postgres's own processes have no place.
+const LEAST_MEMORY: Size = Size(64 << 20);
+const LEAST_PROCESSES: u32 = 32;
 
 /// Whether programs are put in sandboxes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -218,6 +268,7 @@ impl Default for DatabasesConfig {
             reap_interval: ttl("15s"),
             sandbox: SandboxMode::default(),
             settings: BTreeMap::new(),
+            limits: LimitsConfig::default(),
         }
     }
 }
@@ -251,6 +302,7 @@ impl Config {
                 "databases.first-port must be above 0 and not above databases.last-port",
             ));
         }
+        databases.limits.validate()?;
         if databases.default_ttl > databases.max_ttl {
             return Err(Error::invalid("configuration", "databases.default-ttl is above databases.max-ttl"));
         }

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::instance::Instance;
 use crate::name::{DatabaseId, DatabaseName, DatasetName, DatasetRef, LeaseId, Version};
 use crate::notation::Ttl;
-use crate::orchestrator::{LogLine, LogOptions, Orchestrator, RunAs};
+use crate::orchestrator::{LogLine, LogOptions, Orchestrator, Resources, RunAs};
 use crate::postgres::Engine;
 use crate::progress::Reporter;
 use crate::secret::Secret;
@@ -79,6 +79,8 @@ pub struct DatabasesOptions {
     pub ready_timeout: Duration,
     /// Postgres settings for all.
     pub settings: BTreeMap<String, String>,
+    /// What each may take.
+    pub limits: Resources,
     /// Whom Postgres runs as.
     pub user: RunAs,
     /// Postgres's programs.

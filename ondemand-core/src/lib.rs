@@ -1,6 +1,7 @@
 //! Provisions on demand: Postgres databases from snapshots of a fat dataset, and environments from Git branches.
 
 mod catalog;
+mod cgroup;
 pub mod compose;
 pub mod config;
 #[cfg(feature = "conformance")]
@@ -39,6 +40,7 @@ pub mod snapshot;
 pub mod template;
 mod tree;
 
+pub use cgroup::Cgroups;
 pub use config::Config;
 pub use data_dir::DataDir;
 pub use databases::{

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::cgroup::Cgroups;
 use crate::config::{Config, OrchestratorKind, SandboxMode};
 use crate::databases::{Databases, DatabasesOptions, Programs};
 use crate::datasets::{Datasets, DatasetsOptions};
@@ -51,6 +52,8 @@ pub struct Ondemand {
     /// What services of environments are put in.
     #[cfg(feature = "environments")]
     environment_sandbox: Option<Sandbox>,
+    #[cfg(feature = "environments")]
+    cgroups: Option<Cgroups>,
     instance: Instance,
 }
 
@@ -96,7 +99,8 @@ impl Ondemand {
         let sandbox = sandbox(config, user, &mut notices).await?;
         let datasets = DatasetsOptions::new(installs.clone(), user, &instance.runtime_dir, &instance.id);
         let datasets = Datasets::new(Arc::clone(&store), DatasetsOptions { sandbox: sandbox.clone(), ..datasets });
-        let orchestrator = wrap_orchestrator(orchestrator(config, &instance, sandbox)?);
+        let cgroups = cgroups(config, &instance, &mut notices);
+        let orchestrator = wrap_orchestrator(orchestrator(config, &instance, sandbox, cgroups.clone())?);
         let databases = Databases::new(
             instance.clone(),
             Arc::clone(&orchestrator),
@@ -113,6 +117,7 @@ impl Ondemand {
                 default_dataset: config.databases.default_dataset.clone(),
                 ready_timeout: config.databases.ready_timeout.duration(),
                 settings: config.databases.settings.clone(),
+                limits: config.databases.limits.resources(),
                 user,
                 programs: programs(config, &installs),
                 files,
@@ -131,6 +136,8 @@ impl Ondemand {
             environments: None,
             #[cfg(feature = "environments")]
             environment_sandbox,
+            #[cfg(feature = "environments")]
+            cgroups,
             notices,
             guests: guest(config.orchestrator, user).into_iter().collect(),
             instance,
@@ -166,8 +173,12 @@ impl Ondemand {
         wrap: impl FnOnce(Arc<dyn Orchestrator>) -> Arc<dyn Orchestrator>,
     ) -> Result<Self> {
         if let Some(templates) = &config.environments.templates {
-            let orchestrator =
-                wrap(environments::orchestrator(config, &self.instance.id, self.environment_sandbox.clone())?);
+            let orchestrator = wrap(environments::orchestrator(
+                config,
+                &self.instance.id,
+                self.environment_sandbox.clone(),
+                self.cgroups.clone(),
+            )?);
             let environments = environments::open(config, templates, &self, orchestrator, router, proxy)?;
             self.janitor = self.janitor.with_environments(environments.clone());
             self.environments = Some(environments);
@@ -262,7 +273,33 @@ async fn find_sandbox(
     }
 }
 
-fn orchestrator(config: &Config, instance: &Instance, sandbox: Option<Sandbox>) -> Result<Arc<dyn Orchestrator>> {
+/// Looks for control groups, where databases or environments are processes.
+fn cgroups(config: &Config, instance: &Instance, notices: &mut Vec<String>) -> Option<Cgroups> {
+    if config.orchestrator != OrchestratorKind::Process && config.environments.orchestrator != OrchestratorKind::Process
+    {
+        return None;
+    }
+    match Cgroups::find(&instance.id) {
+        Ok(cgroups) => Some(cgroups),
+        Err(reason) => {
+            let limits = &config.databases.limits;
+            // An ordinary user's databases are as that user's other programs are.
+            if rustix::process::geteuid().is_root() || limits.memory.is_some() || limits.cpus.is_some() {
+                notices.push(format!(
+                    "limits mean nothing here: a database can take all memory and processors (there are no control groups: {reason})"
+                ));
+            }
+            None
+        }
+    }
+}
+
+fn orchestrator(
+    config: &Config,
+    instance: &Instance,
+    sandbox: Option<Sandbox>,
+    cgroups: Option<Cgroups>,
+) -> Result<Arc<dyn Orchestrator>> {
     refuse_others(config)?;
     match config.orchestrator {
         OrchestratorKind::Process => Ok(Arc::new(Process::new(ProcessOptions {
@@ -270,6 +307,7 @@ fn orchestrator(config: &Config, instance: &Instance, sandbox: Option<Sandbox>) 
             log_dir: config.data_dir.join("logs"),
             instance: instance.id.clone(),
             sandbox,
+            cgroups,
         })?)),
         #[cfg(feature = "docker")]
         OrchestratorKind::Docker => Ok(Arc::new(Docker::new(DockerOptions {

@@ -60,17 +60,20 @@ processes_of() {
     done
 }
 
-# Prints what cannot be told apart by a directory: network namespaces and bridges (but the tests' engines'), and the servers' directories.
+# Prints what cannot be told apart by a directory: network namespaces and bridges (but the tests' engines'), control groups, and the servers' directories.
 shared() {
     local path
-    for path in /run/netns/* /sys/class/net/*/bridge /run/ondemand-* /tmp/ondemand-[0-9]*; do
-        case "$path" in
-            *'*'* | /sys/class/net/odt-* | /run/netns/odt-*) ;;
-            /sys/class/net/*) echo "bridge $(basename "$(dirname "$path")")" ;;
-            /run/netns/*) echo "network namespace $(basename "$path")" ;;
-            *) echo "directory $path" ;;
-        esac
-    done | sort
+    {
+        for path in /run/netns/* /sys/class/net/*/bridge /run/ondemand-* /tmp/ondemand-[0-9]*; do
+            case "$path" in
+                *'*'* | /sys/class/net/odt-* | /run/netns/odt-*) ;;
+                /sys/class/net/*) echo "bridge $(basename "$(dirname "$path")")" ;;
+                /run/netns/*) echo "network namespace $(basename "$path")" ;;
+                *) echo "directory $path" ;;
+            esac
+        done
+        find /sys/fs/cgroup -type d -path '*/ondemand/*' -printf 'control group %p\n' 2>/dev/null
+    } | sort
 }
 
 # Prints what the command left outside its engine, a line each.
@@ -156,6 +159,8 @@ finish() {
     fi
     sweep "$state"
     restore_limits
+    # The inner ones first.
+    sed -n 's/^control group //p' <<<"$left" | sort -r | while IFS= read -r group; do rmdir -- "$group" || true; done
     if [ -n "$left" ]; then
         say "error: this was left behind:"
         echo "$left" >&2

@@ -175,6 +175,13 @@ impl Home {
             }
         }
         for directory in self.runtime_dirs() {
+            // Both are called by the id of the installation.
+            let name = directory.file_name().unwrap_or_default().to_string_lossy();
+            for group in control_groups(name.trim_start_matches("ondemand-"))? {
+                std::fs::remove_dir(&group).with_context(|| group.display().to_string())?;
+                // Others may have theirs beside it.
+                let _ = group.parent().filter(|above| above.ends_with("ondemand")).map(std::fs::remove_dir);
+            }
             std::fs::remove_dir_all(&directory).with_context(|| directory.display().to_string())?;
         }
         for mount in self.mounts()?.iter().rev() {
@@ -200,6 +207,17 @@ impl Drop for Home {
             eprintln!("{} could not be cleaned: {error:#}", self.path().display());
         }
     }
+}
+
+/// Returns the control groups of an installation, inner ones first.
+///
+/// # Errors
+/// If those of the machine cannot be listed.
+pub fn control_groups(instance: &str) -> Result<Vec<PathBuf>> {
+    let mut find = Command::new("find");
+    find.args(["/sys/fs/cgroup", "-depth", "-type", "d", "-path", &format!("*/ondemand/{instance}*")]);
+    let output = find.output().context("running find")?;
+    Ok(String::from_utf8(output.stdout)?.lines().map(PathBuf::from).collect())
 }
 
 /// Returns the processes of this machine that have not ended; one that waits for its parent to notice has.

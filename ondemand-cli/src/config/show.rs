@@ -2,8 +2,8 @@
 
 use ondemand_core::Config;
 use ondemand_core::config::{
-    CertificateFiles, DatabasesConfig, DockerConfig, EnvironmentsConfig, GitHubConfig, HttpConfig, PoolConfig,
-    PostgresConfig, ProxyConfig, SwarmConfig,
+    CertificateFiles, DatabasesConfig, DockerConfig, EnvironmentsConfig, GitHubConfig, HttpConfig, LimitsConfig,
+    PoolConfig, PostgresConfig, ProxyConfig, SwarmConfig,
 };
 use serde::Serialize;
 use toml::{Table, Value};
@@ -166,7 +166,12 @@ fn databases_table(config: &DatabasesConfig) -> Result<Table, toml::ser::Error> 
         reap_interval,
         sandbox,
         settings,
+        limits: LimitsConfig { memory, cpus, processes },
     } = config;
+    let limits = Section::default()
+        .with_option("memory", memory.as_ref())?
+        .with_option("cpus", cpus.as_ref())?
+        .with("processes", processes)?;
     let section = Section::default()
         .with("listen", listen)?
         .with_option("host", host.as_ref())?
@@ -179,7 +184,8 @@ fn databases_table(config: &DatabasesConfig) -> Result<Table, toml::ser::Error> 
         .with("ready-timeout", ready_timeout)?
         .with("reap-interval", reap_interval)?
         .with("sandbox", sandbox)?
-        .with("settings", settings)?;
+        .with("settings", settings)?
+        .with("limits", limits.0)?;
     Ok(section.0)
 }
 
@@ -313,6 +319,7 @@ mod tests {
             reap-interval = "1m"
             sandbox = "off"
             settings = { work_mem = "64MB" }
+            limits = { memory = "4G", cpus = 1.5, processes = 100 }
             [environments]
             templates = "/etc/ondemand/templates"
             template = "shop"

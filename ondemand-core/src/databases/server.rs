@@ -167,6 +167,7 @@ impl Inner {
             service.mounts.extend(install::mounts(&bin_dir));
         }
         service.sandboxed = true;
+        service.placement.limits = self.options.limits;
         let published = (self.options.listen, record.port).into();
         service.ports = vec![PublishedPort { published, target }];
         // Whoever ends a server here throws its data away, or will have it replay its log: a checkpoint would be wasted.

@@ -22,7 +22,7 @@ use crate::fakes::{ANY, FakeOrchestrator, FakeStore, Fault, FaultPlan, Faulty};
 use crate::janitor::Report;
 use crate::label::{Labels, Selector, keys};
 use crate::name::SnapshotName;
-use crate::orchestrator::ServiceState;
+use crate::orchestrator::{Resources, ServiceState};
 use crate::postgres::{Endpoint, Notify};
 
 /// Answers at once, unless it is told not to.
@@ -110,6 +110,7 @@ impl World {
             default_dataset: None,
             ready_timeout: Duration::from_millis(200),
             settings: BTreeMap::new(),
+            limits: Resources::default(),
             user: RunAs { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() },
             programs: Programs::Image { image: "postgres:{major}".into(), bin_dir: "/bin".into() },
             files: home.path().join("postgres"),

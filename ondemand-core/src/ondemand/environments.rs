@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Ondemand;
+use crate::cgroup::Cgroups;
 use crate::config::{Accounts, Config, OrchestratorKind};
 use crate::environments::{Environments, EnvironmentsOptions, FoundAt, Parts};
 use crate::error::{Error, Result};
@@ -119,7 +120,12 @@ pub(super) async fn sandbox(config: &Config, notices: &mut Vec<String>) -> Resul
 }
 
 /// Environments have an orchestrator of their own, apart from that of the databases.
-pub(super) fn orchestrator(config: &Config, instance: &str, sandbox: Option<Sandbox>) -> Result<Arc<dyn Orchestrator>> {
+pub(super) fn orchestrator(
+    config: &Config,
+    instance: &str,
+    sandbox: Option<Sandbox>,
+    cgroups: Option<Cgroups>,
+) -> Result<Arc<dyn Orchestrator>> {
     let dir = config.data_dir.join("environments");
     // Before anything is made in it: services run as another user, and must come through.
     super::make_passable(&dir)?;
@@ -129,6 +135,7 @@ pub(super) fn orchestrator(config: &Config, instance: &str, sandbox: Option<Sand
             log_dir: dir.join("logs"),
             instance: instance.to_owned(),
             sandbox,
+            cgroups,
         })?)),
         #[cfg(feature = "docker")]
         OrchestratorKind::Docker => Ok(Arc::new(Docker::new(DockerOptions {

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::record::{Records, make_private_dir};
 use super::spec::deploy_or_undo;
 use super::{LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec, known};
+use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
 use crate::label::{Labels, Selector};
 use crate::listing::Listing;
@@ -49,6 +50,8 @@ pub struct ProcessOptions {
     pub instance: String,
     /// What services are put in that are to be [sandboxed](super::ServiceSpec::sandboxed); without it, they see the host as it is.
     pub sandbox: Option<Sandbox>,
+    /// What keeps services within the [limits](super::Placement::limits) of their placement; without it, limits mean nothing.
+    pub cgroups: Option<Cgroups>,
 }
 
 /// Runs services as processes of this host.
@@ -81,8 +84,9 @@ pub struct ProcessOptions {
 ///   and [`Service::restarts`](super::Service::restarts) counts how often it did.
 /// - Volumes, tmpfs, capabilities, `read_only`, hosts, limits and kernel parameters of its own, users by name, ports that are not TCP or not the
 ///   program's own, external secrets and configs, files at paths of their own, and any number of replicas but one are unsupported.
-/// - Images, networks, labels of services, init, host names, logging drivers and all else of a placement mean nothing to a process and are
-///   ignored: no service is hidden from another, and none is kept from taking more than its limits.
+/// - Images, networks, labels of services, init, host names, logging drivers and all else of a placement but its limits mean nothing to a
+///   process and are ignored: no service is hidden from another. Without [control groups](ProcessOptions::cgroups), none is kept from taking
+///   more than its limits.
 #[derive(Debug, Clone)]
 pub struct Process {
     shared: Arc<Shared>,
@@ -103,10 +107,8 @@ impl Process {
         let boot = crate::proc::boot_id().map_err(|e| Error::io(BACKEND, "reading the boot id", e))?;
         make_private_dir(&options.log_dir, BACKEND)?;
         let files = Files::beside(&options.state_dir)?;
-        let records = Records::open(options.state_dir, BACKEND)?;
-        Ok(Self {
-            shared: Arc::new(Shared::new(records, files, options.log_dir, options.instance, options.sandbox, boot)),
-        })
+        let records = Records::open(options.state_dir.clone(), BACKEND)?;
+        Ok(Self { shared: Arc::new(Shared::new(records, files, options, boot)) })
     }
 }
 

@@ -247,6 +247,34 @@ async fn a_superusers_programs_see_that_database_alone() -> Result<()> {
     Ok(())
 }
 
+/// What one database takes is not the others'.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_takes_no_more_than_its_limits() -> Result<()> {
+    let home = Home::new()?;
+    let config = home.path().join("ondemand.toml");
+    std::fs::write(&config, "[databases.limits]\nprocesses = 60\nmemory = \"256M\"\n")?;
+    let options = ServerOptions::default().with(["--config", &config.display().to_string()]);
+    let server = Server::start(&home.data(), &options).await?;
+    server.import("production", PEOPLE).await?;
+    let greedy = server.create(json!({})).await?;
+    let other = server.create(json!({})).await?;
+    let run = async |database: &Database, program: &str| {
+        let table = "DROP TABLE IF EXISTS said; CREATE TABLE said(line text)";
+        query(&database.url, &format!("{table}; COPY said FROM PROGRAM $said${program}$said$")).await?;
+        query(&database.url, "SELECT string_agg(line, E'\\n') FROM said").await
+    };
+    let many = "(for i in $(seq 100); do sleep 1000 </dev/null >/dev/null 2>/dev/null & done) 2>&1 || true";
+    let said = run(&greedy, many).await?;
+    ensure!(said.contains("annot fork"), "{said}");
+    ensure!(query(&other.url, "SELECT count(*) FROM people").await? == "1000");
+    let said = run(&other, "head -c 400M /dev/zero | tail | wc -c").await?;
+    ensure!(said == "0", "{said}");
+    server.reset(&greedy.id).await?;
+    ensure!(query(&greedy.url, "SELECT count(*) FROM people").await? == "1000");
+    server.delete(&greedy.id).await?;
+    server.delete(&other.id).await
+}
+
 /// The superuser of a database in a container runs programs there, and is nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_of_a_database_in_a_container_may_do_little() -> Result<()> {

@@ -14,6 +14,7 @@ use tokio::process::{Child, ChildStdin, Command};
 
 use super::BACKEND;
 use super::identity::{Identity, Stat};
+use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::mark::Mark;
 use crate::orchestrator::files::other_user;
@@ -64,6 +65,8 @@ pub(super) struct Setting {
     pub(super) sandbox: Option<(Sandbox, Vec<Mount>)>,
     /// The size of their shared memory, where they have one of their own.
     pub(super) shm_size: Option<u64>,
+    /// What they are kept in.
+    pub(super) group: Group,
 }
 
 impl Setting {
@@ -124,13 +127,16 @@ impl Setting {
     /// Runs a program beside the service, as to see whether it is healthy. Says what is wrong if it does not succeed within `limit`.
     pub(super) async fn try_out(&self, words: &[String], limit: Duration) -> Result<Result<(), String>> {
         let failed = |e| Error::io(BACKEND, "starting a health check", e);
-        let mut command = self.command("");
+        let mut command = self.command(WAIT);
         command.args(words).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn().map_err(failed)?;
         let pipe = child.stdin.take();
         // Not reaped before it is waited for, so the number is still its own.
         let group = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        let ended = async { tokio::join!(feed(pipe, self.input()), child.wait()).1 };
+        if let Some(pid) = child.id() {
+            self.group.put(pid).map_err(failed)?;
+        }
+        let ended = async { tokio::join!(feed(pipe, format!("\n{}", self.input())), child.wait()).1 };
         if let Ok(status) = tokio::time::timeout(limit, ended).await {
             return Ok(match exit_status(status.map_err(failed)?) {
                 Some(0) => Ok(()),
@@ -194,6 +200,8 @@ impl Held {
             .id()
             .and_then(|pid| Stat::read(pid).map(|stat| Identity { pid, start: stat.start, boot: boot.to_owned() }))
             .ok_or_else(|| failed("identifying")(std::io::Error::other("it has no entry in /proc")))?;
+        // It has started nothing yet.
+        setting.group.put(identity.pid).map_err(failed("limiting"))?;
         Ok(Self { identity, sandboxed: setting.sandbox.is_some(), child, input: setting.input() })
     }
 
@@ -264,6 +272,7 @@ mod tests {
             mark: Mark::of("test"),
             sandbox: None,
             shm_size: None,
+            group: Group::default(),
         };
         let spawn = || Held::spawn(&spec, &setting, program, &dir.path().join("log"), "boot").expect("a process");
         let mut held = spawn();

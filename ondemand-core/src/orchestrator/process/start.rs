@@ -14,7 +14,8 @@ use super::check::{check, check_words, run_as};
 use super::logs::{LogFile, lines};
 use super::ports;
 use super::spawn::{Held, Setting};
-use super::state::{Exit, Processes, Record, Shared, Started};
+use super::state::{Exit, Processes, Record, Shared, Started, group_name};
+use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::name::StackName;
 use crate::orchestrator::depends::{self, Checking};
@@ -186,6 +187,14 @@ impl Shared {
                 (sandbox, service.mounts.iter().cloned().chain(own).collect())
             }),
             shm_size: service.shm_size,
+            group: match &self.cgroups {
+                Some(cgroups) => {
+                    cgroups.make(&group_name(record, service), &service.placement.limits).map_err(|e| {
+                        Error::io(super::BACKEND, format!("making the control group of service {}", service.name), e)
+                    })?
+                }
+                None => Group::default(),
+            },
         })
     }
 

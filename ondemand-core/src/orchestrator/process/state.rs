@@ -16,7 +16,8 @@ use super::identity::{Handle, Identity};
 use super::logs::{LARGEST, LogFile, lines, shorten};
 use super::spawn;
 use super::tree::Root;
-use super::{BACKEND, HOST, LogLine, LogOptions};
+use super::{BACKEND, HOST, LogLine, LogOptions, ProcessOptions};
+use crate::cgroup::Cgroups;
 use crate::error::{Error, Kind, Result};
 use crate::mark::Mark;
 use crate::name::StackName;
@@ -66,11 +67,19 @@ pub(super) struct Shared {
     log_dir: PathBuf,
     pub(super) instance: String,
     pub(super) sandbox: Option<Sandbox>,
+    pub(super) cgroups: Option<Cgroups>,
     pub(super) boot: String,
     /// The processes whose parent this process is, and how they ended.
     pub(super) children: Mutex<HashMap<Identity, watch::Receiver<Option<Exit>>>>,
     /// Who does what to which stack.
     pub(super) turns: Turns,
+}
+
+/// Returns the name of a service's control group.
+pub(super) fn group_name(record: &Record, service: &ServiceSpec) -> String {
+    let stack: String =
+        record.id.to_string().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    format!("{stack}.{}", service.name)
 }
 
 fn signal(stop: StopSignal) -> Signal {
@@ -82,15 +91,10 @@ fn signal(stop: StopSignal) -> Signal {
 }
 
 impl Shared {
-    pub(super) fn new(
-        records: Records<Record>,
-        files: Files,
-        log_dir: PathBuf,
-        instance: String,
-        sandbox: Option<Sandbox>,
-        boot: String,
-    ) -> Self {
-        Self { records, files, log_dir, instance, sandbox, boot, children: Mutex::default(), turns: Turns::default() }
+    pub(super) fn new(records: Records<Record>, files: Files, options: ProcessOptions, boot: String) -> Self {
+        let ProcessOptions { log_dir, instance, sandbox, cgroups, .. } = options;
+        let (children, turns) = (Mutex::default(), Turns::default());
+        Self { records, files, log_dir, instance, sandbox, cgroups, boot, children, turns }
     }
 
     /// Returns a stack as it is now.
@@ -195,7 +199,13 @@ impl Shared {
     }
 
     async fn end(&self, record: &Record) -> Result<()> {
-        try_join_all((0..record.engine.processes.len()).map(|at| self.end_service(record, at))).await.map(drop)
+        try_join_all((0..record.engine.processes.len()).map(|at| self.end_service(record, at))).await?;
+        let Some(cgroups) = &self.cgroups else { return Ok(()) };
+        for service in &record.spec.services {
+            let removed = cgroups.remove(&group_name(record, service)).await;
+            removed.map_err(|e| Error::io(BACKEND, format!("removing the control group of {}", service.name), e))?;
+        }
+        Ok(())
     }
 
     pub(super) async fn end_service(&self, record: &Record, at: usize) -> Result<()> {

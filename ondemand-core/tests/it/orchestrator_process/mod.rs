@@ -13,6 +13,7 @@ use ondemand_core::{AttemptId, Error, Orchestrator, Selector, ServiceName, Stack
 use crate::fixtures::test_name;
 
 mod features;
+mod limits;
 mod sandbox;
 
 /// The contract.
@@ -84,10 +85,9 @@ impl Drop for Home {
 }
 
 fn open(dir: &Path) -> Process {
-    let sandbox = None;
-    let options =
-        ProcessOptions { state_dir: dir.join("stacks"), log_dir: dir.join("logs"), instance: instance(dir), sandbox };
-    Process::new(options).expect("a process orchestrator")
+    let (sandbox, cgroups) = (None, None);
+    let (state_dir, log_dir, instance) = (dir.join("stacks"), dir.join("logs"), instance(dir));
+    Process::new(ProcessOptions { state_dir, log_dir, instance, sandbox, cgroups }).expect("a process orchestrator")
 }
 
 /// Something no other test has, to find this test's processes by.

@@ -18,6 +18,7 @@ async fn open(dir: &Path) -> Process {
         log_dir: dir.join("logs"),
         instance: instance(dir),
         sandbox: Some(sandbox),
+        cgroups: None,
     })
     .expect("a process orchestrator")
 }
@@ -235,6 +236,7 @@ async fn it_shows_what_it_is_told_to() {
         log_dir: home.path().join("logs"),
         instance: instance(home.path()),
         sandbox: Some(sandbox),
+        cgroups: None,
     });
     let process = process.expect("a process orchestrator");
     let script = format!(
