@@ -42,8 +42,31 @@ struct Inner {
     store: Arc<dyn SnapshotStore>,
     options: DatasetsOptions,
     live: Mutex<Live>,
-    /// Held for writing while a dataset is deleted.
-    deleting: tokio::sync::RwLock<()>,
+    /// Held for writing while it is decided what is deleted.
+    deciding: tokio::sync::RwLock<()>,
+    /// The snapshots that are being deleted, which takes minutes where they are copies. Nothing is made of them any more.
+    doomed: Mutex<HashSet<SnapshotName>>,
+}
+
+/// Snapshots that are doomed until this is dropped.
+#[derive(Debug)]
+struct Doomed<'a> {
+    inner: &'a Inner,
+    names: Vec<SnapshotName>,
+}
+
+impl<'a> Doomed<'a> {
+    fn new(inner: &'a Inner, names: Vec<SnapshotName>) -> Self {
+        inner.doomed.lock().unwrap_or_else(PoisonError::into_inner).extend(names.iter().cloned());
+        Self { inner, names }
+    }
+}
+
+impl Drop for Doomed<'_> {
+    fn drop(&mut self) {
+        let mut doomed = self.inner.doomed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.names.iter().for_each(|name| drop(doomed.take(name)));
+    }
 }
 
 /// The imports that run in this process.
@@ -188,7 +211,13 @@ impl Datasets {
     /// Takes a store whose snapshots are the datasets.
     pub fn new(store: Arc<dyn SnapshotStore>, options: DatasetsOptions) -> Self {
         Self {
-            inner: Arc::new(Inner { store, options, live: Mutex::default(), deleting: tokio::sync::RwLock::default() }),
+            inner: Arc::new(Inner {
+                store,
+                options,
+                live: Mutex::default(),
+                deciding: tokio::sync::RwLock::default(),
+                doomed: Mutex::default(),
+            }),
         }
     }
 
@@ -234,7 +263,8 @@ impl Datasets {
 
     /// As [`Datasets::resolve`], with no databases counted.
     pub(crate) async fn find(&self, reference: Option<&DatasetRef>) -> Result<DatasetSnapshot> {
-        catalog::find(&*self.inner.store, reference).await
+        let doomed = self.inner.doomed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        catalog::find(&*self.inner.store, reference, &doomed).await
     }
 
     /// Deletes a dataset, or one version of it.
@@ -245,9 +275,17 @@ impl Datasets {
     /// # Cancel safety
     /// Calling it again finishes what was begun.
     pub async fn delete(&self, reference: &DatasetRef) -> Result<()> {
-        // A database that is being made is counted, or has not yet chosen its snapshot.
-        let _alone = self.inner.deleting.write().await;
-        catalog::delete(&*self.inner.store, reference).await
+        let store = &*self.inner.store;
+        let doomed = {
+            // A database that is being made is counted, or has not yet chosen its snapshot.
+            let _alone = self.inner.deciding.write().await;
+            Doomed::new(&self.inner, catalog::deletable(store, reference).await?)
+        };
+        // The oldest goes first: cut off in the middle, the newest version is still the one that is cloned.
+        for name in &doomed.names {
+            store.delete_snapshot(name).await?;
+        }
+        Ok(())
     }
 
     /// Ends what imports of a process that was killed have left running, and deletes their volumes. Imports of this process are left alone;
@@ -280,6 +318,6 @@ impl Datasets {
 
     /// Keeps snapshots from being deleted, until the guard is dropped: held from choosing one until it has been cloned.
     pub(crate) async fn hold(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
-        self.inner.deleting.read().await
+        self.inner.deciding.read().await
     }
 }

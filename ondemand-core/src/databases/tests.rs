@@ -1,5 +1,6 @@
 //! Databases over fakes: what they do at once, when calls fail, and when callers go away.
 
+mod deletions;
 mod epochs;
 mod leases;
 mod model;
@@ -76,30 +77,34 @@ impl Drop for World {
     }
 }
 
+/// Publishes a version of a dataset.
+async fn add_version(store: &FakeStore, version: &str) {
+    let labels = Labels::try_from(BTreeMap::from(
+        [
+            (keys::KIND, "dataset"),
+            (keys::DATASET, "production"),
+            (keys::VERSION, version),
+            (keys::POSTGRES, "15"),
+            (keys::DBNAME, "postgres"),
+            (keys::CREATED, "2026-11-22T19:23:00Z"),
+            (keys::DATA_BYTES, "1"),
+            (keys::DUMP_BYTES, "1"),
+        ]
+        .map(|(k, v)| (k.to_owned(), v.to_owned())),
+    ))
+    .unwrap();
+    let work = "work".parse().unwrap();
+    store.create_volume(&work, &Labels::new()).await.unwrap();
+    store.snapshot(&work, &SnapshotName::new(format!("production@{version}")).unwrap(), &labels).await.unwrap();
+    store.delete_volume(&work).await.unwrap();
+}
+
 impl World {
     pub(crate) async fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         let instance = Instance::open(home.path()).unwrap();
         let store = FakeStore::new();
-        let version = "20261122-192300";
-        let labels = Labels::try_from(BTreeMap::from(
-            [
-                (keys::KIND, "dataset"),
-                (keys::DATASET, "production"),
-                (keys::VERSION, version),
-                (keys::POSTGRES, "15"),
-                (keys::DBNAME, "postgres"),
-                (keys::CREATED, "2026-11-22T19:23:00Z"),
-                (keys::DATA_BYTES, "1"),
-                (keys::DUMP_BYTES, "1"),
-            ]
-            .map(|(k, v)| (k.to_owned(), v.to_owned())),
-        ))
-        .unwrap();
-        let work = "work".parse().unwrap();
-        store.create_volume(&work, &Labels::new()).await.unwrap();
-        store.snapshot(&work, &SnapshotName::new(format!("production@{version}")).unwrap(), &labels).await.unwrap();
-        store.delete_volume(&work).await.unwrap();
+        add_version(&store, "20261122-192300").await;
         let options = DatabasesOptions {
             listen: [127, 0, 0, 1].into(),
             host: "pg.dev.internal".into(),

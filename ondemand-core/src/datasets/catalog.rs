@@ -1,6 +1,6 @@
 //! Datasets as the store has them: snapshots with labels.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -9,7 +9,7 @@ use super::{Dataset, DatasetSnapshot};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector, keys};
 use crate::listing::{Listing, Unreadable};
-use crate::name::{DatasetName, DatasetRef};
+use crate::name::{DatasetName, DatasetRef, SnapshotName};
 use crate::snapshot::{Snapshot, SnapshotStore};
 
 /// The value of [`keys::KIND`] for published snapshots.
@@ -50,18 +50,23 @@ pub(super) fn version_of<'a>(snapshot: &'a str, dataset: &DatasetName) -> Option
 
 /// Returns the snapshot that `reference` names, with the databases that live on it counted.
 pub(super) async fn resolve(store: &dyn SnapshotStore, reference: Option<&DatasetRef>) -> Result<DatasetSnapshot> {
-    let mut found = find(store, reference).await?;
+    let mut found = find(store, reference, &HashSet::new()).await?;
     count(store, std::slice::from_mut(&mut found)).await?;
     Ok(found)
 }
 
-/// As [`resolve`], without counting: what it costs does not grow with the databases that live.
-pub(super) async fn find(store: &dyn SnapshotStore, reference: Option<&DatasetRef>) -> Result<DatasetSnapshot> {
+/// As [`resolve`], without those in `doomed`, and without counting: what it costs does not grow with the databases that live.
+pub(super) async fn find(
+    store: &dyn SnapshotStore,
+    reference: Option<&DatasetRef>,
+    doomed: &HashSet<SnapshotName>,
+) -> Result<DatasetSnapshot> {
     let selector = match reference {
         Some(reference) => Selector::all().with(keys::DATASET, reference.dataset.as_str()),
         None => Selector::all(),
     };
     let Listing { found: mut versions, unreadable } = versions(store, selector).await?;
+    versions.retain(|version| !doomed.contains(&version.name));
     if reference.is_none() {
         versions.retain(|version| !version.derived);
         let names: BTreeSet<_> = versions.iter().map(|version| version.dataset.as_str()).collect();
@@ -80,7 +85,8 @@ pub(super) async fn find(store: &dyn SnapshotStore, reference: Option<&DatasetRe
     })
 }
 
-pub(super) async fn delete(store: &dyn SnapshotStore, reference: &DatasetRef) -> Result<()> {
+/// Returns the snapshots of a dataset or a version, the oldest first. No database may live on them.
+pub(super) async fn deletable(store: &dyn SnapshotStore, reference: &DatasetRef) -> Result<Vec<SnapshotName>> {
     let doomed = match reference.version {
         Some(_) => vec![resolve(store, Some(reference)).await?],
         None => get(store, &reference.dataset).await?.versions,
@@ -104,11 +110,7 @@ pub(super) async fn delete(store: &dyn SnapshotStore, reference: &DatasetRef) ->
             hint: "restore its record, which lies beside it".into(),
         });
     }
-    // The oldest goes first: cut off in the middle, the newest version is still the one that is cloned.
-    for version in doomed {
-        store.delete_snapshot(&version.name).await?;
-    }
-    Ok(())
+    Ok(doomed.into_iter().map(|version| version.name).collect())
 }
 
 async fn datasets(store: &dyn SnapshotStore, selector: Selector) -> Result<Vec<Dataset>> {

@@ -18,6 +18,8 @@ enum Step {
     Expire(usize),
     /// The record of a database cannot be read for a while.
     Damage(usize),
+    /// The record of a database's server cannot be read for a while.
+    Hide(usize),
     /// Listings lack the volume of a database for a while.
     Overlook(usize),
     Reconcile,
@@ -28,6 +30,8 @@ enum Mishap {
     None,
     FailBefore(usize),
     FailAfter(usize),
+    /// The store and the orchestrator fail from this call on, as a disk does.
+    FailFrom(usize),
     CrashBefore(usize),
     CrashAfter(usize),
 }
@@ -42,6 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::Exit),
         1 => any::<usize>().prop_map(Step::Expire),
         1 => any::<usize>().prop_map(Step::Damage),
+        1 => any::<usize>().prop_map(Step::Hide),
         1 => any::<usize>().prop_map(Step::Overlook),
         1 => Just(Step::Reconcile),
     ]
@@ -52,6 +57,7 @@ fn mishap() -> impl Strategy<Value = Mishap> {
         3 => Just(Mishap::None),
         1 => (1..12_usize).prop_map(Mishap::FailBefore),
         1 => (1..12_usize).prop_map(Mishap::FailAfter),
+        1 => (1..12_usize).prop_map(Mishap::FailFrom),
         1 => (1..12_usize).prop_map(Mishap::CrashBefore),
         1 => (1..12_usize).prop_map(Mishap::CrashAfter),
     ]
@@ -69,6 +75,7 @@ async fn apply(world: &mut World, model: &mut Model, step: Step, mishap: Mishap)
         Mishap::None => {}
         Mishap::FailBefore(n) => world.plan.on(ANY, base + n, Fault::fail_before(broken)),
         Mishap::FailAfter(n) => world.plan.on(ANY, base + n, Fault::fail_after(broken)),
+        Mishap::FailFrom(n) => (n..n + 200).for_each(|n| world.plan.on(ANY, base + n, Fault::fail_before(broken))),
         Mishap::CrashBefore(n) => world.plan.on(ANY, base + n, Fault::Stall),
         Mishap::CrashAfter(n) => world.plan.on(ANY, base + n, Fault::CutOff),
     }
@@ -89,7 +96,9 @@ async fn apply(world: &mut World, model: &mut Model, step: Step, mishap: Mishap)
                 None => Ok(None),
             },
             Step::Reconcile => databases.reconcile(&mut Report::default()).await.map(|()| None),
-            Step::Mark(_) | Step::Exit(_) | Step::Expire(_) | Step::Damage(_) | Step::Overlook(_) => Ok(None),
+            Step::Mark(_) | Step::Exit(_) | Step::Expire(_) | Step::Damage(_) | Step::Hide(_) | Step::Overlook(_) => {
+                Ok(None)
+            }
         }
     };
     let stuck = async {
@@ -172,6 +181,19 @@ async fn follow(
                 expire(world, &id).await;
                 assert_eq!(world.reconcile().await.reaped, [id.to_string()]);
                 model.remove(&id);
+            }
+        }
+        Step::Hide(i) => {
+            if let Some(id) = nth(model, *i) {
+                let stack = world.record(&id).stack();
+                let before = world.orchestrator.get(&stack).await.unwrap();
+                world.orchestrator.damage(&stack, true);
+                world.reconcile().await;
+                world.crash();
+                world.reconcile().await;
+                world.orchestrator.damage(&stack, false);
+                assert_eq!(world.orchestrator.get(&stack).await.unwrap(), before, "its server was touched");
+                world.reconcile().await;
             }
         }
         Step::Damage(i) | Step::Overlook(i) => {
