@@ -1,10 +1,12 @@
 //! Provisions on demand: Postgres databases from snapshots of a fat dataset, and environments from Git branches.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod catalog;
 mod cgroup;
 pub mod compose;
 pub mod config;
 #[cfg(feature = "conformance")]
+#[allow(clippy::disallowed_methods, reason = "these are tests")]
 pub mod conformance;
 mod data_dir;
 mod databases;

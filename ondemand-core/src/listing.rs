@@ -82,6 +82,25 @@ pub(crate) fn what_is_at(path: &Path, backend: &'static str) -> Result<Option<Me
     }
 }
 
+/// Tells whether there is a file that can be used. One that cannot be looked at can't be used either; where that is not as good as none, this is
+/// not what to ask.
+#[allow(clippy::disallowed_methods, reason = "this is where it is asked so; tests may ask anyhow")]
+pub(crate) fn usable_file(path: &Path) -> bool {
+    path.is_file()
+}
+
+/// As [`usable_file`], of a directory.
+#[allow(clippy::disallowed_methods, reason = "this is where it is asked so; tests may ask anyhow")]
+pub(crate) fn usable_dir(path: &Path) -> bool {
+    path.is_dir()
+}
+
+/// As [`usable_file`], of whatever it is.
+#[allow(clippy::disallowed_methods, reason = "this is where it is asked so; tests may ask anyhow")]
+pub(crate) fn usable(path: &Path) -> bool {
+    path.exists()
+}
+
 /// Tells whether there is a directory.
 ///
 /// # Errors

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
+use crate::listing::{usable, usable_dir, usable_file};
 use crate::orchestrator::{Mount, RunAs};
 
 /// Where programs of a sandbox, and those that make one, are looked for.
@@ -124,7 +125,7 @@ impl Sandbox {
         let failed = |e| format!("writing {}: {e}", etc.display());
         copy_etc(&etc).map_err(failed)?;
         let devices = more.map_or_else(few_devices, |_| ["--dev", "/dev"].map(OsString::from).into());
-        let more: Vec<&PathBuf> = more.unwrap_or_default().iter().filter(|path| path.is_dir()).collect();
+        let more: Vec<&PathBuf> = more.unwrap_or_default().iter().filter(|path| usable_dir(path)).collect();
         for below in more.iter().filter_map(|path| path.strip_prefix("/etc").ok()) {
             // Each on the way to it, whatever this process's umask is.
             let mut dirs: Vec<&Path> = below.ancestors().collect();
@@ -233,13 +234,13 @@ fn parents<'a>(paths: impl Iterator<Item = &'a Path>) -> Vec<OsString> {
 
 /// Returns the arguments for what all sandboxes see.
 fn system(etc: &Path, devices: Vec<OsString>) -> Vec<OsString> {
-    let there = SYSTEM.iter().map(Path::new).filter(|path| path.exists());
+    let there = SYSTEM.iter().map(Path::new).filter(|path| usable(path));
     let mut words = parents(there);
     words.extend(["--ro-bind", "/usr", "/usr"].map(OsString::from));
     for path in SYSTEM {
         match fs::read_link(path) {
             Ok(target) => words.extend(["--symlink".into(), target.into(), path.into()]),
-            Err(_) if Path::new(path).is_dir() => words.extend(["--ro-bind".into(), path.into(), path.into()]),
+            Err(_) if usable_dir(Path::new(path)) => words.extend(["--ro-bind".into(), path.into(), path.into()]),
             Err(_) => {}
         }
     }
@@ -322,5 +323,5 @@ fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn find_program(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(PATH).map(|dir| dir.join(name)).find(|path| path.is_file())
+    std::env::split_paths(PATH).map(|dir| dir.join(name)).find(|path| usable_file(path))
 }

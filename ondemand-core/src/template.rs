@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::compose::Document;
 use crate::error::{Error, Kind, Result, shorten};
+use crate::listing::{usable, usable_file};
 
 mod check;
 mod origin;
@@ -84,8 +85,14 @@ impl Template {
             let path = entry.map_err(failed)?.path();
             let Some(name) = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()) else { continue };
             let is_template = path.extension().is_some_and(|ending| ending == "yml" || ending == "yaml");
-            if name.starts_with(['_', '.']) || !is_template || !path.is_file() {
+            if name.starts_with(['_', '.']) || !is_template {
                 continue;
+            }
+            match path.metadata() {
+                Ok(metadata) if !metadata.is_file() => continue,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                // Whoever reads one that cannot be looked at is told why.
+                _ => {}
             }
             if let Some(other) = files.insert(name, path.clone()) {
                 let (one, two) = if other < path { (&other, &path) } else { (&path, &other) };
@@ -173,7 +180,7 @@ fn read(path: &Path) -> Result<String> {
     };
     let invalid = |reason: String| Error::InvalidTemplate { file: path.display().to_string(), line: 0, reason };
     // Opening a pipe would wait for someone to write to it.
-    if path.exists() && !path.is_file() {
+    if usable(path) && !usable_file(path) {
         return Err(invalid("it is not a file".into()));
     }
     let mut bytes = Vec::new();

@@ -7,6 +7,7 @@ use super::Document;
 use super::field::Field;
 use super::problem::Read;
 use crate::error::shorten;
+use crate::listing::usable_file;
 
 /// The largest file that may be named.
 const LARGEST: u64 = 1 << 20;
@@ -18,7 +19,7 @@ pub(super) fn read(document: &Document, name: &str, field: &Field<'_>) -> Read<O
     };
     let failed = |e: &dyn std::fmt::Display| field.problem(format!("{:?} cannot be read: {e}", shorten(name)));
     // Opening a pipe would wait for someone to write to it.
-    if !path.is_file() {
+    if !usable_file(&path) {
         return Err(failed(&"it is not a file"));
     }
     let file = std::fs::File::open(&path).map_err(|e| failed(&e))?;

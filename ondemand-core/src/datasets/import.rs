@@ -20,7 +20,7 @@ use super::unpack::{self, Writer};
 use super::{DatasetSnapshot, DatasetsOptions, ImportOptions, Inner, Source, restore};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector, keys};
-use crate::listing::Listing;
+use crate::listing::{Listing, usable_file};
 use crate::name::{AttemptId, DatasetName, SnapshotName, VolumeName};
 use crate::postgres::cluster::{self, Cluster, Server};
 use crate::postgres::controldata::ControlData;
@@ -422,10 +422,10 @@ impl Import {
             // An error of the source itself explains the one that it leads to.
             writer.unpack(reader, &root).map_err(|e| outcome.take().unwrap_or(e))?;
             let top = unpack::single_top(&root)?;
-            if top.join("toc.dat").is_file() {
+            if usable_file(&top.join("toc.dat")) {
                 return Ok(Unpacked::Dump(top));
             }
-            if top.join("PG_VERSION").is_file() {
+            if usable_file(&top.join("PG_VERSION")) {
                 unpack::raise(&root, &top)?;
                 return Ok(Unpacked::DataDirectory);
             }

@@ -14,6 +14,7 @@ use super::Source;
 use super::meter::Meter;
 use super::sniff::{self, Compression, Content};
 use crate::error::{Error, Kind, Result};
+use crate::listing::usable_file;
 use crate::orchestrator::RunAs;
 
 /// How many bytes are read at a time.
@@ -123,10 +124,10 @@ fn open_error(path: &Path, error: io::Error) -> Error {
 fn directory(path: &Path) -> Result<Input> {
     // The working directory of PostgreSQL's programs is another.
     let path = path.canonicalize().map_err(|e| open_error(path, e))?;
-    if path.join("toc.dat").is_file() {
+    if usable_file(&path.join("toc.dat")) {
         return Ok(Input::DumpDirectory(path));
     }
-    if path.join("PG_VERSION").is_file() {
+    if usable_file(&path.join("PG_VERSION")) {
         return Ok(Input::DataDirectory(path));
     }
     Err(Error::InvalidDump {

@@ -17,6 +17,7 @@ use super::{Phase, Step, StepReporter, ready, secrets};
 use crate::databases::{Database, Databases};
 use crate::error::{Error, Result};
 use crate::git::Resolved;
+use crate::listing::usable_dir;
 use crate::name::ServiceName;
 use crate::orchestrator::{Condition, Mount, Publish, ServiceState, Stack, StackId, StackSpec};
 use crate::secret::Secret;
@@ -88,7 +89,7 @@ impl Draft {
 /// Returns what a service that is a process sees of the host, where there are sandboxes: the script that runs it, and the repositories that it clones,
 /// where those are directories.
 fn visible(runner: &Path, sources: [&Option<Resolved>; 2]) -> Vec<Mount> {
-    let repositories = sources.into_iter().flatten().filter_map(Resolved::local_path).filter(|path| path.is_dir());
+    let repositories = sources.into_iter().flatten().filter_map(Resolved::local_path).filter(|path| usable_dir(path));
     repositories.chain([runner.to_owned()]).map(|path| Mount::same(path, true)).collect()
 }
 

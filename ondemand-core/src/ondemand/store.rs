@@ -75,7 +75,7 @@ async fn snapshots(config: &Config, here: &Path, notices: &mut Vec<String>) -> R
     if kind_of(&config.data_dir)? == FsKind::Btrfs {
         return Ok(Arc::new(Btrfs::open(here).await?));
     }
-    if config.store == StoreKind::Auto && here.join("snapshots").exists() {
+    if config.store == StoreKind::Auto && what_is_at(&here.join("snapshots"), "data directory")?.is_some() {
         return Err(Error::Unsupported {
             message: format!("{} holds data that was copied there before", here.display()),
             hint: "delete its datasets to move to BTRFS".into(),

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use nix::unistd::User;
 
 use crate::error::{Error, Result};
+use crate::listing::{usable_dir, usable_file};
 use crate::orchestrator::{Mount, RunAs};
 
 /// The oldest major version that is used; those before keep settings elsewhere and cannot stop recycling WAL.
@@ -36,7 +37,7 @@ pub(crate) fn mounts(bin_dir: &Path) -> Vec<Mount> {
     let Some(installed) = bin_dir.parent().filter(|_| !seen) else { return Vec::new() };
     // Not all that is there: a data directory may be among it.
     let beside = ["lib", "lib64", "libexec", "share"].map(|name| installed.join(name));
-    let there = beside.into_iter().filter(|path| path.is_dir()).chain([bin_dir.to_owned()]);
+    let there = beside.into_iter().filter(|path| usable_dir(path)).chain([bin_dir.to_owned()]);
     there.chain(bundled_libraries(installed)).map(|path| Mount::same(path, true)).collect()
 }
 
@@ -48,7 +49,7 @@ fn bundled_libraries(installed: &Path) -> Vec<PathBuf> {
         .find(|path| path.file_name().is_some_and(|name| name == "site-packages" || name == "dist-packages"));
     let Some(Ok(entries)) = above.map(std::fs::read_dir) else { return Vec::new() };
     let paths = entries.flatten().map(|entry| entry.path());
-    paths.filter(|path| path.extension().is_some_and(|extension| extension == "libs") && path.is_dir()).collect()
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "libs") && usable_dir(path)).collect()
 }
 
 /// The versions of PostgreSQL that are installed, the newest first.
@@ -167,7 +168,7 @@ fn usual_places() -> Vec<PathBuf> {
 /// Asks the `postgres` in `dir` for its version.
 async fn inspect(dir: PathBuf) -> Option<Install> {
     let postgres = dir.join("postgres");
-    if !postgres.is_file() || !dir.join("initdb").is_file() {
+    if !usable_file(&postgres) || !usable_file(&dir.join("initdb")) {
         return None;
     }
     let output = tokio::process::Command::new(&postgres)

@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
+use crate::listing::usable;
 use crate::mark::Mark;
 use crate::name::AttemptId;
 use crate::orchestrator::{Mount, RunAs};
@@ -160,7 +161,7 @@ impl Processes {
     fn start(&self, program: &Path, command: &mut Command, signal: Signal) -> Result<Child> {
         // The list is locked before the program starts: there is no moment in which it runs and is not listed.
         let mut started = self.lock();
-        if !program.exists() {
+        if !usable(program) {
             return Err(spawn_error(program, io::ErrorKind::NotFound.into()));
         }
         let mut child = command.spawn().map_err(|e| spawn_error(program, e))?;

@@ -16,7 +16,7 @@ use super::pool::requests::{Device, Watch};
 use super::{Beneath, Snapshot, Usage, Volume, boot, probe};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
-use crate::listing::Listing;
+use crate::listing::{Listing, usable_dir, usable_file};
 use crate::name::{SnapshotName, VolumeName};
 
 const BACKEND: &str = "btrfs";
@@ -210,7 +210,7 @@ impl Subvolumes {
             .map(|device| Some(device.ok()?.path()))
             .collect::<Option<_>>()?;
         let [device] = <[_; 1]>::try_from(devices).ok()?;
-        device.join("loop").is_dir().then_some(device)
+        usable_dir(&device.join("loop")).then_some(device)
     }
 
     /// Returns what is assigned to neither data nor metadata.
@@ -218,7 +218,7 @@ impl Subvolumes {
         let sum = |dir: &str, file: &str| -> Option<u64> {
             let entries = fs::read_dir(self.sysfs.join(dir)).ok()?;
             let numbers = entries.filter_map(|entry| Some(entry.ok()?.path().join(file)));
-            Some(numbers.filter(|file| file.is_file()).filter_map(|file| read_number(&file)).sum())
+            Some(numbers.filter(|file| usable_file(file)).filter_map(|file| read_number(&file)).sum())
         };
         // Devices are counted in sectors of 512 bytes, whatever their real ones are.
         Some((sum("devices", "size")? * 512).saturating_sub(sum("allocation", "disk_total")?))

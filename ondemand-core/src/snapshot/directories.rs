@@ -19,7 +19,7 @@ use super::{Snapshot, Usage, Volume, probe};
 use crate::catalog::Catalog;
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
-use crate::listing::{Listing, Unreadable, is_directory, what_is_at};
+use crate::listing::{Listing, Unreadable, is_directory, usable_dir, what_is_at};
 use crate::name::{SnapshotName, VolumeName};
 use crate::snapshot::unknown_epoch;
 
@@ -151,7 +151,7 @@ impl Directories {
         // BTRFS that has met an error may not even list its directories. They are cleaned when it can be written again.
         let read_only = probe::is_read_only(&root);
         let catalog = |name: &str, mode| match root.join(name) {
-            dir if read_only && dir.is_dir() => Ok(Catalog::at(dir, medium.backend())),
+            dir if read_only && usable_dir(&dir) => Ok(Catalog::at(dir, medium.backend())),
             dir => Catalog::open(dir, mode, medium.backend()),
         };
         let (volumes, snapshots) = (catalog("volumes", VOLUMES)?, catalog("snapshots", SNAPSHOTS)?);
@@ -166,10 +166,10 @@ impl Directories {
     #[cfg(feature = "btrfs")]
     pub(super) fn inspect(root: PathBuf, medium: Box<dyn Medium>) -> Result<Usage> {
         let (volumes, snapshots) = (root.join("volumes"), root.join("snapshots"));
-        if !(volumes.is_dir() && snapshots.is_dir()) {
+        let backend = medium.backend();
+        if !(is_directory(&volumes, backend)? && is_directory(&snapshots, backend)?) {
             return medium.usage(&root);
         }
-        let backend = medium.backend();
         let (volumes, snapshots) = (Catalog::at(volumes, backend), Catalog::at(snapshots, backend));
         Inner { root, medium, volumes, snapshots, locks: Locks::default(), claim: std::sync::RwLock::default() }.usage()
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::probe;
 use crate::error::{Error, Kind, Result};
-use crate::listing::what_is_at;
+use crate::listing::{usable_dir, usable_file, what_is_at};
 use crate::notation::Size;
 use crate::orchestrator::RunAs;
 
@@ -279,7 +279,7 @@ fn check_size(size: Size, image: &Path, notices: &mut Vec<String>) -> Result<()>
         return Err(Error::invalid("size", format!("{size} is too small; BTRFS needs {SMALLEST}")));
     }
     let dir = image.parent().unwrap_or(image);
-    if !dir.is_dir() {
+    if !usable_dir(dir) {
         return Err(Error::not_found(Kind::File, dir.display()));
     }
     let (total, _, free) = probe::space(dir, BACKEND)?;
@@ -366,7 +366,8 @@ fn delete_now(path: &Path, force: bool) -> Result<()> {
         let image = default_image(path);
         if what_is_at(&image, BACKEND)?.is_none() {
             // Nothing of a pool is left but perhaps the directory that it was mounted on.
-            let is_gone = !path.exists() || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+            let is_gone = what_is_at(path, BACKEND)?.is_none()
+                || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
             return if is_gone { forget(path) } else { Err(no_pool(path)) };
         }
         // Only its inside tells whether it is ours and empty.
@@ -377,7 +378,7 @@ fn delete_now(path: &Path, force: bool) -> Result<()> {
 }
 
 fn delete_mounted(path: &Path, mounted: Option<Mounted>, force: bool) -> Result<()> {
-    let ours = path.join(MARKER).is_file();
+    let ours = usable_file(&path.join(MARKER));
     let Some(image) = mounted.and_then(|mounted| mounted.image).filter(|_| ours) else {
         return Err(no_pool(path));
     };

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, Result};
+use crate::listing::usable;
 
 /// What `statfs` says of BTRFS.
 const BTRFS_MAGIC: u64 = 0x9123_683e;
@@ -36,7 +37,7 @@ pub fn kind_of(path: &Path) -> Result<FsKind> {
 
 /// Returns the longest part of `path` that exists.
 fn nearest(path: &Path) -> &Path {
-    path.ancestors().find(|p| !p.as_os_str().is_empty() && p.exists()).unwrap_or(Path::new("."))
+    path.ancestors().find(|p| !p.as_os_str().is_empty() && usable(p)).unwrap_or(Path::new("."))
 }
 
 pub(super) fn is_btrfs(path: &Path) -> Result<bool> {

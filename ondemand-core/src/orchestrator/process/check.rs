@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::spawn::path_variable;
 use crate::error::{Error, Kind, Result};
+use crate::listing::{usable, usable_dir};
 use crate::orchestrator::discovery::PORT;
 use crate::orchestrator::files::other_user;
 use crate::orchestrator::{
@@ -70,7 +71,7 @@ pub(super) fn check(service: &ServiceSpec, dir: &Path) -> Result<PathBuf> {
                 "use the same path inside and outside, or use the Docker orchestrator",
             );
         }
-        if !mount.source.exists() {
+        if !usable(&mount.source) {
             return Err(Error::not_found(Kind::File, mount.source.display()));
         }
     }
@@ -96,11 +97,11 @@ pub(super) fn check(service: &ServiceSpec, dir: &Path) -> Result<PathBuf> {
             "run as root, or leave the user out",
         );
     }
-    if !service.own_directory && service.working_dir.is_some() && !dir.is_dir() {
+    if !service.own_directory && service.working_dir.is_some() && !usable_dir(dir) {
         return Err(Error::not_found(Kind::File, dir.display()));
     }
     if let Some(dir) = service.working_dir.as_ref().filter(|dir| service.own_directory && dir.is_absolute())
-        && !dir.is_dir()
+        && !usable_dir(dir)
     {
         return Err(Error::not_found(Kind::File, dir.display()));
     }
@@ -202,7 +203,7 @@ fn find_program(service: &ServiceSpec, dir: &Path) -> Result<PathBuf> {
     let given = service.command[0].as_str();
     if given.contains('/') {
         let path = dir.join(given);
-        if !path.exists() {
+        if !usable(&path) {
             return Err(Error::not_found(Kind::File, given));
         }
         if !is_executable(&path) {

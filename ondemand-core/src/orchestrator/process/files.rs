@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use super::BACKEND;
 use super::check::run_as;
 use crate::error::{Error, Result};
+use crate::listing::usable;
 use crate::name::{ServiceName, StackName};
 use crate::orchestrator::files::{self, other_user, own_user};
 use crate::orchestrator::{ConfigSpec, FileMount, Mount, RunAs, SecretSpec, ServiceSpec, StackSpec, discovery};
@@ -72,7 +73,7 @@ impl Files {
         let secrets = service.secrets.iter().filter_map(|mount| target(service, mount, &secrets, "secret").ok());
         let configs = service.configs.iter().filter_map(|mount| target(service, mount, &configs, "config").ok());
         // Each by itself, as the directories hold those of the stack's other services, too. One that is not made here is not there.
-        let files = secrets.chain(configs).filter(|path| path.exists()).map(|path| Mount::same(path, true));
+        let files = secrets.chain(configs).filter(|path| usable(path)).map(|path| Mount::same(path, true));
         let own = service.own_directory.then(|| Mount::same(self.own(name, &service.name), false));
         files.chain(own).collect()
     }

@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use super::mounts::Mounted;
 use super::{BACKEND, MARKER, check_path, mounts, no_pool, supported, system};
 use crate::error::{Error, Kind, Result};
+use crate::listing::usable_file;
 use crate::notation::Size;
 use crate::snapshot::probe;
 
@@ -67,7 +68,7 @@ pub(super) fn pool_at(path: &Path) -> Result<(Mounted, PathBuf, PathBuf)> {
                 .into(),
         });
     };
-    let ours = mounted.path.join(MARKER).is_file();
+    let ours = usable_file(&mounted.path.join(MARKER));
     match (mounted.device.clone(), mounted.image.clone()) {
         (Some(device), Some(image)) if ours => Ok((mounted, device, image)),
         _ => Err(no_pool(path)),

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::{BACKEND, mounts, requests};
 use crate::error::{Error, Result};
+use crate::listing::{usable, usable_file};
 
 /// What a pool is mounted with: what needs a copy needs no access times, an owner may delete their own subvolumes, and what is
 /// deleted gives its room back to the disk.
@@ -33,9 +34,9 @@ pub fn supported() -> Result<()> {
         }
     }
     let loops = Path::new("/dev/loop-control");
-    if !loops.exists() {
+    if !usable(loops) {
         load("loop");
-        if !loops.exists() {
+        if !usable(loops) {
             return missing(
                 "there are no loop devices here",
                 "in a container, run it privileged with /dev, or use the store `copy`",
@@ -124,7 +125,7 @@ pub(super) fn backing_of(device: &Path) -> Result<String> {
 pub(super) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(usual).map(|dir| dir.join(name)).find(|p| p.is_absolute() && p.is_file())
+    std::env::split_paths(&path).chain(usual).map(|dir| dir.join(name)).find(|p| p.is_absolute() && usable_file(p))
 }
 
 /// Runs a program to its end, and returns its output; what it says beside that is the error's cause.
