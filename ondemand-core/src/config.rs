@@ -127,16 +127,16 @@ pub struct DatabasesConfig {
     pub limits: LimitsConfig,
 }
 
-/// What a database may take of the machine. Where its orchestrator has no control groups, there are no limits, with a notice at start.
-#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+/// What a database may take of the machine. Where it is a process and the host has no control groups, there are no limits, with a notice at start.
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LimitsConfig {
     /// The most memory, with what it holds of files; what exceeds it is ended by the kernel.
     pub memory: Option<Size>,
     /// The most processors, such as 1.5.
     pub cpus: Option<f64>,
-    /// The most processes and threads.
-    pub processes: u32,
+    /// The most processes and threads; 4096 in a container where there is none.
+    pub processes: Option<u32>,
 }
 
 impl LimitsConfig {
@@ -144,7 +144,7 @@ impl LimitsConfig {
         #[expect(clippy::cast_possible_truncation, reason = "it is validated, and a conversion of this kind saturates")]
         let nano_cpus = self.cpus.map(|cpus| (cpus * 1e9) as i64);
         let memory = self.memory.map(|Size(bytes)| i64::try_from(bytes).unwrap_or(i64::MAX));
-        Resources { nano_cpus, memory, pids: Some(self.processes.into()) }
+        Resources { nano_cpus, memory, pids: self.processes.map(Into::into) }
     }
 
     fn validate(&self) -> Result<()> {
@@ -156,17 +156,11 @@ impl LimitsConfig {
             Self { memory: Some(memory), .. } if *memory < LEAST_MEMORY => {
                 refuse("memory must be 64M or more, or Postgres does not start")
             }
-            Self { processes, .. } if *processes < LEAST_PROCESSES => {
+            Self { processes: Some(processes), .. } if *processes < LEAST_PROCESSES => {
                 refuse("processes must be 32 or more, or Postgres does not start")
             }
             _ => Ok(()),
         }
-    }
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        Self { memory: None, cpus: None, processes: 4096 }
     }
 }
 

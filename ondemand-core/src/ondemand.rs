@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cgroup::Cgroups;
-use crate::config::{Config, OrchestratorKind, SandboxMode};
+use crate::config::{Config, LimitsConfig, OrchestratorKind, SandboxMode};
 use crate::databases::{Databases, DatabasesOptions, Programs};
 use crate::datasets::{Datasets, DatasetsOptions};
 use crate::error::{Error, Result};
@@ -279,14 +279,14 @@ fn cgroups(config: &Config, instance: &Instance, notices: &mut Vec<String>) -> O
     {
         return None;
     }
+    // Also where none are configured: templates may have limits, and databases those of an earlier configuration.
     match Cgroups::find(&instance.id) {
         Ok(cgroups) => Some(cgroups),
         Err(reason) => {
-            let limits = &config.databases.limits;
-            // An ordinary user's databases are as that user's other programs are.
-            if rustix::process::geteuid().is_root() || limits.memory.is_some() || limits.cpus.is_some() {
+            // In a container, its engine sees to them.
+            if config.orchestrator == OrchestratorKind::Process && config.databases.limits != LimitsConfig::default() {
                 notices.push(format!(
-                    "limits mean nothing here: a database can take all memory and processors (there are no control groups: {reason})"
+                    "databases.limits means nothing here: a database can take all of the machine (there are no control groups: {reason})"
                 ));
             }
             None

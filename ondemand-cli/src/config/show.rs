@@ -171,7 +171,7 @@ fn databases_table(config: &DatabasesConfig) -> Result<Table, toml::ser::Error> 
     let limits = Section::default()
         .with_option("memory", memory.as_ref())?
         .with_option("cpus", cpus.as_ref())?
-        .with("processes", processes)?;
+        .with_option("processes", processes.as_ref())?;
     let section = Section::default()
         .with("listen", listen)?
         .with_option("host", host.as_ref())?
