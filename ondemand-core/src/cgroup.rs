@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -19,15 +19,31 @@ const TOP: &str = "ondemand";
 /// How long processes that were ended may take to leave their group, and how long before that is looked at again: nothing tells.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(5);
-/// How often a group is tried to be made while others remove what it is in.
-const TRIES: usize = 100;
 /// The time within which processor time is counted, in microseconds: the kernel's default.
 const PERIOD: i64 = 100_000;
 
 /// Makes control groups on this host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Cgroups {
     hierarchies: Arc<[Hierarchy]>,
+    /// Held while what all groups are in is made or removed.
+    changing: Arc<Mutex<()>>,
+}
+
+impl PartialEq for Cgroups {
+    fn eq(&self, other: &Self) -> bool {
+        self.hierarchies == other.hierarchies
+    }
+}
+
+impl Eq for Cgroups {}
+
+/// A file of a group, what is written to it, and whether it may be missing.
+#[derive(Debug, PartialEq, Eq)]
+struct Setting {
+    file: &'static str,
+    value: String,
+    optional: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,22 +81,37 @@ impl Controller {
         }
     }
 
-    /// Returns the files that say the limit, and what is written to them.
-    fn settings(self, version: Version, limits: &Resources) -> Vec<(&'static str, String)> {
+    /// Returns the files that say the limit, in the order in which they are written. As for the engines of containers, nothing below 1 is a limit.
+    fn settings(self, version: Version, limits: &Resources) -> Vec<Setting> {
+        let limit = |limit: Option<i64>| limit.filter(|&limit| limit > 0);
+        let needed = |file, value| Setting { file, value, optional: false };
+        // Where the kernel counts no swap, there is none, or it is not limited.
+        let swap = |file, value| Setting { file, value, optional: true };
         match (self, version) {
             (Self::Cpu, version) => {
-                let quota = limits.nano_cpus.map(|cpus| (cpus.saturating_mul(PERIOD) / 1_000_000_000).max(1_000));
-                let quota = quota.into_iter();
-                match version {
-                    Version::One => quota.map(|quota| ("cpu.cfs_quota_us", quota.to_string())).collect(),
-                    Version::Two => quota.map(|quota| ("cpu.max", format!("{quota} {PERIOD}"))).collect(),
-                }
+                let quota =
+                    limit(limits.nano_cpus).map(|cpus| (cpus.saturating_mul(PERIOD) / 1_000_000_000).max(1_000));
+                let setting = quota.map(|quota| match version {
+                    Version::One => needed("cpu.cfs_quota_us", quota.to_string()),
+                    Version::Two => needed("cpu.max", format!("{quota} {PERIOD}")),
+                });
+                setting.into_iter().collect()
             }
-            (Self::Memory, version) => {
-                let file = if version == Version::One { "memory.limit_in_bytes" } else { "memory.max" };
-                limits.memory.map(|bytes| (file, bytes.to_string())).into_iter().collect()
+            (Self::Memory, Version::One) => limit(limits.memory).map_or_else(Vec::new, |bytes| {
+                // Memory and swap together, which must never be less than memory alone.
+                let both = "memory.memsw.limit_in_bytes";
+                vec![
+                    swap(both, "-1".to_owned()),
+                    needed("memory.limit_in_bytes", bytes.to_string()),
+                    swap(both, bytes.to_string()),
+                ]
+            }),
+            (Self::Memory, Version::Two) => limit(limits.memory).map_or_else(Vec::new, |bytes| {
+                vec![needed("memory.max", bytes.to_string()), swap("memory.swap.max", "0".to_owned())]
+            }),
+            (Self::Pids, _) => {
+                limit(limits.pids).map(|pids| needed("pids.max", pids.to_string())).into_iter().collect()
             }
-            (Self::Pids, _) => limits.pids.map(|pids| ("pids.max", pids.to_string())).into_iter().collect(),
         }
     }
 }
@@ -107,7 +138,7 @@ impl Cgroups {
             let dir = base.join(TOP).join(instance);
             hierarchies.push(Hierarchy { version, controllers: vec![controller], base, dir });
         }
-        let cgroups = Self { hierarchies: hierarchies.into() };
+        let cgroups = Self { hierarchies: hierarchies.into(), changing: Arc::default() };
         let most = Resources { nano_cpus: Some(1_000_000_000), memory: Some(1 << 30), pids: Some(100) };
         let trial = format!("trial-{}", std::process::id());
         let tried = cgroups.make(&trial, &most);
@@ -122,6 +153,7 @@ impl Cgroups {
     /// # Errors
     /// What the kernel says, with the file.
     pub(crate) fn make(&self, name: &str, limits: &Resources) -> io::Result<Group> {
+        let _changing = self.changing();
         let mut members = Vec::new();
         for hierarchy in &*self.hierarchies {
             let settings: Vec<_> = hierarchy
@@ -134,8 +166,11 @@ impl Cgroups {
             }
             let dir = hierarchy.dir.join(name);
             hierarchy.make(&dir)?;
-            for (file, value) in settings {
-                write(&dir.join(file), &value)?;
+            for Setting { file, value, optional } in settings {
+                match write(&dir.join(file), &value) {
+                    Err(e) if optional && e.kind() == ErrorKind::NotFound => {}
+                    written => written?,
+                }
             }
             members.push(dir.join("cgroup.procs"));
         }
@@ -165,8 +200,30 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Lets a group's processes have all of the processors: what is limited takes long to end.
+    pub(crate) fn lift_cpu_limit(&self, name: &str) {
+        for hierarchy in self.hierarchies.iter().filter(|hierarchy| hierarchy.controllers.contains(&Controller::Cpu)) {
+            let (file, all) = match hierarchy.version {
+                Version::One => ("cpu.cfs_quota_us", "-1"),
+                Version::Two => ("cpu.max", "max"),
+            };
+            match write(&hierarchy.dir.join(name).join(file), all) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    tracing::debug!(%error, "lifting the limit of what is ended");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        // It protects no data.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Removes what all groups are in, where none is left.
     fn tidy(&self) {
+        let _changing = self.changing();
         for hierarchy in &*self.hierarchies {
             if fs::remove_dir(&hierarchy.dir).is_ok() {
                 // Other installations have theirs there.
@@ -178,28 +235,15 @@ impl Cgroups {
 
 impl Hierarchy {
     fn make(&self, dir: &Path) -> io::Result<()> {
-        let mut tries = 0..TRIES;
-        loop {
-            match fs::create_dir(dir) {
-                // Whoever removed the last group may have removed what it was in.
-                Err(e) if e.kind() == ErrorKind::NotFound && tries.next().is_some() => self.prepare()?,
-                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(at("making", dir, &e)),
-                _ => return Ok(()),
-            }
-        }
+        self.prepare()?;
+        make_if_missing(dir)
     }
 
-    /// Makes what all groups are in.
+    /// Makes what all groups are in, or finishes it: a process may have been killed half way.
     fn prepare(&self) -> io::Result<()> {
         let top = self.base.join(TOP);
-        for dir in [&top, &self.dir] {
-            match fs::create_dir(dir) {
-                // The next try finds what is missing again.
-                Err(e) if e.kind() == ErrorKind::NotFound && dir == &self.dir => return Ok(()),
-                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(at("making", dir, &e)),
-                _ => {}
-            }
-        }
+        make_if_missing(&top)?;
+        make_if_missing(&self.dir)?;
         if self.version == Version::Two {
             let lent: Vec<_> = self.controllers.iter().map(|controller| format!("+{}", controller.name())).collect();
             for dir in [&self.base, &top, &self.dir] {
@@ -211,7 +255,7 @@ impl Hierarchy {
 }
 
 /// A group that was made.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Group {
     /// The files that take the processes of each hierarchy.
     members: Vec<PathBuf>,
@@ -224,6 +268,18 @@ impl Group {
     /// What the kernel says, with the file.
     pub(crate) fn put(&self, pid: u32) -> io::Result<()> {
         self.members.iter().try_for_each(|members| write(members, &pid.to_string()))
+    }
+
+    /// Tells whether it limits nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+}
+
+fn make_if_missing(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(at("making", dir, &e)),
+        _ => Ok(()),
     }
 }
 
@@ -282,20 +338,37 @@ mod tests {
     #[test]
     fn limits_are_written_as_each_version_reads_them() {
         let settings = |version, limits: &Resources| -> Vec<_> {
-            CONTROLLERS.iter().flat_map(|controller| controller.settings(version, limits)).collect()
+            let all = CONTROLLERS.iter().flat_map(|controller| controller.settings(version, limits));
+            all.map(|setting| (setting.file, setting.value)).collect()
         };
         let said = |pairs: &[(&'static str, &str)]| -> Vec<_> {
             pairs.iter().map(|&(file, value)| (file, value.to_owned())).collect()
         };
+        let both = "memory.memsw.limit_in_bytes";
         assert_eq!(
             settings(Version::One, &LIMITS),
-            said(&[("cpu.cfs_quota_us", "150000"), ("memory.limit_in_bytes", "1073741824"), ("pids.max", "64")])
+            said(&[
+                ("cpu.cfs_quota_us", "150000"),
+                (both, "-1"),
+                ("memory.limit_in_bytes", "1073741824"),
+                (both, "1073741824"),
+                ("pids.max", "64"),
+            ])
         );
         assert_eq!(
             settings(Version::Two, &LIMITS),
-            said(&[("cpu.max", "150000 100000"), ("memory.max", "1073741824"), ("pids.max", "64")])
+            said(&[
+                ("cpu.max", "150000 100000"),
+                ("memory.max", "1073741824"),
+                ("memory.swap.max", "0"),
+                ("pids.max", "64"),
+            ])
         );
-        assert_eq!(settings(Version::Two, &Resources::default()), said(&[]));
+        let nothing = Resources { nano_cpus: Some(0), memory: Some(0), pids: Some(-1) };
+        for unlimited in [Resources::default(), nothing] {
+            assert_eq!(settings(Version::Two, &unlimited), said(&[]));
+            assert_eq!(settings(Version::One, &unlimited), said(&[]));
+        }
     }
 
     #[test]

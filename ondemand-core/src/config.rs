@@ -159,6 +159,9 @@ impl LimitsConfig {
             Self { processes: Some(processes), .. } if *processes < LEAST_PROCESSES => {
                 refuse("processes must be 32 or more, or Postgres does not start")
             }
+            Self { processes: Some(processes), .. } if *processes > MOST_PROCESSES => {
+                refuse("processes must be 4194304 or less: the kernel has no more")
+            }
             _ => Ok(()),
         }
     }
@@ -167,6 +170,8 @@ impl LimitsConfig {
 /// With less, Postgres's own processes have no place.
 const LEAST_MEMORY: Size = Size(64 << 20);
 const LEAST_PROCESSES: u32 = 32;
+/// `PID_MAX_LIMIT` of Linux.
+const MOST_PROCESSES: u32 = 4 << 20;
 
 /// Whether programs are put in sandboxes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -11,7 +11,7 @@ mod restore;
 mod sniff;
 mod unpack;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -45,27 +45,37 @@ struct Inner {
     /// Held for writing while it is decided what is deleted.
     deciding: tokio::sync::RwLock<()>,
     /// The snapshots that are being deleted, which takes minutes where they are copies. Nothing is made of them any more.
-    doomed: Mutex<HashSet<SnapshotName>>,
+    /// By how many who delete them.
+    doomed: Mutex<HashMap<SnapshotName, usize>>,
 }
 
 /// Snapshots that are doomed until this is dropped.
 #[derive(Debug)]
-struct Doomed<'a> {
-    inner: &'a Inner,
+struct Doomed {
+    inner: Arc<Inner>,
     names: Vec<SnapshotName>,
 }
 
-impl<'a> Doomed<'a> {
-    fn new(inner: &'a Inner, names: Vec<SnapshotName>) -> Self {
-        inner.doomed.lock().unwrap_or_else(PoisonError::into_inner).extend(names.iter().cloned());
-        Self { inner, names }
+impl Doomed {
+    fn new(inner: &Arc<Inner>, names: Vec<SnapshotName>) -> Self {
+        let mut doomed = inner.doomed.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &names {
+            *doomed.entry(name.clone()).or_default() += 1;
+        }
+        drop(doomed);
+        Self { inner: Arc::clone(inner), names }
     }
 }
 
-impl Drop for Doomed<'_> {
+impl Drop for Doomed {
     fn drop(&mut self) {
         let mut doomed = self.inner.doomed.lock().unwrap_or_else(PoisonError::into_inner);
-        self.names.iter().for_each(|name| drop(doomed.take(name)));
+        for name in &self.names {
+            let left = doomed.remove(name).unwrap_or_default().saturating_sub(1);
+            if left > 0 {
+                doomed.insert(name.clone(), left);
+            }
+        }
     }
 }
 
@@ -263,7 +273,10 @@ impl Datasets {
 
     /// As [`Datasets::resolve`], with no databases counted.
     pub(crate) async fn find(&self, reference: Option<&DatasetRef>) -> Result<DatasetSnapshot> {
-        let doomed = self.inner.doomed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let doomed = {
+            let doomed = self.inner.doomed.lock().unwrap_or_else(PoisonError::into_inner);
+            doomed.keys().cloned().collect()
+        };
         catalog::find(&*self.inner.store, reference, &doomed).await
     }
 
@@ -273,19 +286,23 @@ impl Datasets {
     /// [`NotFound`](crate::Error::NotFound); [`Conflict`](crate::Error::Conflict) while databases live on it.
     ///
     /// # Cancel safety
-    /// Calling it again finishes what was begun.
+    /// Dropped, it goes on. In a process that ends, calling it again finishes what was begun.
     pub async fn delete(&self, reference: &DatasetRef) -> Result<()> {
-        let store = &*self.inner.store;
+        let store = Arc::clone(&self.inner.store);
         let doomed = {
             // A database that is being made is counted, or has not yet chosen its snapshot.
             let _alone = self.inner.deciding.write().await;
-            Doomed::new(&self.inner, catalog::deletable(store, reference).await?)
+            Doomed::new(&self.inner, catalog::deletable(&*store, reference).await?)
         };
-        // The oldest goes first: cut off in the middle, the newest version is still the one that is cloned.
-        for name in &doomed.names {
-            store.delete_snapshot(name).await?;
-        }
-        Ok(())
+        // Its snapshots are doomed for as long as anything works on them.
+        let deleting = tokio::spawn(async move {
+            // The oldest goes first: cut off in the middle, the newest version is still the one that is cloned.
+            for name in &doomed.names {
+                store.delete_snapshot(name).await?;
+            }
+            Ok(())
+        });
+        deleting.await.map_err(|e| crate::Error::backend("task", "deleting a dataset", e))?
     }
 
     /// Ends what imports of a process that was killed have left running, and deletes their volumes. Imports of this process are left alone;

@@ -283,6 +283,12 @@ fn cgroups(config: &Config, instance: &Instance, notices: &mut Vec<String>) -> O
     match Cgroups::find(&instance.id) {
         Ok(cgroups) => Some(cgroups),
         Err(reason) => {
+            let environments = &config.environments;
+            if environments.templates.is_some() && environments.orchestrator == OrchestratorKind::Process {
+                notices.push(format!(
+                    "limits of templates mean nothing here: an environment can take all of the machine (there are no control groups: {reason})"
+                ));
+            }
             // In a container, its engine sees to them.
             if config.orchestrator == OrchestratorKind::Process && config.databases.limits != LimitsConfig::default() {
                 notices.push(format!(

@@ -72,7 +72,10 @@ shared() {
                 *) echo "directory $path" ;;
             esac
         done
-        find /sys/fs/cgroup -type d -path '*/ondemand/*' -printf 'control group %p\n' 2>/dev/null
+        # Of what runs beside, each has a process.
+        while IFS= read -r path; do
+            if [ -z "$(cat "$path/cgroup.procs" 2>/dev/null)" ]; then echo "control group $path"; fi
+        done < <(find /sys/fs/cgroup -type d -links 2 -path '*/ondemand/*' 2>/dev/null)
     } | sort
 }
 
@@ -159,8 +162,10 @@ finish() {
     fi
     sweep "$state"
     restore_limits
-    # The inner ones first.
-    sed -n 's/^control group //p' <<<"$left" | sort -r | while IFS= read -r group; do rmdir -- "$group" || true; done
+    sed -n 's/^control group //p' <<<"$left" | while IFS= read -r group; do
+        # With what it is in, where nothing else is.
+        rmdir -- "$group" "$(dirname "$group")" || true
+    done
     if [ -n "$left" ]; then
         say "error: this was left behind:"
         echo "$left" >&2

@@ -12,7 +12,7 @@ use libbtrfsutil::{CreateSnapshotOptions, DeleteSubvolumeOptions};
 
 use super::delegate::store_over_directories;
 use super::directories::{Cancel, Directories, Medium, prepare};
-use super::pool::requests::{Device, Watch};
+use super::pool::requests::Watch;
 use super::{Beneath, Snapshot, Usage, Volume, boot, probe};
 use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
@@ -34,7 +34,7 @@ const SUBVOLUME_INODE: u64 = 256;
 pub struct Btrfs {
     directories: Directories,
     /// Where the store lies in a pool's file.
-    _watch: Option<Box<dyn Send + Sync>>,
+    _watch: Option<Watch>,
 }
 
 impl Btrfs {
@@ -51,11 +51,8 @@ impl Btrfs {
             Ok::<_, Error>((Directories::open(root, Box::new(medium.clone()))?, medium))
         });
         let (directories, medium) = opened.await.map_err(|e| Error::backend(BACKEND, "opening a store", e))??;
-        let look = move || {
-            let block = medium.loop_device()?;
-            Some(Device { disk: beneath(&block), block })
-        };
-        Ok(Self { directories, _watch: look().map(|_| Box::new(Watch::start(look)) as _) })
+        let watch = medium.loop_device().map(|_| Watch::start(move || medium.loop_device(), beneath));
+        Ok(Self { directories, _watch: watch })
     }
 
     /// Returns how full the store at `path` is, and changes nothing: another process may have it open.

@@ -18,25 +18,28 @@ async fn what_is_created_waits_for_no_deletion() {
     let world = World::new().await;
     add_version(&world.store, OLDER).await;
     let datasets = world.databases.inner.datasets.clone();
-    world.plan.on("delete_snapshot", 1, Fault::Stall);
-    let newest = version(NEWEST);
-    let mut deletion = Box::pin(datasets.delete(&newest));
-    tokio::select! {
-        _ = world.plan.reached("delete_snapshot", 1) => {}
-        deleted = &mut deletion => panic!("{deleted:?}"),
-    }
+    // Two who delete the same, and one of them fails soon: the other goes on.
+    world.plan.on("delete_snapshot", 1, Fault::fail_before(|| Error::backend("fake", "deleting", "on purpose")));
+    world.plan.on("delete_snapshot", 2, Fault::Stall);
+    let delete = || {
+        let datasets = datasets.clone();
+        tokio::spawn(async move { datasets.delete(&version(NEWEST)).await })
+    };
+    let (one, other) = (delete(), delete());
+    world.plan.reached("delete_snapshot", 2).await;
+    one.await.unwrap().unwrap_err();
+    assert!(!other.is_finished());
     // The newest that is left.
     let made = world.create().await.unwrap();
     assert_eq!(made.version.to_string(), OLDER);
     let refused = create(&world, &version(NEWEST)).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound, "{refused:?}");
-    // It is given up: the version is there, whole, and can be used and deleted.
-    drop(deletion);
-    let again = create(&world, &version(NEWEST)).await.unwrap();
-    assert_eq!(datasets.delete(&version(NEWEST)).await.unwrap_err().code(), Code::Conflict);
-    world.databases.delete(&again.id).await.unwrap();
-    datasets.delete(&version(NEWEST)).await.unwrap();
+    // Whoever asked for it is gone, and it goes on.
+    other.abort();
+    assert!(other.await.unwrap_err().is_cancelled());
     assert_eq!(create(&world, &version(NEWEST)).await.unwrap_err().code(), Code::NotFound);
+    datasets.delete(&version(NEWEST)).await.unwrap();
+    assert_eq!(datasets.get(&version(NEWEST).dataset).await.unwrap().versions.len(), 1);
 }
 
 #[tokio::test]

@@ -65,8 +65,6 @@ pub(super) struct Setting {
     pub(super) sandbox: Option<(Sandbox, Vec<Mount>)>,
     /// The size of their shared memory, where they have one of their own.
     pub(super) shm_size: Option<u64>,
-    /// What they are kept in.
-    pub(super) group: Group,
 }
 
 impl Setting {
@@ -125,7 +123,12 @@ impl Setting {
     }
 
     /// Runs a program beside the service, as to see whether it is healthy. Says what is wrong if it does not succeed within `limit`.
-    pub(super) async fn try_out(&self, words: &[String], limit: Duration) -> Result<Result<(), String>> {
+    pub(super) async fn try_out(
+        &self,
+        words: &[String],
+        limit: Duration,
+        limits: &Group,
+    ) -> Result<Result<(), String>> {
         let failed = |e| Error::io(BACKEND, "starting a health check", e);
         let mut command = self.command(WAIT);
         command.args(words).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
@@ -134,7 +137,7 @@ impl Setting {
         // Not reaped before it is waited for, so the number is still its own.
         let group = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         if let Some(pid) = child.id() {
-            self.group.put(pid).map_err(failed)?;
+            enter(limits, pid).await.map_err(failed)?;
         }
         let ended = async { tokio::join!(feed(pipe, format!("\n{}", self.input())), child.wait()).1 };
         if let Ok(status) = tokio::time::timeout(limit, ended).await {
@@ -200,9 +203,13 @@ impl Held {
             .id()
             .and_then(|pid| Stat::read(pid).map(|stat| Identity { pid, start: stat.start, boot: boot.to_owned() }))
             .ok_or_else(|| failed("identifying")(std::io::Error::other("it has no entry in /proc")))?;
-        // It has started nothing yet.
-        setting.group.put(identity.pid).map_err(failed("limiting"))?;
         Ok(Self { identity, sandboxed: setting.sandbox.is_some(), child, input: setting.input() })
+    }
+
+    /// Puts it into a control group. It has started nothing yet.
+    pub(super) async fn enter(&self, group: &Group) -> Result<()> {
+        let entered = enter(group, self.identity.pid).await;
+        entered.map_err(|e| Error::io(BACKEND, "putting a process into its control group", e))
     }
 
     /// Returns what [`release`](Leash::release)s it. Dropped, it ends the process.
@@ -221,6 +228,15 @@ impl Held {
         // The library closes the pipe here if it was not taken.
         self.child.wait().await.ok().and_then(exit_status)
     }
+}
+
+/// Puts a process into a control group, which takes the kernel milliseconds.
+async fn enter(group: &Group, pid: u32) -> std::io::Result<()> {
+    if group.is_empty() {
+        return Ok(());
+    }
+    let group = group.clone();
+    tokio::task::spawn_blocking(move || group.put(pid)).await?
 }
 
 impl Leash {
@@ -272,7 +288,6 @@ mod tests {
             mark: Mark::of("test"),
             sandbox: None,
             shm_size: None,
-            group: Group::default(),
         };
         let spawn = || Held::spawn(&spec, &setting, program, &dir.path().join("log"), "boot").expect("a process");
         let mut held = spawn();

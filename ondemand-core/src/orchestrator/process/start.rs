@@ -1,7 +1,7 @@
 //! Starting the services of a stack in their order.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::name::StackName;
 use crate::orchestrator::depends::{self, Checking};
 use crate::orchestrator::spec::being_removed;
 use crate::orchestrator::turns::locked;
-use crate::orchestrator::{Condition, ServiceSpec, Stack, StackId, StackSpec, discovery, known};
+use crate::orchestrator::{Condition, Resources, ServiceSpec, Stack, StackId, StackSpec, discovery, known};
 
 /// How long whoever inherited a process may take to notice that it has ended.
 const REAPED_WITHIN: Duration = Duration::from_secs(10);
@@ -148,11 +148,11 @@ impl Shared {
         let service = &record.spec.services[place];
         let Some(check) = &service.healthcheck else { return Ok(Ok(())) };
         let Some(words) = check_words(service, check)? else { return Ok(Ok(())) };
-        let setting = self.setting(record, place)?;
+        let (setting, group) = (self.setting(record, place)?, self.group(record, service).await?);
         let checking = Checking::of(check);
         let deadline = Instant::now().checked_add(checking.patience);
         loop {
-            match setting.try_out(&words, checking.timeout).await? {
+            match setting.try_out(&words, checking.timeout, &group).await? {
                 Ok(()) => return Ok(Ok(())),
                 Err(reason) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return Ok(Err(reason)),
                 Err(_) => tokio::time::sleep(checking.pause).await,
@@ -187,15 +187,34 @@ impl Shared {
                 (sandbox, service.mounts.iter().cloned().chain(own).collect())
             }),
             shm_size: service.shm_size,
-            group: match &self.cgroups {
-                Some(cgroups) => {
-                    cgroups.make(&group_name(record, service), &service.placement.limits).map_err(|e| {
-                        Error::io(super::BACKEND, format!("making the control group of service {}", service.name), e)
-                    })?
-                }
-                None => Group::default(),
-            },
         })
+    }
+
+    /// Makes the control group of a service, or returns the one that there is.
+    async fn group(&self, record: &Record, service: &ServiceSpec) -> Result<Group> {
+        let limits = service.placement.limits;
+        let Some(cgroups) = self.cgroups.clone().filter(|_| limits != Resources::default()) else {
+            return Ok(Group::default());
+        };
+        let name = group_name(record, service);
+        let failed = |e| Error::io(super::BACKEND, format!("making the control group of service {}", service.name), e);
+        let made = tokio::task::spawn_blocking(move || cgroups.make(&name, &limits)).await;
+        made.map_err(|e| failed(e.into()))?.map_err(failed)
+    }
+
+    /// Starts a service's process, which waits until it is released.
+    async fn hold(&self, record: &Record, at: usize, program: &Path) -> Result<Held> {
+        let service = &record.spec.services[at];
+        let (setting, group) = (self.setting(record, at)?, self.group(record, service).await?);
+        let log = self.log_path(&record.spec.name, service);
+        let held = Held::spawn(service, &setting, program, &log, &self.boot)?;
+        match held.enter(&group).await {
+            Ok(()) => Ok(held),
+            Err(error) => {
+                held.discard().await;
+                Err(error)
+            }
+        }
     }
 
     /// Starts the services at these places at once, and returns the record that says so. What ended by itself and is started `again` is counted.
@@ -203,10 +222,7 @@ impl Shared {
         let (id, name) = (&record.id, &record.spec.name);
         let mut held = Vec::with_capacity(programs.len());
         for (at, program) in programs {
-            let service = &record.spec.services[at];
-            let log = self.log_path(name, service);
-            let setting = self.setting(record, at);
-            match setting.and_then(|setting| Held::spawn(service, &setting, &program, &log, &self.boot)) {
+            match self.hold(record, at, &program).await {
                 Ok(process) => held.push((at, process)),
                 Err(error) => {
                     // None was released, so each ends as soon as its pipe is closed.

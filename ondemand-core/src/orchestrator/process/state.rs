@@ -213,6 +213,9 @@ impl Shared {
         else {
             return Ok(());
         };
+        if let Some(cgroups) = self.cgroups.as_ref().filter(|_| service.placement.limits.nano_cpus.is_some()) {
+            cgroups.lift_cpu_limit(&group_name(record, service));
+        }
         let line = format!("{}={}/{}", spawn::VARIABLE, self.instance, record.id);
         let mark = self.mark(record, service);
         let sandboxed = started.sandboxed;

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::snapshot::Beneath;
@@ -23,13 +24,14 @@ const DEFAULT: u64 = 1280;
 /// `block` is its directory below `/sys`.
 pub(in crate::snapshot) fn limit(block: &Path, single_pages: bool) -> io::Result<()> {
     let queue = block.join("queue");
-    let wanted = if single_pages {
-        u64::try_from(rustix::param::page_size()).unwrap_or(4096) / 1024
-    } else {
-        number(&queue.join("max_hw_sectors_kb"))?.min(DEFAULT)
-    };
+    let wanted = if single_pages { page() } else { number(&queue.join("max_hw_sectors_kb"))?.min(DEFAULT) };
     let file = queue.join("max_sectors_kb");
     if number(&file)? == wanted { Ok(()) } else { fs::write(file, wanted.to_string()) }
+}
+
+/// Returns the size of a page in KiB.
+fn page() -> u64 {
+    u64::try_from(rustix::param::page_size()).unwrap_or(4096) / 1024
 }
 
 fn number(file: &Path) -> io::Result<u64> {
@@ -41,54 +43,71 @@ fn may_fill(disk: &Beneath) -> bool {
     disk.growth > 0 && disk.free < NEARLY_FULL
 }
 
-/// A loop device, by its directory below `/sys`, and the disk that holds its file, where that can be told.
-pub(in crate::snapshot) struct Device {
-    pub(in crate::snapshot) block: PathBuf,
-    pub(in crate::snapshot) disk: Option<Beneath>,
-}
-
-impl Device {
-    fn limit(&self) -> io::Result<()> {
-        limit(&self.block, self.disk.as_ref().is_none_or(may_fill))
-    }
-}
-
 /// Looks at the disk beneath a pool as long as this exists. Afterwards its device writes single pages, as nobody looks any more.
-pub(in crate::snapshot) struct Watch<F: Fn() -> Option<Device>> {
-    look: F,
+pub(in crate::snapshot) struct Watch {
+    find: Arc<dyn Fn() -> Option<PathBuf> + Send + Sync>,
+    /// Whether nobody looks any more. Held while the device is told something.
+    ended: Arc<Mutex<bool>>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl<F: Fn() -> Option<Device> + Clone + Send + 'static> Watch<F> {
-    /// Starts one. `look` finds the device: a pool that is mounted again has another.
-    pub(in crate::snapshot) fn start(look: F) -> Self {
-        let looking = look.clone();
+impl Watch {
+    /// Starts one. `find` returns the directory of the device below `/sys`: a pool that is mounted again has another. `disk` returns the disk of such
+    /// a device.
+    pub(in crate::snapshot) fn start(
+        find: impl Fn() -> Option<PathBuf> + Send + Sync + 'static,
+        disk: impl Fn(&Path) -> Option<Beneath> + Clone + Send + 'static,
+    ) -> Self {
+        let find: Arc<dyn Fn() -> Option<PathBuf> + Send + Sync> = Arc::new(find);
+        let ended = Arc::<Mutex<bool>>::default();
+        let (finding, ending) = (Arc::clone(&find), Arc::clone(&ended));
         let task = tokio::spawn(async move {
-            let mut failed = false;
+            let mut told = false;
             loop {
-                let look = looking.clone();
-                let limited = tokio::task::spawn_blocking(move || look().map_or(Ok(()), |device| device.limit()));
-                match limited.await.map_err(io::Error::other).flatten() {
-                    Ok(()) => failed = false,
-                    // It was unmounted meanwhile.
-                    Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    Err(error) if failed => tracing::debug!(%error, "limiting what a pool's device writes at once"),
-                    Err(error) => {
-                        failed = true;
-                        tracing::warn!(%error, "what a pool's device writes at once cannot be limited: the pool is damaged if its disk fills");
+                let (find, disk, ended) = (Arc::clone(&finding), disk.clone(), Arc::clone(&ending));
+                let looked = tokio::task::spawn_blocking(move || {
+                    let Some(block) = find() else { return Ok(()) };
+                    let single_pages = disk(&block).as_ref().is_none_or(may_fill);
+                    let ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+                    if *ended {
+                        return Ok(());
                     }
+                    // Whether it could be limited is known before it has to be.
+                    let limited = limit(&block, single_pages).and_then(|()| can_be_limited(&block));
+                    limited.or_else(|e| tolerate(&block, e))
+                });
+                // A task that was cancelled says nothing.
+                if let Ok(Err(error)) = looked.await
+                    && !std::mem::replace(&mut told, true)
+                {
+                    tracing::warn!(%error, "what a pool's device writes at once cannot be limited: the pool is damaged if its disk fills");
                 }
                 tokio::time::sleep(INTERVAL).await;
             }
         });
-        Self { look, task }
+        Self { find, ended, task }
     }
 }
 
-impl<F: Fn() -> Option<Device>> Drop for Watch<F> {
+fn can_be_limited(block: &Path) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).open(block.join("queue/max_sectors_kb")).map(drop)
+}
+
+/// Lets an error pass where the device writes single pages anyhow, or is gone: it was unmounted meanwhile.
+fn tolerate(block: &Path, error: io::Error) -> io::Result<()> {
+    match number(&block.join("queue/max_sectors_kb")) {
+        Ok(now) if now <= page() => Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    }
+}
+
+impl Drop for Watch {
     fn drop(&mut self) {
         self.task.abort();
-        if let Some(Err(error)) = (self.look)().map(|device| limit(&device.block, true)) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        *ended = true;
+        if let Some(Err(error)) = (self.find)().map(|block| limit(&block, true)) {
             tracing::debug!(%error, "limiting what a pool's device writes at once");
         }
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::{BACKEND, mounts, requests};
 use crate::error::{Error, Result};
-use crate::listing::{usable, usable_file};
+use crate::listing::{usable, usable_file, what_is_at};
 
 /// What a pool is mounted with: what needs a copy needs no access times, an owner may delete their own subvolumes, and what is
 /// deleted gives its room back to the disk.
@@ -65,20 +65,33 @@ pub(super) fn mount_image(image: &Path, path: &Path) -> Result<()> {
     // One that an earlier call left behind, which was killed, is taken.
     let attached = run(&losetup, &["--nooverlap", "--find", "--show", "--"], &[image])?;
     let device = Path::new(attached.trim());
-    let mounted = mount_device(device, path);
-    // A device in use goes away with its last use.
-    let detached = run(&losetup, &["--detach"], &[device]);
-    mounted?;
-    detached.map(drop)
-}
-
-fn mount_device(device: &Path, path: &Path) -> Result<()> {
+    let opening = |e| Error::io(BACKEND, format!("opening {}", device.display()), e);
+    let held = fs::File::open(device).map_err(opening);
+    // A device in use goes away with its last use: from here on, that is this process or the mount.
+    run(&losetup, &["--detach"], &[device])?;
+    let held = held?;
     // Mounting writes already. Who opens the store finds out how much room there is.
     if let Some(Err(error)) = block(device).map(|block| requests::limit(&block, true)) {
         tracing::warn!(%error, "what a pool's device writes at once cannot be limited: the pool is damaged if its disk fills");
     }
     let mount = program("mount").unwrap_or_else(|| "mount".into());
-    run(&mount, &["-t", "btrfs", "-o", OPTIONS, "--"], &[device, path]).map(drop)
+    let mounted = run(&mount, &["-t", "btrfs", "-o", OPTIONS, "--"], &[device, path]).map(drop);
+    drop(held);
+    if mounted.is_err() {
+        lift_limit(device);
+    }
+    mounted
+}
+
+/// Lets a device write as much at once as it did before it held a pool: it is somebody else's next, and the kernel keeps what it was told.
+fn lift_limit(device: &Path) {
+    let Some(block) = block(device) else { return };
+    // Another mount namespace may have the pool still, or somebody has the device already.
+    if matches!(what_is_at(&block.join("loop"), BACKEND), Ok(None))
+        && let Err(error) = requests::limit(&block, false)
+    {
+        tracing::debug!(%error, "lifting a device's limit of what it writes at once");
+    }
 }
 
 /// Returns the directory of a device below `/sys`.
@@ -92,9 +105,8 @@ pub(super) fn unmount(path: &Path) -> Result<()> {
     let device = mounts::at(path)?.and_then(|mounted| mounted.device);
     match rustix::mount::unmount(path, rustix::mount::UnmountFlags::empty()) {
         Ok(()) => {
-            // Somebody else's next, and the kernel keeps what it was told.
-            if let Some(Err(error)) = device.as_deref().and_then(block).map(|block| requests::limit(&block, false)) {
-                tracing::debug!(%error, "lifting a device's limit of what it writes at once");
+            if let Some(device) = device {
+                lift_limit(&device);
             }
             Ok(())
         }
