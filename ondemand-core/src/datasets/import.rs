@@ -163,6 +163,11 @@ impl Import {
                 result.unwrap_or_else(|_| Err(Error::backend("import", "working", "it panicked")))
             }
         };
+        let result = match result {
+            // Not every program says what it lacked.
+            Err(error @ Error::Backend { .. }) => Err(self.shortage().await.unwrap_or(error)),
+            result => result,
+        };
         self.clean_up(result.is_ok()).await;
         if let Err(Error::OutOfSpace { .. }) = result
             && let Err(error) = self.inner.store.sync().await
@@ -181,11 +186,16 @@ impl Import {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             // What cannot be asked now may be told the next time.
-            let space = self.inner.store.space().await.and_then(|space| space.check_room());
-            if let Err(error @ (Error::OutOfSpace { .. } | Error::ReadOnly { .. })) = space {
-                return error;
+            if let Some(short) = self.shortage().await {
+                return short;
             }
         }
+    }
+
+    /// Says what the store is short of, if it is and that can be told.
+    async fn shortage(&self) -> Option<Error> {
+        let space = self.inner.store.space().await.and_then(|space| space.check_room());
+        space.err().filter(|error| matches!(error, Error::OutOfSpace { .. } | Error::ReadOnly { .. }))
     }
 
     /// Removes all that this attempt made, but the snapshot if it was a success. What cannot be removed now is by

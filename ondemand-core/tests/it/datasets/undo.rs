@@ -266,6 +266,32 @@ async fn an_import_ends_when_the_store_runs_short() {
     setup.assert_nothing_published().await;
 }
 
+/// Postgres does not always say what it lacked: `could not write init file`.
+#[tokio::test]
+async fn what_fails_while_the_store_is_short_failed_for_that() {
+    let setup = Setup::new().await;
+    let plan = FaultPlan::new();
+    let store = Arc::new(Faulty::new(setup.store.clone() as Arc<dyn SnapshotStore>, plan.clone()));
+    let datasets = Datasets::new(store, Setup::options(setup.dir.path()).await);
+    let import = async || datasets.import(&dataset("shop"), stream(SHOP), ImportOptions::default(), silent()).await;
+    let failed = || Error::backend("postgres", "connecting", "could not write init file");
+    plan.on("snapshot", 1, Fault::fail_before(failed));
+    assert_eq!(import().await.unwrap_err().code(), Code::Backend);
+    let short = || Fault::fail_before(|| Error::OutOfSpace { message: "nothing is free".into() });
+    let filling = plan.clone();
+    plan.on(
+        "snapshot",
+        2,
+        Fault::fail_before(move || {
+            filling.on_every("space", short());
+            failed()
+        }),
+    );
+    assert_eq!(import().await.unwrap_err().code(), Code::OutOfSpace);
+    setup.assert_clean().await;
+    setup.assert_nothing_published().await;
+}
+
 /// A dump is a program: what it starts ends with the import.
 #[tokio::test]
 async fn what_a_dump_starts_ends_with_the_import() {
