@@ -23,6 +23,14 @@ use crate::sandbox::{self, Inside, Sandbox};
 
 mod strays;
 
+/// What is said where a disk is full. The last is all that Postgres says of a file of its caches that it could not write.
+const DISK_FULL: [&str; 3] = ["No space left on device", "Disk quota exceeded", "could not write init file"];
+
+/// Tells whether this is said of a full disk.
+pub(crate) fn says_disk_full(line: &str) -> bool {
+    DISK_FULL.iter().any(|words| line.contains(words))
+}
+
 /// How many of the last lines of a program are kept.
 const KEPT_LINES: usize = 40;
 /// How much of a line is kept, in bytes.
@@ -297,7 +305,7 @@ impl Said {
     pub(crate) fn push(&self, line: &str) {
         let line = mask_passwords(line.trim_end());
         let mut lines = self.lock();
-        lines.disk_full |= line.contains("No space left on device") || line.contains("Disk quota exceeded");
+        lines.disk_full |= says_disk_full(&line);
         if lines.first_error.is_none() && ["ERROR:", "FATAL:", "PANIC:", "error:"].iter().any(|m| line.contains(m)) {
             lines.first_error = Some(line.clone());
         }
@@ -369,6 +377,18 @@ mod tests {
             "LINE 1: ALTER ROLE x PASSWORD '****'"
         );
         assert_eq!(mask_passwords("password too long"), "password too long");
+    }
+
+    #[test]
+    fn a_full_disk_has_several_words() {
+        for line in [
+            "FATAL:  could not write init file",
+            "ERROR:  could not extend file \"base/1/2\": No space left on device",
+            "PANIC:  could not write to file: Disk quota exceeded",
+        ] {
+            assert!(says_disk_full(line), "{line}");
+        }
+        assert!(!says_disk_full("FATAL:  could not open file \"base/1/2\": Permission denied"));
     }
 
     #[tokio::test]
