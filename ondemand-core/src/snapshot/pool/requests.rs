@@ -46,7 +46,7 @@ fn may_fill(disk: &Beneath) -> bool {
 /// Looks at the disk beneath a pool as long as this exists. Afterwards its device writes single pages, as nobody looks any more.
 pub(in crate::snapshot) struct Watch {
     find: Arc<dyn Fn() -> Option<PathBuf> + Send + Sync>,
-    /// Whether nobody looks any more. Held while the device is told something.
+    /// Whether the watch has ended. Locked while the device's limit is written.
     ended: Arc<Mutex<bool>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -144,5 +144,28 @@ mod tests {
         assert_eq!(says(), "1280");
         fs::write(&now, "much\n").expect("now");
         assert_eq!(limit(block.path(), true).expect_err("no number").kind(), ErrorKind::InvalidData);
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_ends_leaves_single_pages() {
+        let block = tempfile::tempdir().expect("directory");
+        let queue = block.path().join("queue");
+        fs::create_dir(&queue).expect("queue");
+        let now = queue.join("max_sectors_kb");
+        fs::write(&now, "4").expect("now");
+        fs::write(queue.join("max_hw_sectors_kb"), "2560").expect("most");
+        let says = || fs::read_to_string(&now).expect("says");
+        let found = block.path().to_owned();
+        let roomy = |_: &Path| Some(Beneath { path: "/data".into(), total: u64::MAX, free: NEARLY_FULL, growth: 1 });
+        let watch = Watch::start(move || Some(found.clone()), roomy);
+        let raised = async {
+            while says() != "1280" {
+                // A file tells nobody that it was written.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), raised).await.expect("it has room");
+        drop(watch);
+        assert_eq!(says(), page().to_string());
     }
 }
