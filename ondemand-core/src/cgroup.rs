@@ -40,7 +40,7 @@ impl Eq for Cgroups {}
 
 /// A file of a group, what is written to it, and whether it may be missing.
 #[derive(Debug, PartialEq, Eq)]
-struct Setting {
+struct LimitFile {
     file: &'static str,
     value: String,
     optional: bool,
@@ -82,11 +82,11 @@ impl Controller {
     }
 
     /// Returns the files that say the limit, in the order in which they are written. As for the engines of containers, nothing below 1 is a limit.
-    fn settings(self, version: Version, limits: &Resources) -> Vec<Setting> {
+    fn settings(self, version: Version, limits: &Resources) -> Vec<LimitFile> {
         let limit = |limit: Option<i64>| limit.filter(|&limit| limit > 0);
-        let needed = |file, value| Setting { file, value, optional: false };
+        let needed = |file, value| LimitFile { file, value, optional: false };
         // Where the kernel counts no swap, there is none, or it is not limited.
-        let swap = |file, value| Setting { file, value, optional: true };
+        let swap = |file, value| LimitFile { file, value, optional: true };
         match (self, version) {
             (Self::Cpu, version) => {
                 let quota =
@@ -166,7 +166,7 @@ impl Cgroups {
             }
             let dir = hierarchy.dir.join(name);
             hierarchy.make(&dir)?;
-            for Setting { file, value, optional } in settings {
+            for LimitFile { file, value, optional } in settings {
                 match write(&dir.join(file), &value) {
                     Err(e) if optional && e.kind() == ErrorKind::NotFound => {}
                     written => written?,

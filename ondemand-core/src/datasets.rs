@@ -44,8 +44,8 @@ struct Inner {
     live: Mutex<Live>,
     /// Held for writing while it is decided what is deleted.
     deciding: tokio::sync::RwLock<()>,
-    /// The snapshots that are being deleted, which takes minutes where they are copies. Nothing is made of them any more.
-    /// By how many who delete them.
+    /// The snapshots that are being deleted, each with the number of deletions under way; where they are copies, one takes minutes. Nothing is
+    /// made of them any more.
     doomed: Mutex<HashMap<SnapshotName, usize>>,
 }
 

@@ -91,7 +91,7 @@ impl Template {
             match path.metadata() {
                 Ok(metadata) if !metadata.is_file() => continue,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-                // Whoever reads one that cannot be looked at is told why.
+                // One that cannot be looked at is listed: reading it fails with the reason.
                 _ => {}
             }
             if let Some(other) = files.insert(name, path.clone()) {

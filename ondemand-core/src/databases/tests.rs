@@ -433,45 +433,6 @@ async fn expire(world: &World, id: &DatabaseId) {
     world.databases.inner.update(past);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_deletion_that_hangs_keeps_nothing_else_waiting() {
-    let world = World::new().await;
-    for _ in 0..6 {
-        let database = world.create().await.unwrap();
-        expire(&world, &database.id).await;
-    }
-    world.plan.on("remove", world.plan.count("remove") + 1, Fault::Stall);
-    let report = world.reconcile().await;
-    assert_eq!((report.reaped.len(), report.failed.len()), (5, 1), "{report:?}");
-    assert!(report.failed[0].contains("it goes on"), "{report:?}");
-    // Later rounds do not wait for it again, and others are served.
-    let begun = tokio::time::Instant::now();
-    let other = world.create().await.unwrap();
-    assert_eq!(world.reconcile().await, Report::default());
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    assert_eq!(world.databases.get(&other.id).await.unwrap().state, DatabaseState::Running);
-}
-
-/// What dead attempts left.
-#[tokio::test(start_paused = true)]
-async fn a_removal_that_hangs_keeps_nothing_else_waiting() {
-    let mut world = World::new().await;
-    for _ in 0..6 {
-        let database = world.create().await.unwrap();
-        let dead = Record { state: State::Deleting, ..world.record(&database.id) };
-        world.databases.inner.write(&dead).await.unwrap();
-    }
-    world.crash();
-    world.plan.on("remove", world.plan.count("remove") + 1, Fault::Stall);
-    let report = world.reconcile().await;
-    assert_eq!((report.removed.len(), report.failed.len()), (5, 1), "{report:?}");
-    let begun = tokio::time::Instant::now();
-    let (calls, report) = (world.plan.count("remove"), world.reconcile().await);
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    assert!(report.failed.len() == 1 && report.failed[0].contains("has not ended"), "{report:?}");
-    assert_eq!(world.plan.count("remove"), calls, "it was begun a second time");
-}
-
 #[tokio::test]
 async fn what_one_listing_lacks_is_not_gone() {
     let mut world = World::new().await;

@@ -23,10 +23,10 @@ use crate::sandbox::{self, Inside, Sandbox};
 
 mod strays;
 
-/// What is said where a disk is full. The last is all that Postgres says of a file of its caches that it could not write.
+/// Parts of the messages about a full disk. The last is all that Postgres says when it cannot write a file of its caches.
 const DISK_FULL: [&str; 3] = ["No space left on device", "Disk quota exceeded", "could not write init file"];
 
-/// Tells whether this is said of a full disk.
+/// Tells whether a line is such a message.
 pub(crate) fn says_disk_full(line: &str) -> bool {
     DISK_FULL.iter().any(|words| line.contains(words))
 }
