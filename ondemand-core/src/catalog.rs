@@ -22,8 +22,8 @@ const SUFFIX: &str = ".json";
 const TEMPORARY: &str = ".tmp";
 /// The attribute that holds the contents of a record whose file a power cut left empty.
 const TWIN: &str = "user.ondemand.record";
-/// No record of ours comes near this; more is garbage.
-const LARGEST: u64 = 4 << 20;
+/// The most bytes that a record has.
+const LARGEST: u64 = 16 << 20;
 
 /// One directory of records and what they describe.
 ///
@@ -31,10 +31,14 @@ const LARGEST: u64 = 4 << 20;
 /// a rename, so a reader, or the next process after a crash, sees the old one or the new one. After a power cut too: a name may reach
 /// the disk before the contents of its file do, so the contents are also kept with the file as an attribute, which file systems
 /// write in one order with names. That is much quicker than waiting for the disk.
+///
+/// All records are kept here: a file that cannot be read, or that a later version wrote, is told and never taken for absent.
 #[derive(Debug)]
 pub(crate) struct Catalog<T> {
     dir: PathBuf,
     backend: &'static str,
+    /// Whether what it describes ends with the machine, and its records need not outlive it.
+    volatile: bool,
     record: PhantomData<fn() -> T>,
     /// Tells the temporary files of concurrent writers apart.
     counter: AtomicU64,
@@ -58,15 +62,21 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
             fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).map_err(failed)?;
         }
         let catalog = Self::at(dir, backend);
-        for name in catalog.file_names()? {
+        catalog.remove_temporary()?;
+        Ok(catalog)
+    }
+
+    /// Removes the temporary files of a process that died, where none has the directory that lives.
+    pub(crate) fn remove_temporary(&self) -> Result<()> {
+        for name in self.file_names()? {
             if name.starts_with('.') && name.ends_with(TEMPORARY) {
-                let path = catalog.dir.join(&name);
+                let path = self.dir.join(&name);
                 if path.symlink_metadata().is_ok_and(|m| m.is_file()) {
-                    catalog.ignore_missing(fs::remove_file(&path), "removing a temporary file")?;
+                    self.ignore_missing(fs::remove_file(&path), "removing a temporary file")?;
                 }
             }
         }
-        Ok(catalog)
+        Ok(())
     }
 
     /// Takes a directory as it is, and changes nothing in it: the temporary files may be those of a process that lives.
@@ -74,12 +84,18 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
         Self {
             dir,
             backend,
+            volatile: false,
             record: PhantomData,
             counter: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             served: Mutex::new(0),
             names: RwLock::new(()),
         }
+    }
+
+    /// Makes it one of records that speak of what a power cut ends: one that it left empty counts as none.
+    pub(crate) fn volatile(self) -> Self {
+        Self { volatile: true, ..self }
     }
 
     /// Returns where the data of `name` is.
@@ -95,6 +111,9 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
     /// Writes the first record of `name`, unless there is one. Of all who try at once, one gets `true`.
     pub(crate) fn create(&self, name: &str, record: &T) -> Result<bool> {
         let temporary = self.write_temporary(name, record)?;
+        if self.volatile && fs::metadata(self.record(name)).is_ok_and(|metadata| metadata.len() == 0) {
+            self.remove(name)?;
+        }
         let linked = {
             let _names = self.change_names();
             let linked = fs::hard_link(&temporary, self.record(name));
@@ -133,12 +152,15 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
         let mut text = Vec::with_capacity(1024);
         let mut read = || {
             (&file).take(LARGEST).read_to_end(&mut text)?;
-            if text.is_empty() {
+            if text.is_empty() && !self.volatile {
                 text = read_twin(&file)?;
             }
             Ok(())
         };
         read().map_err(|e| self.error(&format!("reading the record of {name}"), e))?;
+        if text.is_empty() && self.volatile {
+            return Ok(None);
+        }
         parse(&text)
             .map(Some)
             .map_err(|e| Error::backend(self.backend, format!("reading {}", self.record(name).display()), e))
@@ -212,9 +234,15 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
 
     fn write_temporary(&self, name: &str, record: &T) -> Result<PathBuf> {
         let text = serde_json::to_vec(record).map_err(|e| Error::backend(self.backend, "writing a record", e))?;
+        if text.len() as u64 > LARGEST {
+            let reason = format!("it has {} bytes, and a record has {LARGEST} at most", text.len());
+            return Err(Error::backend(self.backend, format!("writing the record of {name}"), reason));
+        }
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!(".{name}.{number}{TEMPORARY}"));
-        let written = write_new(&path, &text);
+        // One of this name was left by a process that died, which had the directory too. It may be a second link to the record itself: it goes, and is not written to.
+        self.ignore_missing(fs::remove_file(&path), "removing a temporary file")?;
+        let written = write_new(&path, &text, !self.volatile);
         if let Err(e) = written {
             let _ = fs::remove_file(&path);
             return Err(self.error(&format!("writing the record of {name}"), e));
@@ -254,18 +282,27 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, BoxError> {
     // What is no object, as in tests, says none.
     if text.trim_ascii_start().starts_with(b"{") {
         let Format { format } = serde_json::from_slice(text).map_err(damaged)?;
-        if format > FORMAT {
-            return Err(format!("a later version of this program wrote it (format {format}); use that one").into());
-        }
+        check_format(format)?;
     }
     serde_json::from_slice(text).map_err(damaged)
 }
 
-fn write_new(path: &Path, text: &[u8]) -> std::io::Result<()> {
+/// Checks that this version reads a format.
+///
+/// # Errors
+/// As [`parse`].
+pub(crate) fn check_format(format: u32) -> Result<(), BoxError> {
+    if format <= FORMAT {
+        return Ok(());
+    }
+    Err(format!("a later version of this program wrote it (format {format}); use that one").into())
+}
+
+fn write_new(path: &Path, text: &[u8], with_twin: bool) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text)?;
     // Where there is no room or no support for the attribute, the disk has to be waited for after all.
-    if rustix::fs::fsetxattr(&file, TWIN, text, XattrFlags::empty()).is_err() {
+    if with_twin && rustix::fs::fsetxattr(&file, TWIN, text, XattrFlags::empty()).is_err() {
         file.sync_all()?;
     }
     Ok(())

@@ -1,46 +1,38 @@
 //! One small JSON file a stack: what an orchestrator must remember and its engine cannot.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::marker::PhantomData;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::catalog::Catalog;
 use crate::error::{Error, Kind, Result};
-use crate::listing::{Listing, Unreadable};
+use crate::listing::Listing;
 use crate::name::StackName;
 
 /// The file whose lock is held by whoever writes; names cannot start with a dot, so no record has this name.
 const LOCK: &str = ".lock";
-/// What a record is called while it is written.
-const TEMPORARY: &str = ".tmp";
 
 /// A directory of records, one a stack, as `<stack>.json`.
 ///
-/// A record is there as a whole or not at all, whenever the writer is killed. Writers exclude each other by a file lock, held for
-/// the microseconds that a small file takes, so that two handles over one directory lose none of each other's changes.
-/// Nothing is flushed to disk: the programs that records speak of do not survive a power cut either.
+/// Writers exclude each other by a file lock, held for the microseconds that a small file takes, so that two handles over one directory, in one process
+/// or two, lose none of each other's changes. Nothing is flushed to disk: the programs that records speak of do not survive a power cut either.
 #[derive(Debug)]
 pub(crate) struct Records<T> {
-    dir: PathBuf,
+    catalog: Catalog<T>,
+    lock: PathBuf,
     backend: &'static str,
-    record: PhantomData<fn() -> T>,
 }
 
 impl<T: Serialize + DeserializeOwned> Records<T> {
     /// Opens a directory, makes it if need be, and removes what killed writers left in it.
     pub(crate) fn open(dir: PathBuf, backend: &'static str) -> Result<Self> {
         make_private_dir(&dir, backend)?;
-        let records = Self { dir, backend, record: PhantomData };
+        let records = Self { lock: dir.join(LOCK), catalog: Catalog::at(dir, backend).volatile(), backend };
         let _lock = records.lock()?;
-        for name in records.file_names()? {
-            if name.starts_with('.') && name.ends_with(TEMPORARY) {
-                records.unlink(&records.dir.join(&name))?;
-            }
-        }
+        records.catalog.remove_temporary()?;
         Ok(records)
     }
 
@@ -50,15 +42,7 @@ impl<T: Serialize + DeserializeOwned> Records<T> {
     /// [`Error::AlreadyExists`] if the name is taken.
     pub(crate) fn create(&self, name: &StackName, record: &T) -> Result<()> {
         let _lock = self.lock()?;
-        let path = self.path(name);
-        self.drop_empty(&path)?;
-        let temporary = self.write(name, record)?;
-        let linked = fs::hard_link(&temporary, &path);
-        self.unlink(&temporary)?;
-        linked.map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists => Error::already_exists(Kind::Stack, name),
-            _ => self.failed("creating", &path, e),
-        })
+        if self.catalog.create(name.as_str(), record)? { Ok(()) } else { Err(Error::already_exists(Kind::Stack, name)) }
     }
 
     /// Reads a record.
@@ -66,7 +50,7 @@ impl<T: Serialize + DeserializeOwned> Records<T> {
     /// # Errors
     /// [`Error::Backend`] that names the file, if it is no record.
     pub(crate) fn read(&self, name: &StackName) -> Result<Option<T>> {
-        self.read_path(&self.path(name))
+        self.catalog.read(name.as_str())
     }
 
     /// Changes a record, and returns what `change` returned; `None` if there is no such record, or `change` returned `None` and
@@ -82,23 +66,17 @@ impl<T: Serialize + DeserializeOwned> Records<T> {
         change: impl FnOnce(&mut T, &dyn Fn() -> Result<Listing<T>>) -> Option<R>,
     ) -> Result<Option<R>> {
         let lock = self.lock()?;
-        let path = self.path(name);
-        let Some(mut record) = self.read_path(&path)? else { return Ok(None) };
+        let Some(mut record) = self.read(name)? else { return Ok(None) };
         let Some(result) = change(&mut record, &|| self.list_locked(&lock)) else { return Ok(None) };
-        let temporary = self.write(name, &record)?;
-        if let Err(e) = fs::rename(&temporary, &path) {
-            self.unlink(&temporary)?;
-            return Err(self.failed("replacing", &path, e));
-        }
+        self.catalog.replace(name.as_str(), &record, false)?;
         Ok(Some(result))
     }
 
     /// Deletes a record if it is the one that is meant. Succeeds if there is none.
     pub(crate) fn delete(&self, name: &StackName, is_meant: impl FnOnce(&T) -> bool) -> Result<()> {
         let _lock = self.lock()?;
-        let path = self.path(name);
-        match self.read_path(&path)? {
-            Some(record) if is_meant(&record) => self.unlink(&path),
+        match self.read(name)? {
+            Some(record) if is_meant(&record) => self.catalog.remove(name.as_str()),
             _ => Ok(()),
         }
     }
@@ -108,100 +86,20 @@ impl<T: Serialize + DeserializeOwned> Records<T> {
         self.list_locked(&self.lock()?)
     }
 
-    /// While nobody changes a record: BTRFS leaves a name out of a listing that is renamed over meanwhile.
+    /// While nobody changes a record, in another process neither: BTRFS leaves a name out of a listing that is renamed over meanwhile.
     fn list_locked(&self, _lock: &File) -> Result<Listing<T>> {
-        let mut names: Vec<StackName> = self
-            .file_names()?
-            .into_iter()
-            .filter_map(|file| file.strip_suffix(".json").and_then(|name| StackName::new(name).ok()))
-            .collect();
-        names.sort();
-        let mut records = Listing::default();
-        for name in names {
-            match self.read(&name) {
-                Ok(record) => records.found.extend(record),
-                Err(error) => records.unreadable.push(Unreadable::new(name.as_str(), &error)),
-            }
-        }
-        Ok(records)
-    }
-
-    fn path(&self, name: &StackName) -> PathBuf {
-        self.dir.join(format!("{name}.json"))
-    }
-
-    fn read_path(&self, path: &Path) -> Result<Option<T>> {
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(self.failed("reading", path, e)),
-        };
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        let parsed = crate::catalog::parse(&bytes);
-        parsed.map(Some).map_err(|e| Error::backend(self.backend, format!("parsing the record {}", path.display()), e))
-    }
-
-    /// Removes a record without content. Only a power cut leaves such a one, and it ended whatever the record spoke of.
-    fn drop_empty(&self, path: &Path) -> Result<()> {
-        match fs::metadata(path) {
-            Ok(metadata) if metadata.len() == 0 => self.unlink(path),
-            _ => Ok(()),
-        }
-    }
-
-    fn write(&self, name: &StackName, record: &T) -> Result<PathBuf> {
-        let path = self.dir.join(format!(".{name}{TEMPORARY}"));
-        let bytes = serde_json::to_vec(record)
-            .map_err(|e| Error::backend(self.backend, format!("writing the record of {name}"), e))?;
-        // The lock is held, so a file of this name is what a killed writer left. It may be a second link to the record itself:
-        // it must go, not be written to.
-        self.unlink(&path)?;
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut file| file.write_all(&bytes));
-        if let Err(e) = written {
-            self.unlink(&path)?;
-            return Err(self.failed("writing", &path, e));
-        }
-        Ok(path)
-    }
-
-    fn unlink(&self, path: &Path) -> Result<()> {
-        match fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.failed("deleting", path, e)),
-            _ => Ok(()),
-        }
+        Ok(self.catalog.list::<StackName>()?.map(|(_, record)| record))
     }
 
     fn lock(&self) -> Result<File> {
-        let path = self.dir.join(LOCK);
         OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(&path)
+            .open(&self.lock)
             .and_then(|file| file.lock().map(|()| file))
-            .map_err(|e| self.failed("locking", &path, e))
-    }
-
-    fn file_names(&self) -> Result<Vec<String>> {
-        let failed = |e| self.failed("listing", &self.dir, e);
-        fs::read_dir(&self.dir)
-            .map_err(failed)?
-            // Names that are not UTF-8 are not ours.
-            .filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose())
-            .collect::<io::Result<_>>()
-            .map_err(failed)
-    }
-
-    fn failed(&self, verb: &str, path: &Path, source: io::Error) -> Error {
-        Error::io(self.backend, format!("{verb} {}", path.display()), source)
+            .map_err(|e| Error::io(self.backend, format!("locking {}", self.lock.display()), e))
     }
 }
 
@@ -313,10 +211,10 @@ mod tests {
     #[test]
     fn what_killed_writers_and_power_cuts_leave_is_cleaned() {
         let dir = tempfile::tempdir().expect("a directory");
-        fs::write(dir.path().join(".a.tmp"), "[1").expect("written");
+        fs::write(dir.path().join(".a.0.tmp"), "[1").expect("written");
         fs::write(dir.path().join("a.json"), "").expect("written");
         let records = records(dir.path());
-        assert!(!dir.path().join(".a.tmp").exists());
+        assert!(!dir.path().join(".a.0.tmp").exists());
         assert_eq!(records.list().expect("a list"), Listing::default());
         records.create(&name("a"), &vec![1]).expect("an empty record holds no name");
         assert_eq!(records.read(&name("a")).expect("readable"), Some(vec![1]));
@@ -327,7 +225,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let records = records(dir.path());
         records.create(&name("a"), &vec![1]).expect("a new record");
-        fs::hard_link(dir.path().join("a.json"), dir.path().join(".a.tmp")).expect("linked");
+        // Whatever number the next one gets.
+        for number in 0..4 {
+            fs::hard_link(dir.path().join("a.json"), dir.path().join(format!(".a.{number}.tmp"))).expect("linked");
+        }
         records.create(&name("a"), &vec![2]).expect_err("the name is taken");
         assert_eq!(records.read(&name("a")).expect("readable"), Some(vec![1]));
     }

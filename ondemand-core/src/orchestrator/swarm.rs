@@ -152,7 +152,7 @@ impl Orchestrator for Swarm {
     async fn list(&self, selector: &Selector) -> Result<Listing<Stack>> {
         let mut stacks = self.shared.list().await?;
         stacks.retain(|stack| selector.matches(&stack.labels));
-        Ok(stacks.into())
+        Ok(stacks)
     }
 
     async fn set_labels(&self, name: &StackName, labels: &Labels) -> Result<()> {

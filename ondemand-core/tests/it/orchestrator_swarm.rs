@@ -7,7 +7,10 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use crate::laboratory::{Services, hosts, lines, run_on, service, service_name, stack, variable, with_volume, written};
+use crate::laboratory::{
+    Services, client, hosts, lines, run_on, service, service_name, stack, variable, with_volume, written,
+};
+use bollard::query_parameters::UpdateConfigOptions;
 use futures_util::{StreamExt, TryStreamExt};
 use ondemand_core::orchestrator::{
     Condition, ConfigSpec, Dependency, DeployMode, Endpoint, FileMount, Healthcheck, LogOptions, NetworkAttachment,
@@ -89,6 +92,45 @@ async fn nothing_of_a_stack_is_left_in_the_swarm() {
         Err(Error::NotFound { kind: Kind::Image, name }) => assert_eq!(Some(name), spec.services[1].image),
         other => panic!("expected that the image is not found, got {other:?}"),
     }
+    assert_eq!(services.left().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_stack_whose_claim_cannot_be_read_is_left_alone() {
+    let services = Services::start();
+    let swarm = services.swarm();
+    let mut spec = stack("a", vec![service("one", "exec sleep 1000")]);
+    spec.services[0].stop_grace = Duration::from_millis(300);
+    let deployed = swarm.deploy(&spec).await.expect("deployed");
+    let claim = format!("{}_a", services.instance);
+    let relabel = async |labels: &str| {
+        let client = client().await;
+        let config = client.inspect_config(&claim).await.expect("the claim");
+        let version = config.version.and_then(|version| version.index).expect("a version");
+        let mut known = config.spec.expect("a specification");
+        let before = known.labels.get_or_insert_default().insert("ondemand.labels".into(), labels.into());
+        let changed = UpdateConfigOptions { version: i64::try_from(version).expect("a small number") };
+        client.update_config(&claim, known, changed).await.expect("changed");
+        before.expect("the stack's labels")
+    };
+    let labels = relabel("{").await;
+
+    let listed = swarm.list(&Selector::all()).await.expect("a list");
+    assert!(listed.found.is_empty(), "{listed:?}");
+    assert_eq!(listed.unreadable.iter().map(|unreadable| &*unreadable.name).collect::<Vec<_>>(), ["a"]);
+    let told = |error: Error| assert!(matches!(error, Error::Backend { .. }), "{error:?}");
+    told(swarm.get(&spec.name).await.expect_err("it cannot be read"));
+    told(swarm.set_running(&spec.name, false).await.expect_err("it cannot be read"));
+    told(swarm.remove(&deployed.id).await.expect_err("it cannot be read"));
+    match swarm.deploy(&spec).await {
+        Err(Error::AlreadyExists { kind: Kind::Stack, .. }) => {}
+        other => panic!("expected that the name is taken, got {other:?}"),
+    }
+
+    relabel(&labels).await;
+    let kept = swarm.get(&spec.name).await.expect("a stack");
+    assert_eq!((kept.id, kept.services[0].state), (deployed.id.clone(), ServiceState::Running));
+    swarm.remove(&deployed.id).await.expect("removed");
     assert_eq!(services.left().await, [""; 0]);
 }
 

@@ -12,11 +12,14 @@ use bollard::query_parameters::{ListConfigsOptions, UpdateConfigOptions};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::BACKEND;
 use super::engine::{failed, is_out_of_sequence};
 use super::leftover;
 use super::names::Names;
-use crate::error::{Error, Kind, Result};
+use crate::catalog::check_format;
+use crate::error::{BoxError, Error, Kind, Result};
 use crate::label::{Labels, keys};
+use crate::listing::Unreadable;
 use crate::name::{AttemptId, ServiceName, StackName};
 use crate::orchestrator::docker::engine::has_status;
 use crate::orchestrator::docker::translate::{STACK, label_filter};
@@ -24,6 +27,8 @@ use crate::orchestrator::{StackId, StackSpec, VolumeSpec};
 
 /// The label of claims, with the stack's labels as JSON.
 const LABELS: &str = "ondemand.labels";
+/// The label of claims that say which format they have; see [`check_format`].
+const FORMAT: &str = "ondemand.format";
 /// The label of a stack that was put to sleep.
 const ASLEEP: &str = "ondemand.asleep";
 /// The label of a stack whose removal was begun.
@@ -48,6 +53,42 @@ pub(super) struct Claim {
     pub(super) removing: bool,
     /// Where it has volumes that go with it: none where it has no volumes, no nodes where it was not looked yet.
     pub(super) volumes: Option<BTreeSet<String>>,
+}
+
+/// The claims that were found, and those that are there and cannot be read.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    pub(super) found: Vec<Claim>,
+    pub(super) damaged: Vec<Damaged>,
+}
+
+/// A claim that cannot be read: its stack is there, and nobody knows what is true of it.
+#[derive(Debug)]
+pub(super) struct Damaged {
+    /// The name of its configuration file.
+    config: String,
+    /// What its stack is called, as far as that can be told.
+    stack: String,
+    reason: BoxError,
+}
+
+impl Damaged {
+    /// Tells whether it claims this deployment's name.
+    pub(super) fn is_of(&self, names: &Names) -> bool {
+        self.config == names.claim()
+    }
+
+    pub(super) fn unreadable(self) -> Unreadable {
+        Unreadable::new(self.stack.clone(), &self.error())
+    }
+
+    fn error(self) -> Error {
+        Error::backend(
+            BACKEND,
+            format!("reading config {}, which claims the name of a stack", self.config),
+            self.reason,
+        )
+    }
 }
 
 impl Claim {
@@ -80,24 +121,32 @@ impl Claim {
         self.names.id()
     }
 
-    /// Tells whether this configuration file is the claim.
-    pub(super) fn is(&self, config: &str) -> bool {
-        self.config == config
-    }
-
-    /// Finds the claims of an installation: all, of one name, or of one deployment.
-    pub(super) async fn find(
-        client: &bollard::Docker,
-        instance: &str,
-        name: Option<&StackName>,
-        attempt: Option<&AttemptId>,
-    ) -> Result<Vec<Self>> {
-        let mut labels = HashMap::from([(keys::INSTANCE.to_owned(), instance.to_owned())]);
-        labels.extend(name.map(|name| (STACK.to_owned(), name.to_string())));
-        labels.extend(attempt.map(|attempt| (keys::ATTEMPT.to_owned(), attempt.to_string())));
+    /// Finds the claims of an installation.
+    pub(super) async fn all(client: &bollard::Docker, instance: &str) -> Result<Claims> {
+        let labels = HashMap::from([(keys::INSTANCE.to_owned(), instance.to_owned())]);
         let options = ListConfigsOptions { filters: Some(label_filter(labels)) };
         let found = client.list_configs(Some(options)).await.map_err(|e| failed("listing stacks", e))?;
-        Ok(found.into_iter().filter_map(read).collect())
+        let mut claims = Claims::default();
+        for read in found.into_iter().filter_map(read) {
+            match read {
+                Ok(claim) => claims.found.push(claim),
+                Err(damaged) => claims.damaged.push(damaged),
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Finds the claim of a name.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if there is one that cannot be read.
+    pub(super) async fn of(client: &bollard::Docker, instance: &str, stack: &StackName) -> Result<Option<Self>> {
+        // By its name: labels may be what is damaged.
+        match client.inspect_config(&super::names::claim(instance, stack)).await {
+            Ok(config) => read(config).transpose().map_err(Damaged::error),
+            Err(e) if has_status(&e, 404) => Ok(None),
+            Err(e) => Err(failed(format!("looking for stack {stack}"), e)),
+        }
     }
 
     /// Changes what is known of the stack; tries again if another change came before.
@@ -123,7 +172,7 @@ impl Claim {
             let now = client.inspect_config(&self.config).await;
             let now = match now {
                 Err(e) if has_status(&e, 404) => None,
-                now => read(now.map_err(|e| failed(operation(), e))?),
+                now => read(now.map_err(|e| failed(operation(), e))?).transpose().map_err(Damaged::error)?,
             };
             *self = now.ok_or_else(|| Error::not_found(Kind::Stack, &stack))?;
         }
@@ -162,22 +211,110 @@ impl Claim {
 }
 
 /// Reads a claim; `None` if it is none of ours.
-fn read(config: Config) -> Option<Claim> {
-    let (id, spec) = (config.id?, config.spec?);
-    let labels = spec.labels?;
-    let stack = StackName::new(labels.get(STACK)?.as_str()).ok()?;
-    let attempt = AttemptId::new(labels.get(keys::ATTEMPT)?.as_str()).ok()?;
-    let own: BTreeMap<String, String> = serde_json::from_str(labels.get(LABELS)?).ok()?;
-    let content = BASE64.decode(spec.data?).ok()?;
-    Some(Claim {
-        config: id,
-        version: i64::try_from(config.version?.index?).ok()?,
-        labels: Labels::try_from(own).ok()?,
-        created: OffsetDateTime::parse(labels.get(keys::CREATED)?, &Rfc3339).ok()?,
-        services: serde_json::from_slice(&content).ok()?,
+fn read(config: Config) -> Option<Result<Claim, Damaged>> {
+    let labels = config.spec.as_ref()?.labels.as_ref()?;
+    let instance = labels.get(keys::INSTANCE)?;
+    let stack = labels.get(STACK).and_then(|stack| StackName::new(stack.as_str()).ok());
+    let name = config.spec.as_ref()?.name.clone().unwrap_or_default();
+    // Other files of a stack have its labels too.
+    let is_claim =
+        labels.contains_key(LABELS) || stack.as_ref().is_some_and(|stack| name == super::names::claim(instance, stack));
+    let known = || name.strip_prefix(instance)?.strip_prefix('_');
+    let stack = stack.map_or_else(|| known().unwrap_or(&name).to_owned(), |stack| stack.to_string());
+    is_claim.then(|| parse(config).map_err(|reason| Damaged { config: name, stack, reason }))
+}
+
+fn parse(config: Config) -> Result<Claim, BoxError> {
+    let missing = |what: &str| format!("it has no {what}");
+    let spec = config.spec.ok_or_else(|| missing("specification"))?;
+    let labels = spec.labels.unwrap_or_default();
+    let label = |key: &str| labels.get(key).map(String::as_str).ok_or_else(|| missing(&format!("label {key}")));
+    labels.get(FORMAT).map_or(Ok(()), |format| check_format(format.parse()?))?;
+    // What they hold is not quoted: it may be anything.
+    let wrong = |key: &str| format!("its label {key} is damaged");
+    let own: BTreeMap<String, String> = serde_json::from_str(label(LABELS)?).map_err(|_| wrong(LABELS))?;
+    let content = BASE64.decode(spec.data.ok_or_else(|| missing("content"))?).map_err(|_| "its content is damaged")?;
+    let version = config.version.and_then(|version| version.index).ok_or_else(|| missing("version"))?;
+    Ok(Claim {
+        config: config.id.ok_or_else(|| missing("id"))?,
+        version: i64::try_from(version)?,
+        labels: Labels::try_from(own).map_err(|_| wrong(LABELS))?,
+        created: OffsetDateTime::parse(label(keys::CREATED)?, &Rfc3339).map_err(|_| wrong(keys::CREATED))?,
+        services: serde_json::from_slice(&content).map_err(|_| "its content is damaged")?,
         asleep: labels.contains_key(ASLEEP),
         removing: labels.contains_key(REMOVING),
         volumes: labels.get(VOLUMES).map(|nodes| leftover::split(nodes)),
-        names: Names { instance: labels.get(keys::INSTANCE)?.clone(), stack, attempt },
+        names: Names {
+            instance: label(keys::INSTANCE)?.to_owned(),
+            stack: StackName::new(label(STACK)?).map_err(|_| wrong(STACK))?,
+            attempt: AttemptId::new(label(keys::ATTEMPT)?).map_err(|_| wrong(keys::ATTEMPT))?,
+        },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::ObjectVersion;
+
+    use super::*;
+
+    fn claim() -> Config {
+        let names = Names {
+            instance: "1234abcd".into(),
+            stack: StackName::new("env-demo").unwrap(),
+            attempt: AttemptId::random().unwrap(),
+        };
+        let claim = Claim {
+            config: "id".into(),
+            version: 7,
+            names,
+            labels: Labels::new().with("who", "x").unwrap(),
+            created: OffsetDateTime::now_utc(),
+            services: vec!["web".parse().unwrap()],
+            asleep: true,
+            removing: false,
+            volumes: None,
+        };
+        let version = Some(ObjectVersion { index: Some(7) });
+        Config { id: Some("id".into()), version, spec: Some(claim.spec(true).unwrap()), ..Config::default() }
+    }
+
+    #[test]
+    fn a_claim_says_what_was_written() {
+        let claim = read(claim()).unwrap().unwrap();
+        assert_eq!((claim.labels.get("who"), claim.asleep, claim.removing), (Some("x"), true, false));
+        assert_eq!(claim.services, ["web".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_absent() {
+        let damaged = |damage: &dyn Fn(&mut ConfigSpec)| {
+            let mut config = claim();
+            damage(config.spec.as_mut().unwrap());
+            read(config).expect("it is there").expect_err("it cannot be read").unreadable()
+        };
+        for key in [LABELS, keys::CREATED, keys::ATTEMPT, STACK] {
+            let without = damaged(&|spec| drop(spec.labels.as_mut().unwrap().remove(key)));
+            assert!(without.reason.contains(key), "{without}");
+            let wrong = damaged(&|spec| drop(spec.labels.as_mut().unwrap().insert(key.into(), "s3cret!".into())));
+            assert!(wrong.reason.contains(key) && !wrong.reason.contains("s3cret"), "{wrong}");
+            assert_eq!((&*without.name, &*wrong.name), ("env-demo", "env-demo"));
+        }
+        let empty = damaged(&|spec| spec.data = None);
+        assert!(empty.reason.contains("no content"), "{empty}");
+        let odd = damaged(&|spec| spec.data = Some(BASE64.encode("{}")));
+        assert!(odd.reason.contains("content is damaged"), "{odd}");
+        let later = damaged(&|spec| drop(spec.labels.as_mut().unwrap().insert(FORMAT.into(), "2".into())));
+        assert!(later.reason.contains("a later version"), "{later}");
+    }
+
+    #[test]
+    fn a_file_of_a_stack_is_no_claim() {
+        let mut config = claim();
+        let spec = config.spec.as_mut().unwrap();
+        spec.labels.as_mut().unwrap().remove(LABELS);
+        spec.name = Some("1234abcd_env-demo_settings".into());
+        assert!(read(config).is_none());
+        assert!(read(Config::default()).is_none());
+    }
 }

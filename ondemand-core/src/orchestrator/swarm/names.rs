@@ -31,12 +31,12 @@ pub(super) struct Names {
 impl Names {
     /// Returns what `docker stack` calls the stack. A name of ours holds no underscore, so no two are the same.
     pub(super) fn namespace(&self) -> String {
-        format!("{}_{}", self.instance, self.stack)
+        namespace(&self.instance, &self.stack)
     }
 
     /// Returns the name of what claims the stack's name.
     pub(super) fn claim(&self) -> String {
-        fit(&self.namespace())
+        claim(&self.instance, &self.stack)
     }
 
     /// Returns the name of a service's.
@@ -87,6 +87,15 @@ impl Names {
     pub(super) fn filter(&self) -> HashMap<String, Vec<String>> {
         label_filter(self.labels())
     }
+}
+
+/// Returns the name of what claims a stack's name.
+pub(super) fn claim(instance: &str, stack: &StackName) -> String {
+    fit(&namespace(instance, stack))
+}
+
+fn namespace(instance: &str, stack: &StackName) -> String {
+    format!("{instance}_{stack}")
 }
 
 /// Cuts a name that is too long, or holds what no name may, so that different ones stay different.

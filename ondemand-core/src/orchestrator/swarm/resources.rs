@@ -6,14 +6,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bollard::errors::Error as EngineError;
-use bollard::models::{ConfigSpec as ConfigBody, NetworkCreateRequest, SecretSpec as SecretBody};
+use bollard::models::{Config, ConfigSpec as ConfigBody, NetworkCreateRequest, SecretSpec as SecretBody};
 use bollard::query_parameters::{
     ListConfigsOptions, ListNetworksOptions, ListSecretsOptions, ListVolumesOptions, RemoveVolumeOptions,
 };
 use futures_util::future::try_join_all;
 use tokio::time::sleep;
 
-use super::claim::Claim;
 use super::engine::{failed, is_in_use};
 use super::names::Names;
 use super::translate::{DEFAULT_NETWORK, Known};
@@ -154,9 +153,9 @@ pub(super) async fn remove(client: &bollard::Docker, names: &Names) -> Result<()
     let configs = client.list_configs(Some(ListConfigsOptions { filters: filters() })).await;
     let networks = client.list_networks(Some(ListNetworksOptions { filters: filters() })).await;
     let secrets = secrets.map_err(|e| failed("listing secrets", e))?.into_iter().filter_map(|secret| secret.id);
-    let claims = Claim::find(client, &names.instance, Some(&names.stack), Some(&names.attempt)).await?;
-    let configs = configs.map_err(|e| failed("listing configs", e))?.into_iter().filter_map(|config| config.id);
-    let configs: Vec<_> = configs.filter(|id| !claims.iter().any(|claim| claim.is(id))).collect();
+    let configs = configs.map_err(|e| failed("listing configs", e))?.into_iter();
+    let is_claim = |config: &Config| config.spec.as_ref().and_then(|spec| spec.name.as_ref()) == Some(&names.claim());
+    let configs: Vec<_> = configs.filter(|config| !is_claim(config)).filter_map(|config| config.id).collect();
     let networks = networks.map_err(|e| failed("listing networks", e))?.into_iter().filter_map(|network| network.id);
     tokio::try_join!(
         try_join_all(secrets.map(|id| async move { once_unused("secret", &id, || client.delete_secret(&id)).await })),

@@ -20,6 +20,7 @@ pub(super) use super::whole::Whole;
 use super::{registry, resources, sleeping, translate};
 use crate::error::{Error, Kind, Result};
 use crate::label::Labels;
+use crate::listing::Listing;
 use crate::name::{ServiceName, StackName};
 use crate::orchestrator::docker::engine::{Engine, has_status};
 use crate::orchestrator::docker::translate::{SERVICE, image};
@@ -62,8 +63,7 @@ impl Shared {
     }
 
     async fn claim(&self, name: &StackName) -> Result<Option<Claim>> {
-        let client = self.engine.client().await?;
-        Ok(Claim::find(client, &self.instance, Some(name), None).await?.pop())
+        Claim::of(self.engine.client().await?, &self.instance, name).await
     }
 
     /// Looks at a stack.
@@ -86,10 +86,10 @@ impl Shared {
     }
 
     /// Returns all stacks as they are now, in the order of their names.
-    pub(super) async fn list(&self) -> Result<Vec<Stack>> {
+    pub(super) async fn list(&self) -> Result<Listing<Stack>> {
         let wholes = Whole::all(self.engine.client().await?, &self.instance).await?;
-        let mut stacks: Vec<_> = wholes.iter().map(|whole| self.stack(whole)).collect();
-        stacks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        let mut stacks = wholes.map(|whole| self.stack(&whole));
+        stacks.found.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         Ok(stacks)
     }
 
@@ -279,7 +279,9 @@ impl Shared {
     /// Removes all that carries the labels of a deployment, its claim last: until then, its name is taken, and it is found by it.
     async fn end(&self, names: &Names) -> Result<()> {
         let client = self.engine.client().await?;
-        let mut claim = Claim::find(client, &names.instance, Some(&names.stack), Some(&names.attempt)).await?.pop();
+        // One that cannot be read may be of another deployment: nothing is removed.
+        let claim = Claim::of(client, &names.instance, &names.stack).await?;
+        let mut claim = claim.filter(|claim| claim.id() == names.id());
         let mut watch = Watch::new();
         let mut whole = watch.see(self, names).await?;
         // The services tell it too, where somebody removed the claim, or a version that did not write it down made it.

@@ -6,13 +6,14 @@ use bollard::models::{Service as Found, Task, TaskState};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::claim::Claim;
+use super::claim::{Claim, Claims, Damaged};
 use super::engine::{self, Nodes};
 use super::names::{IMAGE, NAMESPACE, Names};
 use super::tasks::{Circumstances, Doing, doing, newest, to_service};
 use super::translate::ONCE;
 use crate::error::Result;
 use crate::label::{Labels, keys};
+use crate::listing::Listing;
 use crate::name::{ServiceName, StackName};
 use crate::orchestrator::docker::translate::{SERVICE, STACK, label_filter, owner};
 use crate::orchestrator::{Stack, StackId};
@@ -50,26 +51,28 @@ impl Whole {
     }
 
     /// Looks at all stacks of an installation.
-    pub(super) async fn all(client: &bollard::Docker, instance: &str) -> Result<Vec<Self>> {
+    pub(super) async fn all(client: &bollard::Docker, instance: &str) -> Result<Listing<Self>> {
         let filter = || label_filter(HashMap::from([(keys::INSTANCE.to_owned(), instance.to_owned())]));
         // First the services: what has none of its claim any more is gone, and what has a claim has it first.
         let found = engine::services(client, filter()).await?;
-        let (claims, tasks, nodes) = tokio::try_join!(
-            Claim::find(client, instance, None, None),
-            engine::tasks(client, filter()),
-            Nodes::read(client),
-        )?;
+        let (claims, tasks, nodes) =
+            tokio::try_join!(Claim::all(client, instance), engine::tasks(client, filter()), Nodes::read(client),)?;
         let mut wholes: BTreeMap<StackId, Self> = BTreeMap::new();
         let empty = |names: Names| {
             let nodes = nodes.clone();
             Self { names, claim: None, found: Vec::new(), tasks: Vec::new(), nodes, checked: HashMap::new() }
         };
+        let Claims { found: claims, damaged } = claims;
         for claim in claims {
             let whole = wholes.entry(claim.id()).or_insert_with(|| empty(claim.names.clone()));
             whole.claim = Some(claim);
         }
         for service in found {
             let Some(names) = labels_of(&service).and_then(|labels| names_of(instance, labels)) else { continue };
+            // It is no orphan: what is known of it cannot be read.
+            if damaged.iter().any(|damaged| damaged.is_of(&names)) {
+                continue;
+            }
             wholes.entry(names.id()).or_insert_with(|| empty(names)).found.push(service);
         }
         for task in tasks {
@@ -78,7 +81,8 @@ impl Whole {
                 whole.tasks.push(task);
             }
         }
-        Ok(wholes.into_values().collect())
+        let unreadable = damaged.into_iter().map(Damaged::unreadable).collect();
+        Ok(Listing { found: wholes.into_values().collect(), unreadable })
     }
 
     pub(super) fn id(&self) -> StackId {
