@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{BoxError, Error, Result};
 use crate::listing::{Listing, Unreadable};
+use crate::own;
 
 const SUFFIX: &str = ".json";
 /// What temporary files end in. They start with a dot, as no name does.
@@ -59,7 +60,7 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
             _ => {}
         }
         if dir.metadata().map_err(failed)?.permissions().mode() & 0o777 != mode {
-            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).map_err(failed)?;
+            own::set_permissions(&dir, fs::Permissions::from_mode(mode)).map_err(failed)?;
         }
         let catalog = Self::at(dir, backend);
         catalog.remove_temporary()?;
@@ -72,7 +73,7 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
             if name.starts_with('.') && name.ends_with(TEMPORARY) {
                 let path = self.dir.join(&name);
                 if path.symlink_metadata().is_ok_and(|m| m.is_file()) {
-                    self.ignore_missing(fs::remove_file(&path), "removing a temporary file")?;
+                    self.ignore_missing(own::remove_file(&path), "removing a temporary file")?;
                 }
             }
         }
@@ -116,8 +117,8 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
         }
         let linked = {
             let _names = self.change_names();
-            let linked = fs::hard_link(&temporary, self.record(name));
-            self.ignore_missing(fs::remove_file(&temporary), "removing a temporary file")?;
+            let linked = own::hard_link(&temporary, self.record(name));
+            self.ignore_missing(own::remove_file(&temporary), "removing a temporary file")?;
             linked
         };
         match linked {
@@ -132,11 +133,11 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
         let temporary = self.write_temporary(name, record)?;
         let renamed = {
             let _names = self.change_names();
-            fs::rename(&temporary, self.record(name))
+            own::rename(&temporary, self.record(name))
         };
         if let Err(e) = renamed {
             // The rename's error is the one to tell; a file that stays is removed at the next start.
-            let _ = fs::remove_file(&temporary);
+            let _ = own::remove_file(&temporary);
             return Err(self.error("replacing a record", e));
         }
         if durable { self.sync() } else { Ok(()) }
@@ -144,7 +145,7 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
 
     /// Reads the record of `name`.
     pub(crate) fn read(&self, name: &str) -> Result<Option<T>> {
-        let file = match File::open(self.record(name)) {
+        let file = match own::open(self.record(name)) {
             Ok(file) => file,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(self.error(&format!("opening the record of {name}"), e)),
@@ -168,7 +169,7 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
 
     /// Removes the record of `name`. Succeeds if there is none.
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
-        self.ignore_missing(fs::remove_file(self.record(name)), "removing a record")
+        self.ignore_missing(own::remove_file(self.record(name)), "removing a record")
     }
 
     /// Returns the records in the order of their names. What a process that has the directory changes while it is listed, is found; so one that only looks
@@ -203,7 +204,7 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
         }
         // Whoever has asked by now has changed what is to be changed.
         let all = self.asked.load(Ordering::SeqCst);
-        File::open(&self.dir)
+        own::open(&self.dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|e| self.error("writing a directory to disk", e))?;
         *served = all;
@@ -221,7 +222,7 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
 
     fn file_names(&self) -> Result<Vec<String>> {
         let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        let entries = fs::read_dir(&self.dir).map_err(|e| self.error("reading a directory", e))?;
+        let entries = own::read_dir(&self.dir).map_err(|e| self.error("reading a directory", e))?;
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|e| self.error("reading a directory", e))?;
@@ -241,10 +242,10 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!(".{name}.{number}{TEMPORARY}"));
         // One of this name was left by a process that died, which had the directory too. It may be a second link to the record itself: it goes, and is not written to.
-        self.ignore_missing(fs::remove_file(&path), "removing a temporary file")?;
+        self.ignore_missing(own::remove_file(&path), "removing a temporary file")?;
         let written = write_new(&path, &text, !self.volatile);
         if let Err(e) = written {
-            let _ = fs::remove_file(&path);
+            let _ = own::remove_file(&path);
             return Err(self.error(&format!("writing the record of {name}"), e));
         }
         Ok(path)
@@ -299,7 +300,7 @@ pub(crate) fn check_format(format: u32) -> Result<(), BoxError> {
 }
 
 fn write_new(path: &Path, text: &[u8], with_twin: bool) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = own::open_with(OpenOptions::new().write(true).create_new(true).mode(0o600), path)?;
     file.write_all(text)?;
     // Where there is no room or no support for the attribute, the disk has to be waited for after all.
     if with_twin && rustix::fs::fsetxattr(&file, TWIN, text, XattrFlags::empty()).is_err() {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::orchestrator::Resources;
+use crate::own;
 
 /// The directory of all groups that are made here.
 const TOP: &str = "ondemand";
@@ -125,7 +126,7 @@ impl Cgroups {
         if !rustix::process::geteuid().is_root() {
             return Err("control groups are made by root".into());
         }
-        let read = |path: &str| fs::read_to_string(path).map_err(|e| format!("reading {path}: {e}"));
+        let read = |path: &str| own::read_to_string(path).map_err(|e| format!("reading {path}: {e}"));
         let (mounts, own) = (read("/proc/self/mountinfo")?, read("/proc/self/cgroup")?);
         let mut hierarchies: Vec<Hierarchy> = Vec::new();
         for controller in CONTROLLERS {
@@ -142,7 +143,7 @@ impl Cgroups {
         let most = Resources { nano_cpus: Some(1_000_000_000), memory: Some(1 << 30), pids: Some(100) };
         let trial = format!("trial-{}", std::process::id());
         let tried = cgroups.make(&trial, &most);
-        cgroups.hierarchies.iter().for_each(|hierarchy| drop(fs::remove_dir(hierarchy.dir.join(&trial))));
+        cgroups.hierarchies.iter().for_each(|hierarchy| drop(own::remove_dir(hierarchy.dir.join(&trial))));
         cgroups.tidy();
         tried.map_err(|e| e.to_string())?;
         Ok(cgroups)
@@ -186,7 +187,7 @@ impl Cgroups {
         for hierarchy in &*self.hierarchies {
             let dir = hierarchy.dir.join(name);
             loop {
-                match fs::remove_dir(&dir) {
+                match own::remove_dir(&dir) {
                     Err(e)
                         if e.raw_os_error() == Some(Errno::BUSY.raw_os_error())
                             && tokio::time::Instant::now() < deadline => {}
@@ -225,9 +226,9 @@ impl Cgroups {
     fn tidy(&self) {
         let _changing = self.changing();
         for hierarchy in &*self.hierarchies {
-            if fs::remove_dir(&hierarchy.dir).is_ok() {
+            if own::remove_dir(&hierarchy.dir).is_ok() {
                 // Other installations have theirs there.
-                let _ = fs::remove_dir(hierarchy.base.join(TOP));
+                let _ = own::remove_dir(hierarchy.base.join(TOP));
             }
         }
     }
@@ -285,7 +286,7 @@ fn make_if_missing(dir: &Path) -> io::Result<()> {
 
 fn write(file: &Path, value: &str) -> io::Result<()> {
     // Not created: a file that is not there is a limit that does not exist.
-    let opened = fs::OpenOptions::new().write(true).open(file);
+    let opened = own::open_with(fs::OpenOptions::new().write(true), file);
     opened.and_then(|mut open| io::Write::write_all(&mut open, value.as_bytes())).map_err(|e| at("writing", file, &e))
 }
 
@@ -318,7 +319,7 @@ fn locate(controller: Controller, mounts: &str, own: &str) -> Option<(Version, P
                 return Some((Version::One, path.join(below)));
             }
             "cgroup2" if second.is_none() => {
-                let there = fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
+                let there = own::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
                 if there.split_whitespace().any(|name| name == controller.name()) {
                     second = Some((Version::Two, path));
                 }

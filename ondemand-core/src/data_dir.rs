@@ -8,6 +8,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::own;
 
 /// A data directory that this process, and no other, has open, until this is dropped.
 #[derive(Debug)]
@@ -46,12 +47,7 @@ impl DataDir {
 /// Takes the lock of a data directory.
 fn lock(data_dir: &Path) -> Result<File> {
     let path = data_dir.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
+    let file = own::open_with(OpenOptions::new().create(true).truncate(false).write(true).mode(0o600), &path)
         .map_err(|e| Error::io("data directory", format!("opening {}", path.display()), e))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),

@@ -1,6 +1,6 @@
 //! The identity of a data directory: its key, and where its sockets are.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
 use crate::name::{DatabaseId, hex, random};
 use crate::orchestrator::RunAs;
+use crate::own;
 use crate::secret::Secret;
 
 /// A data directory that this process, and no other, has open.
@@ -45,7 +46,7 @@ impl Drop for Hold {
 /// Removes a runtime directory that nobody needs: databases that live on have their sockets in it.
 fn remove_if_empty(runtime_dir: &Path) {
     // It fails where anything is in it.
-    let _ = std::fs::remove_dir(runtime_dir);
+    let _ = own::remove_dir(runtime_dir);
 }
 
 impl Instance {
@@ -99,7 +100,7 @@ fn runtime_dir(id: &str) -> Result<PathBuf> {
             hint: "remove it; it may be a trap".into(),
         });
     }
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o711)).map_err(failed)?;
+    own::set_permissions(&path, std::fs::Permissions::from_mode(0o711)).map_err(failed)?;
     Ok(path)
 }
 
@@ -110,11 +111,11 @@ fn point_to(link: &Path, target: &Path) -> Result<()> {
     }
     let failed = |e| Error::io("data directory", format!("making {}", link.display()), e);
     let new = link.with_extension("new");
-    match std::fs::remove_file(&new) {
+    match own::remove_file(&new) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
         _ => {}
     }
-    std::os::unix::fs::symlink(target, &new).and_then(|()| std::fs::rename(&new, link)).map_err(failed)
+    std::os::unix::fs::symlink(target, &new).and_then(|()| own::rename(&new, link)).map_err(failed)
 }
 
 /// The secret that passwords are derived from.
@@ -123,7 +124,7 @@ struct Key([u8; 32]);
 impl Key {
     fn load_or_make(path: &Path) -> Result<Self> {
         let failed = |what: &str, e| Error::io("instance key", format!("{what} {}", path.display()), e);
-        match File::open(path) {
+        match own::open(path) {
             Ok(file) => {
                 let mut bytes = Vec::with_capacity(33);
                 file.take(33).read_to_end(&mut bytes).map_err(|e| failed("reading", e))?;
@@ -138,16 +139,12 @@ impl Key {
                 random(&mut key)?;
                 // Written beside and renamed, so that a crash leaves no half key; flushed, as no password can be told without it.
                 let temporary = path.with_extension("new");
-                let mut file = OpenOptions::new()
-                    .create(true)
-                    .truncate(true)
-                    .write(true)
-                    .mode(0o600)
-                    .open(&temporary)
-                    .map_err(|e| failed("making", e))?;
+                let mut file =
+                    own::open_with(OpenOptions::new().create(true).truncate(true).write(true).mode(0o600), &temporary)
+                        .map_err(|e| failed("making", e))?;
                 file.write_all(&key).and_then(|()| file.sync_all()).map_err(|e| failed("writing", e))?;
-                std::fs::rename(&temporary, path).map_err(|e| failed("naming", e))?;
-                let directory = File::open(path.parent().unwrap_or(Path::new("/")));
+                own::rename(&temporary, path).map_err(|e| failed("naming", e))?;
+                let directory = own::open(path.parent().unwrap_or(Path::new("/")));
                 directory.and_then(|directory| directory.sync_all()).map_err(|e| failed("flushing", e))?;
                 Ok(Self(key))
             }

@@ -29,6 +29,7 @@ mod name;
 mod notation;
 mod ondemand;
 pub mod orchestrator;
+mod own;
 mod pause;
 pub mod postgres;
 mod proc;

@@ -9,6 +9,8 @@
 use rustix::process::Pid;
 use sha2::{Digest, Sha256};
 
+use crate::own;
+
 /// What a marked process's limit is at least.
 const LEAST: u64 = 1 << 61;
 
@@ -31,7 +33,7 @@ impl Mark {
 
     /// Tells whether a process carries the mark.
     pub(crate) fn is_on(self, pid: Pid) -> bool {
-        let limits = std::fs::read_to_string(format!("/proc/{}/limits", pid.as_raw_nonzero())).unwrap_or_default();
+        let limits = own::read_to_string(format!("/proc/{}/limits", pid.as_raw_nonzero())).unwrap_or_default();
         hard_limit(&limits) == Some(self.0)
     }
 }
@@ -43,7 +45,7 @@ fn hard_limit(limits: &str) -> Option<u64> {
 
 /// Tells whether a process has this line in its environment.
 pub(crate) fn has_line(pid: Pid, line: &str) -> bool {
-    let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
+    let environment = own::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
     environment.split(|&byte| byte == 0).any(|given| given == line.as_bytes())
 }
 

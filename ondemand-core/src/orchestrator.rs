@@ -1,5 +1,6 @@
 //! What runs programs: one trait, and its implementations.
 
+use std::any::Any;
 use std::fmt;
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -68,6 +69,12 @@ pub use swarm::{Swarm, SwarmOptions};
 /// [`Error::Unsupported`]: crate::Error::Unsupported
 #[async_trait]
 pub trait Orchestrator: Debug + Send + Sync + 'static {
+    /// Tells that a stack is about to be deployed, whatever it will be: what can be begun for it is begun, in the background. It is expected until what
+    /// this returns is dropped. Where nothing can be begun, it does nothing. It must be called in a runtime.
+    fn expect_deploy(&self) -> Expected {
+        Expected::default()
+    }
+
     /// Starts a stack.
     ///
     /// # Errors
@@ -145,6 +152,20 @@ pub trait Orchestrator: Debug + Send + Sync + 'static {
     /// Returns the lines that the services wrote. An unknown stack is a stream of one
     /// [`NotFound`](crate::Error::NotFound).
     fn logs(&self, name: &StackName, options: LogOptions) -> BoxStream<'static, Result<LogLine>>;
+}
+
+/// A deployment that is expected, until this is dropped.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Expected {
+    _begun: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl Expected {
+    /// Keeps what was begun until it is dropped.
+    pub fn until_dropped(begun: impl Any + Send + Sync) -> Self {
+        Self { _begun: Some(Box::new(begun)) }
+    }
 }
 
 /// Identifies one deployment of a stack: a name may be used again, an id may not.

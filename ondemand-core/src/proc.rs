@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::io;
 
+use crate::own;
+
 /// Reads the children that the kernel lists; `None` if it is built without such lists, or there is no such process.
 pub(crate) fn children(pid: u32) -> Option<Vec<u32>> {
     let mut pids = Vec::new();
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
-        let list = std::fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
+    for thread in own::read_dir(format!("/proc/{pid}/task")).ok()? {
+        let list = own::read_to_string(thread.ok()?.path().join("children")).ok()?;
         pids.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
     }
     Some(pids)
@@ -42,17 +44,17 @@ pub(crate) fn descendants(pid: u32) -> Vec<u32> {
 
 /// Lists all processes.
 pub(crate) fn pids() -> io::Result<Vec<u32>> {
-    let names = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names = own::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     Ok(names.filter_map(|name| name.parse().ok()).collect())
 }
 
 /// Reads what tells this boot from others.
 pub(crate) fn boot_id() -> io::Result<String> {
-    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    Ok(own::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 fn parent(pid: u32) -> Option<u32> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = own::read(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything: what counts is after the last one.
     let end = stat.iter().rposition(|&byte| byte == b')')?;
     std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()

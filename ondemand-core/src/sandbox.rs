@@ -21,6 +21,7 @@ use rustix::fs::OFlags;
 
 use crate::listing::{usable, usable_dir, usable_file};
 use crate::orchestrator::{Mount, RunAs};
+use crate::own;
 
 /// Where programs of a sandbox, and those that make one, are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -182,7 +183,8 @@ impl Sandbox {
         if let Some(size) = inside.shm_size {
             add(&["--size", &size.to_string()]);
         }
-        add(&["--tmpfs", "/dev/shm", "--perms", "1777", "--tmpfs", "/tmp"]);
+        // The root is a file system in memory already.
+        add(&["--tmpfs", "/dev/shm", "--perms", "1777", "--dir", "/tmp"]);
         words.extend(self.tools.more.iter().cloned());
         words.extend(parents(inside.mounts.iter().map(|mount| mount.target.as_path())));
         let mut mounts: Vec<&Mount> = inside.mounts.iter().collect();
@@ -216,7 +218,7 @@ impl Sandbox {
 pub(crate) fn program(descendants: impl IntoIterator<Item = u32>) -> Option<u32> {
     // The first process of the sandbox has number 1 in it, and the program is the next. Sandboxes in the sandbox have longer lists.
     let numbers = |pid: u32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let status = own::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
         let numbers: Vec<u32> = numbers.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect();
         (numbers.len() > 1 && numbers.last() == Some(&2)).then_some((numbers.len(), pid))
@@ -287,9 +289,9 @@ fn copy_etc(etc: &Path) -> io::Result<()> {
                 let new = to.with_extension("new");
                 // A link there is removed and not followed.
                 remove_if_there(&new)?;
-                fs::File::create_new(&new)?.write_all(&content)?;
-                fs::set_permissions(&new, fs::Permissions::from_mode(0o644))?;
-                fs::rename(&new, &to)?;
+                own::open_with(fs::OpenOptions::new().write(true).create_new(true), &new)?.write_all(&content)?;
+                own::set_permissions(&new, fs::Permissions::from_mode(0o644))?;
+                own::rename(&new, &to)?;
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => remove_if_there(&to)?,
             Err(e) => return Err(io::Error::new(e.kind(), format!("/etc/{name}: {e}"))),
@@ -299,7 +301,7 @@ fn copy_etc(etc: &Path) -> io::Result<()> {
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match own::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
@@ -307,8 +309,8 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 
 /// Makes a directory that everybody may read, whatever this process's umask is.
 fn make_readable(path: &Path) -> io::Result<()> {
-    fs::create_dir_all(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+    own::create_dir_all(path)?;
+    own::set_permissions(path, fs::Permissions::from_mode(0o755))
 }
 
 fn read_regular(path: &Path) -> io::Result<Vec<u8>> {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::compose::Document;
 use crate::error::{Error, Kind, Result, shorten};
 use crate::listing::{usable, usable_file};
+use crate::own;
 
 mod check;
 mod origin;
@@ -81,7 +82,7 @@ impl Template {
             _ => Error::io("templates", format!("reading {}", dir.display()), e),
         };
         let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
-        for entry in std::fs::read_dir(dir).map_err(failed)? {
+        for entry in own::read_dir(dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             let Some(name) = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()) else { continue };
             let is_template = path.extension().is_some_and(|ending| ending == "yml" || ending == "yaml");
@@ -184,7 +185,7 @@ fn read(path: &Path) -> Result<String> {
         return Err(invalid("it is not a file".into()));
     }
     let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(failed)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    own::open(path).map_err(failed)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > LARGEST {
         return Err(invalid(format!("it has more than {} KiB", LARGEST >> 10)));
     }

@@ -8,6 +8,7 @@ use super::field::Field;
 use super::problem::Read;
 use crate::error::shorten;
 use crate::listing::usable_file;
+use crate::own;
 
 /// The largest file that may be named.
 const LARGEST: u64 = 1 << 20;
@@ -22,7 +23,7 @@ pub(super) fn read(document: &Document, name: &str, field: &Field<'_>) -> Read<O
     if !usable_file(&path) {
         return Err(failed(&"it is not a file"));
     }
-    let file = std::fs::File::open(&path).map_err(|e| failed(&e))?;
+    let file = own::open(&path).map_err(|e| failed(&e))?;
     let mut text = String::new();
     file.take(LARGEST + 1).read_to_string(&mut text).map_err(|e| failed(&e))?;
     if text.len() as u64 > LARGEST {

@@ -88,6 +88,7 @@ impl Creation<'_> {
         }
         let expires = inner.expiry(options.ttl.unwrap_or(limits.default_ttl))?;
         let attempt = inner.begin_create(options.name.as_ref())?;
+        let _expected = inner.orchestrator.expect_deploy();
         let reference = options.dataset.as_ref().or(limits.default_dataset.as_ref());
         let finding = async {
             let hold = inner.datasets.hold().await;

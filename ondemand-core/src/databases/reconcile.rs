@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use rustix::fs::{FileType, Stat};
 use time::OffsetDateTime;
 
 use super::DatabaseState;
@@ -16,11 +17,14 @@ use super::recover::recover;
 use crate::error::{Error, Kind, Result};
 use crate::janitor::Report;
 use crate::label::{Labels, keys};
-use crate::listing::{Listing, what_is_at};
+use crate::listing::Listing;
 use crate::name::{AttemptId, DatabaseId, VolumeName};
 use crate::orchestrator::Stack;
 use crate::snapshot::Volume;
+use crate::tree::{Tree, kind_of};
 
+/// The file that names the server that has a volume.
+const LOCK: &str = "postmaster.pid";
 /// How many servers are started at a time, such as after a reboot.
 const STARTS_AT_A_TIME: usize = 4;
 /// How many things that belong to nobody are removed at a time.
@@ -399,14 +403,15 @@ impl Inner {
 /// Removes the lock file of a server that has ended, if it is empty: a power cut leaves its name and takes what was in it, and Postgres then refuses to start. Only the
 /// name itself is removed, whatever the volume's user may have made of it.
 fn remove_empty_lock(data: &Path) -> Result<()> {
-    let lock = data.join("postmaster.pid");
-    match what_is_at(&lock, "database")? {
-        Some(metadata) if metadata.is_file() && metadata.len() == 0 => match std::fs::remove_file(&lock) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("database", format!("removing {}", lock.display()), e))
-            }
-            _ => Ok(()),
-        },
+    let remove = || {
+        let volume = Tree::open(data)?;
+        let is_empty = |stat: &Stat| kind_of(stat) == FileType::RegularFile && stat.st_size == 0;
+        if volume.stat(LOCK)?.as_ref().is_some_and(is_empty) { volume.remove(LOCK) } else { Ok(()) }
+    };
+    match remove() {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("database", format!("removing an empty {LOCK} in {}", data.display()), e))
+        }
         _ => Ok(()),
     }
 }

@@ -47,6 +47,7 @@ async fn run(inner: &Arc<Inner>, id: &DatabaseId) -> Result<Database> {
 }
 
 async fn swap(inner: &Inner, old: &Record, new: &mut Record) -> Result<()> {
+    let _expected = inner.orchestrator.expect_deploy();
     let hashing = inner.hash_password(new);
     let labels = new.labels(&inner.instance.id)?;
     // Cloned while the old server still answers: it is away only for as long as a start takes.

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::label::keys;
 use crate::name::{AttemptId, DatabaseId, ServiceName};
 use crate::orchestrator::{LogOptions, Mount, PublishedPort, ServiceSpec, Stack, StackSpec, StopSignal};
+use crate::own;
 use crate::postgres::{Endpoint, Launch, Notify, install, memory};
 
 /// The port a server listens on inside a container.
@@ -101,14 +102,14 @@ impl Inner {
         // The mode lets only Postgres's user in; after a reset or a crash the directory is there already.
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
         let user = self.options.user;
-        std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid)).map_err(failed)?;
+        own::chown(&path, Some(user.uid), Some(user.gid)).map_err(failed)?;
         Ok(path)
     }
 
     pub(super) fn remove_run_dir(&self, id: &DatabaseId) -> Result<()> {
         let (path, notify) = (self.run_dir(id), self.notify_path(id));
         // A process that was killed while it waited has left its end of the line.
-        for removed in [std::fs::remove_dir_all(&path), std::fs::remove_file(&notify)] {
+        for removed in [own::remove_dir_all(&path), own::remove_file(&notify)] {
             match removed {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(Error::io("runtime directory", format!("removing {}", path.display()), e));

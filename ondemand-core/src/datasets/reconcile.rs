@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::janitor::Report;
 use crate::label::{Selector, keys};
 use crate::name::AttemptId;
+use crate::own;
 use crate::postgres::{memory, program};
 use crate::snapshot::Volume;
 
@@ -56,7 +57,7 @@ async fn remove_dead(inner: &Inner, volume: &Volume, attempt: &AttemptId) -> Res
 
 /// Removes the socket directory of an import.
 pub(super) fn remove_private(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
+    match own::remove_dir_all(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(Error::io("import", format!("removing {}", dir.display()), e))
         }
@@ -117,7 +118,7 @@ enum Role {
 fn holders(dirs: &[PathBuf]) -> Vec<Holder> {
     let dirs: Vec<PathBuf> =
         dirs.iter().flat_map(|dir| [dir.canonicalize().ok(), Some(dir.clone())]).flatten().collect();
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(processes) = own::read_dir("/proc") else { return Vec::new() };
     processes
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw))
@@ -135,7 +136,7 @@ fn holder(pid: Pid, dirs: &[PathBuf]) -> Option<Holder> {
         return None;
     }
     let below = |path: &Path| dirs.iter().any(|dir| path.starts_with(dir));
-    let arguments = fs::read(proc.join("cmdline")).unwrap_or_default();
+    let arguments = own::read(proc.join("cmdline")).unwrap_or_default();
     let told = arguments.split(|&b| b == 0).any(|argument| {
         use std::os::unix::ffi::OsStrExt;
         below(Path::new(std::ffi::OsStr::from_bytes(argument)))

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::meter::Meter;
 use crate::error::{Error, Result};
 use crate::orchestrator::RunAs;
+use crate::own;
 use crate::postgres::tablespaces;
 use crate::tree::Tree;
 
@@ -53,7 +54,7 @@ impl Writer {
 
     /// Makes a file that is not there yet.
     pub(super) fn create(&self, path: &Path) -> io::Result<File> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let file = own::open_with(OpenOptions::new().write(true).create_new(true).mode(0o600), path)?;
         if nix::unistd::geteuid().is_root() {
             fchown(&file, Some(self.user.uid), Some(self.user.gid))?;
         }
@@ -218,7 +219,7 @@ fn linked(directory: &Tree, name: &OsStr) -> io::Result<Tree> {
 pub(super) fn single_top(root: &Path) -> Result<PathBuf> {
     let mut top = root.to_owned();
     loop {
-        let list = || -> io::Result<Vec<fs::DirEntry>> { fs::read_dir(&top)?.collect() };
+        let list = || -> io::Result<Vec<fs::DirEntry>> { own::read_dir(&top)?.collect() };
         let entries = list().map_err(|e| writing(&top, e))?;
         match entries.as_slice() {
             [only] if only.file_type().is_ok_and(|kind| kind.is_dir()) => top = only.path(),
@@ -234,13 +235,13 @@ pub(super) fn raise(root: &Path, top: &Path) -> Result<()> {
     let raise = || -> io::Result<()> {
         // Its name may be that of something in it.
         let aside = root.join(".ondemand-unpacked");
-        fs::rename(root.join(first), &aside)?;
+        own::rename(root.join(first), &aside)?;
         let rest: PathBuf = relative.components().skip(1).collect();
-        for entry in fs::read_dir(aside.join(rest))? {
+        for entry in own::read_dir(aside.join(rest))? {
             let entry = entry?;
-            fs::rename(entry.path(), root.join(entry.file_name()))?;
+            own::rename(entry.path(), root.join(entry.file_name()))?;
         }
-        fs::remove_dir_all(aside)
+        own::remove_dir_all(aside)
     };
     raise().map_err(|e| writing(root, e))
 }

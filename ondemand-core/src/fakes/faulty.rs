@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::label::{Labels, Selector};
 use crate::listing::Listing;
 use crate::name::{Hostname, SnapshotName, StackName, VolumeName};
-use crate::orchestrator::{LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec, Tidied};
+use crate::orchestrator::{Expected, LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec, Tidied};
 use crate::router::{Route, Router};
 use crate::snapshot::{Snapshot, SnapshotStore, Usage, Volume};
 
@@ -288,6 +288,10 @@ impl<T: SnapshotStore + ?Sized> SnapshotStore for Faulty<T> {
 
 #[async_trait]
 impl<T: Orchestrator + ?Sized> Orchestrator for Faulty<T> {
+    fn expect_deploy(&self) -> Expected {
+        self.inner.expect_deploy()
+    }
+
     async fn deploy(&self, stack: &StackSpec) -> Result<Stack> {
         self.plan.run("deploy", &stack.name, self.inner.deploy(stack)).await
     }

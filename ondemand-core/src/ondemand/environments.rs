@@ -18,6 +18,7 @@ use crate::orchestrator::{Docker, DockerOptions};
 use crate::orchestrator::{Orchestrator, Process, ProcessOptions, RunAs};
 #[cfg(feature = "swarm")]
 use crate::orchestrator::{Swarm, SwarmOptions};
+use crate::own;
 use crate::postgres::os_user;
 use crate::router::Router;
 use crate::sandbox::Sandbox;
@@ -82,9 +83,9 @@ fn write_runner(data_dir: &Path) -> Result<PathBuf> {
     let dir = data_dir.join("environments");
     let (path, new) = (dir.join("run.sh"), dir.join("run.sh.new"));
     let failed = |e| Error::io("data directory", format!("writing {}", path.display()), e);
-    std::fs::write(&new, crate::runner::SCRIPT).map_err(failed)?;
-    std::fs::set_permissions(&new, PermissionsExt::from_mode(0o644)).map_err(failed)?;
-    std::fs::rename(&new, &path).map_err(failed)?;
+    own::write(&new, crate::runner::SCRIPT).map_err(failed)?;
+    own::set_permissions(&new, PermissionsExt::from_mode(0o644)).map_err(failed)?;
+    own::rename(&new, &path).map_err(failed)?;
     Ok(path)
 }
 

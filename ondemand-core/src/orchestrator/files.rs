@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{FileMount, RunAs};
 use crate::error::{Error, Result};
+use crate::own;
 
 /// Returns where the files of stacks are whose records are in `state_dir`: beside it.
 pub(super) fn beside(state_dir: &Path, backend: &'static str) -> Result<PathBuf> {
@@ -51,7 +52,7 @@ pub(super) fn owner(mount: &FileMount, usual: RunAs) -> Result<RunAs> {
 
 /// Writes a new file that has this owner and mode from the moment it has content.
 pub(super) fn write(path: &Path, content: &str, owner: RunAs, mode: u32) -> io::Result<()> {
-    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut out = own::open_with(OpenOptions::new().write(true).create_new(true).mode(0o600), path)?;
     out.write_all(content.as_bytes())?;
     if let Some(owner) = other_user(owner) {
         fchown(&out, Some(owner.uid), Some(owner.gid))?;
@@ -66,10 +67,10 @@ pub(super) fn remove_tree(dir: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     };
-    match gone(fs::remove_dir_all(dir)) {
+    match gone(own::remove_dir_all(dir)) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             open_up(dir)?;
-            gone(fs::remove_dir_all(dir))
+            gone(own::remove_dir_all(dir))
         }
         result => result,
     }
@@ -87,9 +88,9 @@ fn open_up(dir: &Path) -> io::Result<()> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
     let mode = fs::metadata(&path)?.permissions().mode();
     if mode & 0o700 != 0o700 {
-        fs::set_permissions(&path, Permissions::from_mode(mode | 0o700))?;
+        own::set_permissions(&path, Permissions::from_mode(mode | 0o700))?;
     }
-    for entry in fs::read_dir(&path)? {
+    for entry in own::read_dir(&path)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             open_up(&entry.path())?;

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::record::{Records, make_private_dir};
 use super::spec::deploy_or_undo;
-use super::{LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec, known};
+use super::{Expected, LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec, known};
 use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
 use crate::label::{Labels, Selector};
@@ -23,7 +23,9 @@ mod check;
 mod files;
 mod identity;
 mod logs;
+mod moved;
 mod ports;
+mod spares;
 mod spawn;
 mod start;
 mod state;
@@ -93,7 +95,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Opens the directories, and makes them if need be. Starts and ends nothing.
+    /// Opens the directories, and makes them if need be. Starts and ends nothing. Where the directory that holds the records was moved, with what is
+    /// beside them, specifications name its new place from now on.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the kernel has no pidfds (Linux before 5.3).
@@ -108,12 +111,20 @@ impl Process {
         make_private_dir(&options.log_dir, BACKEND)?;
         let files = Files::beside(&options.state_dir)?;
         let records = Records::open(options.state_dir.clone(), BACKEND)?;
-        Ok(Self { shared: Arc::new(Shared::new(records, files, options, boot)) })
+        let shared = Shared::new(records, files, options, boot);
+        shared.follow_moved()?;
+        Ok(Self { shared: Arc::new(shared) })
     }
 }
 
 #[async_trait]
 impl Orchestrator for Process {
+    fn expect_deploy(&self) -> Expected {
+        // Only what is to be in a sandbox can be run by a shell that is there.
+        let sandboxed = self.shared.sandbox.is_some();
+        if sandboxed { Expected::until_dropped(self.shared.spares.expect()) } else { Expected::default() }
+    }
+
     async fn deploy(&self, stack: &StackSpec) -> Result<Stack> {
         stack.check()?;
         check::check_stack(stack)?;

@@ -11,6 +11,7 @@ use crate::catalog::Catalog;
 use crate::error::{Error, Kind, Result};
 use crate::listing::Listing;
 use crate::name::StackName;
+use crate::own;
 
 /// The file whose lock is held by whoever writes; names cannot start with a dot, so no record has this name.
 const LOCK: &str = ".lock";
@@ -92,12 +93,7 @@ impl<T: Serialize + DeserializeOwned> Records<T> {
     }
 
     fn lock(&self) -> Result<File> {
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&self.lock)
+        own::open_with(OpenOptions::new().write(true).create(true).truncate(false).mode(0o600), &self.lock)
             .and_then(|file| file.lock().map(|()| file))
             .map_err(|e| Error::io(self.backend, format!("locking {}", self.lock.display()), e))
     }

@@ -1,6 +1,6 @@
 //! A cluster while it is being made: `initdb`, and a private server that nobody else can reach.
 
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use super::program::{self, Processes, Said, says_disk_full};
 use super::tablespaces;
 use crate::error::{Error, Result};
 use crate::orchestrator::{Mount, RunAs};
+use crate::own;
 use crate::tree::Tree;
 
 /// How long the private server may take to answer. Its data directory was shut down cleanly, so there is nothing to recover.
@@ -414,9 +415,9 @@ pub(crate) fn quote_text(text: &str) -> String {
 pub(crate) fn own(dir: &Path, user: RunAs) -> Result<()> {
     let change = || {
         if nix::unistd::geteuid().is_root() {
-            chown(dir, Some(user.uid), Some(user.gid))?;
+            own::chown(dir, Some(user.uid), Some(user.gid))?;
         }
-        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
+        own::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
     };
     change().map_err(|e| Error::io("postgres", format!("giving {} to its user", dir.display()), e))
 }
@@ -436,7 +437,7 @@ fn shared_buffers(memory: u64, data: Option<u64>) -> u64 {
 
 /// Returns the memory of this host in bytes.
 fn memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let text = own::read_to_string("/proc/meminfo").unwrap_or_default();
     let total =
         text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
     total.map_or(2 << 30, |kib: u64| kib << 10)

@@ -9,6 +9,7 @@ use nix::unistd::{Uid, User};
 
 use super::ADMIN_ROLE;
 use crate::error::{Error, Result};
+use crate::own;
 
 /// What every server is started with; the rest comes as arguments.
 ///
@@ -100,11 +101,11 @@ fn user_name(uid: u32) -> Result<String> {
 fn replace(path: &Path, text: &str) -> Result<()> {
     let temporary = path.with_extension("tmp");
     let write = || {
-        let mut file = fs::File::create(&temporary)?;
+        let mut file = own::open_with(fs::OpenOptions::new().write(true).create(true).truncate(true), &temporary)?;
         file.set_permissions(fs::Permissions::from_mode(0o644))?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        own::rename(&temporary, path)
     };
     write().map_err(|e| Error::io("postgres", format!("writing {}", path.display()), e))
 }

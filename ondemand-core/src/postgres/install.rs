@@ -8,6 +8,7 @@ use nix::unistd::User;
 use crate::error::{Error, Result};
 use crate::listing::{usable_dir, usable_file};
 use crate::orchestrator::{Mount, RunAs};
+use crate::own;
 
 /// The oldest major version that is used; those before keep settings elsewhere and cannot stop recycling WAL.
 const OLDEST: u32 = 12;
@@ -47,7 +48,7 @@ fn bundled_libraries(installed: &Path) -> Vec<PathBuf> {
         .ancestors()
         .skip(1)
         .find(|path| path.file_name().is_some_and(|name| name == "site-packages" || name == "dist-packages"));
-    let Some(Ok(entries)) = above.map(std::fs::read_dir) else { return Vec::new() };
+    let Some(Ok(entries)) = above.map(own::read_dir) else { return Vec::new() };
     let paths = entries.flatten().map(|entry| entry.path());
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "libs") && usable_dir(path)).collect()
 }
@@ -148,7 +149,7 @@ pub fn os_user(name: Option<&str>) -> Result<RunAs> {
 fn usual_places() -> Vec<PathBuf> {
     let mut places = Vec::new();
     for (parent, prefix) in [("/usr/lib/postgresql", ""), ("/usr", "pgsql-")] {
-        let Ok(entries) = std::fs::read_dir(parent) else { continue };
+        let Ok(entries) = own::read_dir(parent) else { continue };
         for entry in entries.flatten() {
             let is_version = entry.file_name().to_str().is_some_and(|name| {
                 name.strip_prefix(prefix).is_some_and(|v| !v.is_empty() && v.bytes().all(|b| b.is_ascii_digit()))

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::program;
 use crate::orchestrator::RunAs;
+use crate::own;
 use crate::tree::Tree;
 
 /// Postgres's own file about the server that runs on a data directory. It goes with the server, unless that was killed.
@@ -26,7 +27,7 @@ pub(crate) async fn free(pgdata: &Path, user: RunAs) {
     let found = tokio::task::spawn_blocking(move || {
         // What the file says is its owner's word, and may name anything: what is freed must be the segment of that very process, unused.
         let segment = parse_pid_file(&Tree::open(&path).ok()?.read(PID_FILE, 4096).ok()??)?;
-        let table = std::fs::read_to_string("/proc/sysvipc/shm").ok()?;
+        let table = own::read_to_string("/proc/sysvipc/shm").ok()?;
         is_left(&table, segment, user.uid).then_some(segment)
     });
     let Ok(Some(segment)) = found.await else { return };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::UnixDatagram;
 
 use crate::error::{Error, Result};
+use crate::own;
 
 /// A socket on which a program says `READY=1`, as `sd_notify(3)` describes. Postgres does so where it was built with systemd
 /// support, the moment it accepts connections; so nothing needs to be polled.
@@ -23,12 +24,12 @@ impl Notify {
     /// [`Error::Backend`] if it cannot be made, such as for a path of more than 107 bytes.
     pub fn bind(path: PathBuf) -> Result<Self> {
         let failed = |e| Error::io("readiness", format!("opening {}", path.display()), e);
-        match std::fs::remove_file(&path) {
+        match own::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
             _ => {}
         }
         let socket = UnixDatagram::bind(&path).map_err(failed)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
+        own::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
         Ok(Self { socket, path })
     }
 
@@ -59,7 +60,7 @@ impl Notify {
 impl Drop for Notify {
     fn drop(&mut self) {
         // One that stays is replaced by the next of its name.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = own::remove_file(&self.path);
     }
 }
 

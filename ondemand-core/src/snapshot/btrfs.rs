@@ -1,7 +1,7 @@
 //! Volumes as BTRFS subvolumes: a clone is one system call, whatever its size.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::listing::{Listing, usable_dir, usable_file};
 use crate::name::{SnapshotName, VolumeName};
+use crate::own;
 
 const BACKEND: &str = "btrfs";
 /// The inode number of every subvolume's root.
@@ -97,7 +98,7 @@ impl Subvolumes {
                 hint: "make a pool with `ondemand pool create`, or use the store `copy`".into(),
             });
         }
-        let info = File::open(root)
+        let info = own::open(root)
             .and_then(|dir| Ok(btrfs_uapi::filesystem::filesystem_info(dir.as_fd())?))
             .map_err(|e| Error::io(BACKEND, format!("asking for the file system of {}", root.display()), e))?;
         Ok(Self { sysfs: Path::new("/sys/fs/btrfs").join(info.uuid.to_string()) })
@@ -111,7 +112,7 @@ impl Medium for Subvolumes {
 
     fn make(&self, target: &Path) -> Result<()> {
         libbtrfsutil::create_subvolume(target).map_err(|e| error("making a subvolume", target, &e))?;
-        fs::set_permissions(target, Permissions::from_mode(0o700))
+        own::set_permissions(target, Permissions::from_mode(0o700))
             .map_err(|e| Error::io(BACKEND, format!("setting the mode of {}", target.display()), e))
     }
 
@@ -202,7 +203,7 @@ impl Subvolumes {
 
     /// Returns the directory below `/sys` of the loop device that the file system lies on, if that is all it lies on.
     fn loop_device(&self) -> Option<PathBuf> {
-        let devices: Vec<_> = fs::read_dir(self.sysfs.join("devices"))
+        let devices: Vec<_> = own::read_dir(self.sysfs.join("devices"))
             .ok()?
             .map(|device| Some(device.ok()?.path()))
             .collect::<Option<_>>()?;
@@ -213,7 +214,7 @@ impl Subvolumes {
     /// Returns what is assigned to neither data nor metadata.
     fn unallocated(&self) -> Option<u64> {
         let sum = |dir: &str, file: &str| -> Option<u64> {
-            let entries = fs::read_dir(self.sysfs.join(dir)).ok()?;
+            let entries = own::read_dir(self.sysfs.join(dir)).ok()?;
             let numbers = entries.filter_map(|entry| Some(entry.ok()?.path().join(file)));
             Some(numbers.filter(|file| usable_file(file)).filter_map(|file| read_number(&file)).sum())
         };
@@ -224,7 +225,7 @@ impl Subvolumes {
 
 /// Returns the disk that holds the file of a loop device.
 fn beneath(block: &Path) -> Option<Beneath> {
-    let file = fs::read(block.join("loop/backing_file")).ok()?;
+    let file = own::read(block.join("loop/backing_file")).ok()?;
     let image = Path::new(OsStr::from_bytes(file.trim_ascii_end()));
     let metadata = fs::symlink_metadata(image).ok().filter(fs::Metadata::is_file)?;
     let path = image.parent()?.to_owned();
@@ -264,7 +265,7 @@ fn free_at_once(deleted: &Path, number: Option<u64>) {
         return;
     }
     // What is deleted is told once that is on disk; and what it held is free once that is. Kernels before 6.13 do not tell.
-    let waited = File::open(parent).and_then(|directory| {
+    let waited = own::open(parent).and_then(|directory| {
         btrfs_uapi::filesystem::sync(directory.as_fd())?;
         if let Some(number) = number {
             btrfs_uapi::subvolume::subvol_sync_wait_one(directory.as_fd(), number)?;
@@ -277,7 +278,7 @@ fn free_at_once(deleted: &Path, number: Option<u64>) {
 }
 
 fn read_number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+    own::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 fn is_missing(path: &Path) -> bool {
@@ -288,7 +289,7 @@ fn is_missing(path: &Path) -> bool {
 fn empty_and_remove(path: &Path) -> io::Result<()> {
     let metadata = path.symlink_metadata()?;
     if !metadata.is_dir() {
-        return fs::remove_file(path);
+        return own::remove_file(path);
     }
     let is_subvolume = metadata.ino() == SUBVOLUME_INODE && libbtrfsutil::is_subvolume(path).unwrap_or(false);
     if is_subvolume && libbtrfsutil::subvolume_read_only(path).unwrap_or(false) {
@@ -299,12 +300,12 @@ fn empty_and_remove(path: &Path) -> io::Result<()> {
     }
     let owner_all = 0o700;
     if metadata.permissions().mode() & owner_all != owner_all {
-        fs::set_permissions(path, Permissions::from_mode(owner_all))?;
+        own::set_permissions(path, Permissions::from_mode(owner_all))?;
     }
-    for entry in fs::read_dir(path)? {
+    for entry in own::read_dir(path)? {
         empty_and_remove(&entry?.path())?;
     }
-    fs::remove_dir(path)
+    own::remove_dir(path)
 }
 
 /// Translates an error of the library, whose text says what failed and whose number says why.

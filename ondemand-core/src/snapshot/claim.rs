@@ -11,6 +11,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::own;
 
 /// A directory, whatever its path: its device and inode numbers.
 type Place = (u64, u64);
@@ -31,7 +32,7 @@ impl Claim {
     /// [`Error::Conflict`] if another process has it open.
     pub(super) fn take(root: &Path, backend: &'static str) -> Result<Self> {
         let failed = |e: io::Error| Error::io(backend, format!("claiming {}", root.display()), e);
-        let directory = File::open(root).map_err(failed)?;
+        let directory = own::open(root).map_err(failed)?;
         let metadata = directory.metadata().map_err(failed)?;
         let place = (metadata.dev(), metadata.ino());
         let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
 //! Volumes as plain directories: a clone shares its blocks where the file system can, and is a full copy where it cannot.
 
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::listing::Listing;
 use crate::name::{SnapshotName, VolumeName};
+use crate::own;
 use crate::tree::Tree;
 
 mod tree;
@@ -110,7 +111,7 @@ impl Medium for Trees {
         self.copy(source, &partial, cancel)?;
         // Everything is on disk before it gets its name.
         self.sync(&partial)?;
-        fs::rename(&partial, target).map_err(|e| Error::io(BACKEND, format!("naming {}", target.display()), e))
+        own::rename(&partial, target).map_err(|e| Error::io(BACKEND, format!("naming {}", target.display()), e))
     }
 
     fn remove(&self, target: &Path) -> Result<()> {
@@ -121,7 +122,7 @@ impl Medium for Trees {
     }
 
     fn sync(&self, root: &Path) -> Result<()> {
-        fs::File::open(root)
+        own::open(root)
             .and_then(|dir| Ok(rustix::fs::syncfs(&dir)?))
             .map_err(|e| Error::io(BACKEND, format!("writing {} to disk", root.display()), e))
     }

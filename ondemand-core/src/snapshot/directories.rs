@@ -21,6 +21,7 @@ use crate::error::{Error, Kind, Result};
 use crate::label::{Labels, Selector};
 use crate::listing::{Listing, Unreadable, is_directory, usable_dir, what_is_at};
 use crate::name::{SnapshotName, VolumeName};
+use crate::own;
 use crate::snapshot::unknown_epoch;
 
 /// How long a store that is to be mounted again waits for what works in it, and how long before it looks again.
@@ -558,6 +559,6 @@ fn unless_read_only<T>(listed: Result<Listing<T>>, usage: &mut Usage, what: &str
 /// Makes the directory a store is to be opened at, and returns it as an absolute path.
 pub(super) fn prepare(root: &Path, backend: &'static str) -> Result<PathBuf> {
     let error = |e| Error::io(backend, format!("opening the store at {}", root.display()), e);
-    fs::create_dir_all(root).map_err(error)?;
+    own::create_dir_all(root).map_err(error)?;
     fs::canonicalize(root).map_err(error)
 }

@@ -2,7 +2,7 @@
 //!
 //! All of this needs root.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::listing::{usable_dir, usable_file, what_is_at};
 use crate::notation::Size;
 use crate::orchestrator::RunAs;
+use crate::own;
 
 mod grow;
 mod mounts;
@@ -92,7 +93,7 @@ pub(crate) fn remember(path: &Path) -> Result<()> {
         path.display(),
         path.display()
     );
-    fs::write(&note, text).map_err(|e| Error::io(BACKEND, format!("writing {}", note.display()), e))
+    own::write(&note, text).map_err(|e| Error::io(BACKEND, format!("writing {}", note.display()), e))
 }
 
 /// Tells whether there was a pool at `path`, be it there or not.
@@ -104,7 +105,7 @@ pub(crate) fn is_remembered(path: &Path) -> Result<bool> {
 }
 
 fn forget(path: &Path) -> Result<()> {
-    match fs::remove_file(note(path)) {
+    match own::remove_file(note(path)) {
         Err(e) if e.kind() != ErrorKind::NotFound => {
             Err(Error::io(BACKEND, format!("removing {}", note(path).display()), e))
         }
@@ -242,16 +243,16 @@ fn create_now(spec: &PoolSpec) -> Result<Pool> {
 /// Prepares the root of a new pool.
 fn furnish(spec: &PoolSpec, notices: &mut Vec<String>) -> Result<()> {
     let error = |operation: &str, e| Error::io(BACKEND, format!("{operation} {}", spec.path.display()), e);
-    let root = File::open(&spec.path).map_err(|e| error("opening", e))?;
+    let root = own::open(&spec.path).map_err(|e| error("opening", e))?;
     if let Err(e) = btrfs_uapi::quota::quota_enable(root.as_fd(), true) {
         let notice = format!("this kernel has no simple quotas ({e}): the bytes of single volumes are not known");
         tracing::info!("{notice}");
         notices.push(notice);
     }
-    fs::write(spec.path.join(MARKER), "Made by ondemand; its pool may be deleted with `ondemand pool delete`.\n")
+    own::write(spec.path.join(MARKER), "Made by ondemand; its pool may be deleted with `ondemand pool delete`.\n")
         .map_err(|e| error("writing to", e))?;
     if let Some(RunAs { uid, gid }) = spec.owner {
-        std::os::unix::fs::chown(&spec.path, Some(uid), Some(gid)).map_err(|e| error("changing the owner of", e))?;
+        own::chown(&spec.path, Some(uid), Some(gid)).map_err(|e| error("changing the owner of", e))?;
     }
     libbtrfsutil::sync(&spec.path).map_err(|e| error("writing", e.os_error()))
 }
@@ -300,7 +301,7 @@ fn check_size(size: Size, image: &Path, notices: &mut Vec<String>) -> Result<()>
 }
 
 fn make_mount_point(path: &Path, undo: &mut Undo) -> Result<()> {
-    match fs::read_dir(path) {
+    match own::read_dir(path) {
         Ok(mut entries) => {
             return if entries.next().is_none() {
                 Ok(())
@@ -319,12 +320,12 @@ fn make_mount_point(path: &Path, undo: &mut Undo) -> Result<()> {
         _ => Error::io(BACKEND, format!("making {}", path.display()), e),
     })?;
     let path = path.to_owned();
-    undo.later(move || fs::remove_dir(&path).map_err(|e| Error::io(BACKEND, "removing the mount point", e)));
+    undo.later(move || own::remove_dir(&path).map_err(|e| Error::io(BACKEND, "removing the mount point", e)));
     Ok(())
 }
 
 fn make_image(image: &Path, size: Size, undo: &mut Undo) -> Result<()> {
-    let file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(image) {
+    let file = match own::open_with(OpenOptions::new().write(true).create_new(true).mode(0o600), image) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
             return Err(Error::already_exists(Kind::File, image.display()));
@@ -332,7 +333,7 @@ fn make_image(image: &Path, size: Size, undo: &mut Undo) -> Result<()> {
         Err(e) => return Err(Error::io(BACKEND, format!("making {}", image.display()), e)),
     };
     let path = image.to_owned();
-    undo.later(move || fs::remove_file(&path).map_err(|e| Error::io(BACKEND, "removing the image", e)));
+    undo.later(move || own::remove_file(&path).map_err(|e| Error::io(BACKEND, "removing the image", e)));
     file.set_len(size.0).map_err(|e| Error::io(BACKEND, format!("sizing {}", image.display()), e))
 }
 
@@ -367,7 +368,7 @@ fn delete_now(path: &Path, force: bool) -> Result<()> {
         if what_is_at(&image, BACKEND)?.is_none() {
             // Nothing of a pool is left but perhaps the directory that it was mounted on.
             let is_gone = what_is_at(path, BACKEND)?.is_none()
-                || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+                || own::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
             return if is_gone { forget(path) } else { Err(no_pool(path)) };
         }
         // Only its inside tells whether it is ours and empty.
@@ -389,8 +390,8 @@ fn delete_mounted(path: &Path, mounted: Option<Mounted>, force: bool) -> Result<
         });
     }
     unmount(path)?;
-    fs::remove_file(&image).map_err(|e| Error::io(BACKEND, format!("removing {}", image.display()), e))?;
-    match fs::remove_dir(path) {
+    own::remove_file(&image).map_err(|e| Error::io(BACKEND, format!("removing {}", image.display()), e))?;
+    match own::remove_dir(path) {
         // What lay under the mount was there before the pool.
         Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
             Err(Error::io(BACKEND, format!("removing {}", path.display()), e))
@@ -402,7 +403,7 @@ fn delete_mounted(path: &Path, mounted: Option<Mounted>, force: bool) -> Result<
 /// Returns something a pool holds beside what belongs to an empty one.
 fn first_content(path: &Path) -> Result<Option<String>> {
     let error = |e| Error::io(BACKEND, format!("reading {}", path.display()), e);
-    for entry in fs::read_dir(path).map_err(error)? {
+    for entry in own::read_dir(path).map_err(error)? {
         let name = entry.map_err(error)?.file_name();
         if name == MARKER {
             continue;
@@ -410,7 +411,7 @@ fn first_content(path: &Path) -> Result<Option<String>> {
         if name != "volumes" && name != "snapshots" {
             return Ok(Some(name.display().to_string()));
         }
-        if let Some(inner) = fs::read_dir(path.join(&name)).map_err(error)?.next() {
+        if let Some(inner) = own::read_dir(path.join(&name)).map_err(error)?.next() {
             let inner = inner.map_err(error)?.file_name();
             return Ok(Some(format!("{}/{}", name.display(), inner.display())));
         }

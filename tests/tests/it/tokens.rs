@@ -145,7 +145,7 @@ async fn private_repositories_are_cloned_with_the_users_token() -> Result<()> {
 }
 
 #[tokio::test]
-async fn services_are_started_again_after_a_restart_with_what_they_were_given() -> Result<()> {
+async fn services_are_started_again_after_a_restart_and_a_move_with_what_they_were_given() -> Result<()> {
     let mut place = Place::new().await?;
     let anna = place.customer("anna");
     place.created(&anna, json!({ "name": "demo" })).await?;
@@ -169,9 +169,38 @@ async fn services_are_started_again_after_a_restart_with_what_they_were_given() 
         Ok(())
     })
     .await?;
-    assert_eq!(files_with(&place.home.data(), anna.expose())?.len(), 1);
-    place.deleted(&place.customer("anna"), "demo").await?;
-    assert_eq!(files_with(&place.home.data(), anna.expose())?, Vec::<PathBuf>::new());
+
+    // So are they where the data directory is another one then.
+    place.server.kill().await?;
+    for (pid, _) in place.home.processes()? {
+        match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+            // It has ended with one before it.
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    eventually(async || {
+        let left = place.home.processes()?;
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+    .await?;
+    let elsewhere = place.home.path().join("elsewhere");
+    std::fs::rename(place.home.data(), &elsewhere)?;
+    place.server = Server::start(&elsewhere, &place.options).await?;
+    eventually(async || {
+        let statuses = [
+            visit(&place.server, "demoapi.localhost", "/health").await?.0,
+            visit(&place.server, "demo.localhost", "/").await?.0,
+        ];
+        ensure!(statuses == [200, 200], "{statuses:?}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(files_with(&elsewhere, anna.expose())?.len(), 1);
+    let deleted = place.ask(Some(&place.customer("anna")), "DELETE", "/envs/demo", "").await?;
+    assert_eq!(deleted.status, 200, "{deleted:?}");
+    assert_eq!(files_with(&elsewhere, anna.expose())?, Vec::<PathBuf>::new());
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What a stack has on disk beside its record and logs: directories of its services, secrets and configuration files.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -13,6 +13,7 @@ use crate::listing::usable;
 use crate::name::{ServiceName, StackName};
 use crate::orchestrator::files::{self, other_user, own_user};
 use crate::orchestrator::{ConfigSpec, FileMount, Mount, RunAs, SecretSpec, ServiceSpec, StackSpec, discovery};
+use crate::own;
 
 /// The mode of a secret or configuration file that is given none: only its owner reads it.
 const MODE: u32 = 0o400;
@@ -35,6 +36,11 @@ impl Files {
     /// Returns those that belong to a directory of records: beside it, as other users may not enter that one. Makes nothing yet.
     pub(super) fn beside(state_dir: &Path) -> Result<Self> {
         Ok(Self { root: files::beside(state_dir, BACKEND)? })
+    }
+
+    /// Returns the directory that it is in, as the records are.
+    pub(super) fn place(&self) -> &Path {
+        self.root.parent().unwrap_or(&self.root)
     }
 
     fn stack(&self, name: &StackName) -> PathBuf {
@@ -171,7 +177,7 @@ impl Files {
             match DirBuilder::new().mode(0o711).create(&path) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
                 // The mask of this process may have taken bits away.
-                Ok(()) => fs::set_permissions(&path, Permissions::from_mode(0o711)).map_err(failed)?,
+                Ok(()) => own::set_permissions(&path, Permissions::from_mode(0o711)).map_err(failed)?,
                 Err(_) => {}
             }
             match names.next() {

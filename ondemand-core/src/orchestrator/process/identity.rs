@@ -9,6 +9,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
+use crate::own;
+
 /// What identifies a process for good: a number may be given again, but not with the same start time in the same boot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub(super) struct Identity {
@@ -50,7 +52,7 @@ pub(super) struct Stat {
 impl Stat {
     /// Reads it; `None` if there is no such process.
     pub(super) fn read(pid: u32) -> Option<Self> {
-        Self::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+        Self::parse(&own::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
     fn parse(stat: &[u8]) -> Option<Self> {

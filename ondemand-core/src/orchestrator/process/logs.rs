@@ -13,6 +13,7 @@ use super::BACKEND;
 use crate::error::{Error, Result};
 use crate::name::ServiceName;
 use crate::orchestrator::LogLine;
+use crate::own;
 
 /// How often a file is looked at for more. Only those who follow wait for this; nothing else does.
 const POLL: Duration = Duration::from_millis(100);
@@ -35,7 +36,7 @@ pub(super) fn shorten(path: &std::path::Path, limit: u64) -> std::io::Result<()>
         Err(e) => return Err(e),
     };
     if too_large {
-        let mut file = std::fs::OpenOptions::new().append(true).open(path)?;
+        let mut file = own::open_with(std::fs::OpenOptions::new().append(true), path)?;
         file.set_len(0)?;
         file.write_all(DROPPED.as_bytes())?;
     }
@@ -91,7 +92,7 @@ impl Reader {
     /// Reads more lines; at the end of the file it waits for them, or is done.
     async fn fill(&mut self) -> std::io::Result<()> {
         if self.file.is_none() {
-            match File::open(&self.log.path).await {
+            match tokio::fs::File::open(&self.log.path).await {
                 Ok(mut file) => {
                     if let Some(tail) = self.tail {
                         seek_to_tail(&mut file, tail).await?;

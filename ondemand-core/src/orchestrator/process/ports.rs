@@ -7,6 +7,7 @@ use super::check::fixed_port;
 use crate::error::{Error, Result};
 use crate::name::random;
 use crate::orchestrator::StackSpec;
+use crate::own;
 
 /// The first port that is chosen; below, services of the machine are at home.
 const FIRST: u16 = 20_000;
@@ -76,7 +77,7 @@ fn random_start() -> Result<usize> {
 }
 
 fn lent_by_kernel() -> Option<(u16, u16)> {
-    parse_range(&std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?)
+    parse_range(&own::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?)
 }
 
 fn parse_range(text: &str) -> Option<(u16, u16)> {

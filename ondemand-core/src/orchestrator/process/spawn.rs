@@ -1,8 +1,9 @@
 //! Starting programs so that none runs unrecorded.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -14,11 +15,13 @@ use tokio::process::{Child, ChildStdin, Command};
 
 use super::BACKEND;
 use super::identity::{Identity, Stat};
+use super::spares::Spares;
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::mark::Mark;
 use crate::orchestrator::files::other_user;
 use crate::orchestrator::{Mount, RunAs, ServiceSpec};
+use crate::own;
 use crate::sandbox::{Inside, Sandbox};
 
 /// What a new process does when it has marked itself: it waits for a line. If the process that started it dies before the line is sent, the pipe is
@@ -36,6 +39,8 @@ const TAKE_ENVIRONMENT: &str = r#"eval "$(cat <&3)"; exec 3<&-; [ "$ondemand_who
 const WHOLE: &str = "ondemand_whole=yes\n";
 /// It stays, as what a sandbox ends with, and nothing more comes on its standard input.
 const NO_ENVIRONMENT: &str = r#"; "$@" </dev/null; exit $?"#;
+/// How a script ends that does the same.
+const END: &[u8] = b" </dev/null; exit $?; }\n";
 
 /// Variables that are no secret, and change nothing but the service itself: one that is given no others is spared a shell.
 const HARMLESS: &[&str] = &["LANG", "LC_MESSAGES", "NOTIFY_SOCKET"];
@@ -75,14 +80,11 @@ impl Setting {
         // A Ctrl-C on the terminal of this process is not meant for it.
         command.env_clear().envs(std::env::var_os("LANG").map(|lang| ("LANG", lang))).process_group(0);
         let script = |last: &str| format!("{}{first}{last}", self.mark.words());
-        if let Some((sandbox, mounts)) = &self.sandbox {
-            let inside = Inside { mounts, shm_size: self.shm_size, network: true };
+        if let Some(words) = self.sandbox_words() {
             let is_plain = self.is_plain();
-            let plain = self.given.iter().filter(|_| is_plain).chain(&self.told);
             command
                 .args(["-c", &script(if is_plain { NO_ENVIRONMENT } else { STAY }), "ondemand-shim"])
-                .args(sandbox.words(inside, plain))
-                .args(self.user.map(|user| sandbox.user_words(user)).unwrap_or_default())
+                .args(words)
                 // Not the service's own.
                 .env("PATH", path_variable(&BTreeMap::new()))
                 .env(VARIABLE, &self.variable)
@@ -103,6 +105,38 @@ impl Setting {
             command.uid(user.uid).gid(user.gid);
         }
         command
+    }
+
+    /// Returns the words that come before the program's own, where it is to be in a sandbox.
+    fn sandbox_words(&self) -> Option<Vec<OsString>> {
+        let (sandbox, mounts) = self.sandbox.as_ref()?;
+        let inside = Inside { mounts, shm_size: self.shm_size, network: true };
+        let is_plain = self.is_plain();
+        let plain = self.given.iter().filter(|_| is_plain).chain(&self.told);
+        let mut words = sandbox.words(inside, plain);
+        words.extend(self.user.map(|user| sandbox.user_words(user)).unwrap_or_default());
+        Some(words)
+    }
+
+    /// Returns what a shell that waits for a script does to run the program whose words follow, as [`command`](Self::command) does; what it writes
+    /// is appended to `log`. None where it would take more than a script.
+    fn script<'a>(&self, program: impl Iterator<Item = &'a OsStr>, log: &Path) -> Option<Vec<u8>> {
+        let mut words = self.sandbox_words().filter(|_| self.is_plain())?;
+        words.extend(program.map(OsStr::to_owned));
+        // As one command, so that a part of it is none.
+        let mut script = format!("{{ {}; export {VARIABLE}=", self.mark.words()).into_bytes();
+        quote(&mut script, OsStr::new(&self.variable));
+        script.extend_from_slice(b" PATH=");
+        quote(&mut script, &path_variable(&BTreeMap::new()));
+        script.extend_from_slice(b"; exec >>");
+        quote(&mut script, log.as_os_str());
+        script.extend_from_slice(b" 2>&1;");
+        for word in words {
+            script.push(b' ');
+            quote(&mut script, &word);
+        }
+        script.extend_from_slice(END);
+        Some(script)
     }
 
     /// Tells whether the program needs no shell in its sandbox.
@@ -139,7 +173,8 @@ impl Setting {
         if let Some(pid) = child.id() {
             enter(limits, pid).await.map_err(failed)?;
         }
-        let ended = async { tokio::join!(feed(pipe, format!("\n{}", self.input())), child.wait()).1 };
+        let input = format!("\n{}", self.input());
+        let ended = async { tokio::join!(feed(pipe, input.as_bytes()), child.wait()).1 };
         if let Ok(status) = tokio::time::timeout(limit, ended).await {
             return Ok(match exit_status(status.map_err(failed)?) {
                 Some(0) => Ok(()),
@@ -169,41 +204,49 @@ pub(super) struct Held {
     /// Whether its program is in a sandbox, which ends with it.
     pub(super) sandboxed: bool,
     child: Child,
-    input: String,
+    release: Vec<u8>,
 }
 
 /// The end of the pipe to a process that was not released yet.
 #[derive(Debug)]
 pub(super) struct Leash {
     pipe: Option<ChildStdin>,
-    input: String,
+    release: Vec<u8>,
 }
 
 impl Held {
-    /// Starts the process of a service; what it writes is appended to `log`.
-    pub(super) fn spawn(
+    /// Starts the process of a service, or takes one that waits; what it writes is appended to `log`.
+    pub(super) async fn start(
         service: &ServiceSpec,
         setting: &Setting,
         program: &Path,
         log: &Path,
         boot: &str,
+        spares: &Spares,
     ) -> Result<Self> {
         let failed = |what: &str| {
             let operation = format!("{what} service {}", service.name);
             move |e| Error::io(BACKEND, operation, e)
         };
-        let out = OpenOptions::new().append(true).create(true).mode(0o600).open(log);
+        let out = own::open_with(OpenOptions::new().append(true).create(true).mode(0o600), log);
         let out = out.map_err(failed("opening the log of"))?;
-        let err = out.try_clone().map_err(failed("opening the log of"))?;
-        let mut command = setting.command(WAIT);
-        command.arg(program).args(&service.command[1..]).stdin(Stdio::piped()).stdout(out).stderr(err);
-        let child = command.spawn().map_err(failed("starting"))?;
+        let words = || [program.as_os_str()].into_iter().chain(service.command[1..].iter().map(OsStr::new));
+        let script = setting.script(words(), log);
+        let spare = if script.is_some() { spares.take().await } else { None };
+        let (child, release) = if let Some(waiting) = spare.zip(script) {
+            waiting
+        } else {
+            let err = out.try_clone().map_err(failed("opening the log of"))?;
+            let mut command = setting.command(WAIT);
+            command.args(words()).stdin(Stdio::piped()).stdout(out).stderr(err);
+            (command.spawn().map_err(failed("starting"))?, format!("\n{}", setting.input()).into_bytes())
+        };
         // It is not waited for before this, so the number is still its own.
         let identity = child
             .id()
             .and_then(|pid| Stat::read(pid).map(|stat| Identity { pid, start: stat.start, boot: boot.to_owned() }))
             .ok_or_else(|| failed("identifying")(std::io::Error::other("it has no entry in /proc")))?;
-        Ok(Self { identity, sandboxed: setting.sandbox.is_some(), child, input: setting.input() })
+        Ok(Self { identity, sandboxed: setting.sandbox.is_some(), child, release })
     }
 
     /// Puts it into a control group. It has started nothing yet.
@@ -214,7 +257,7 @@ impl Held {
 
     /// Returns what [`release`](Leash::release)s it. Dropped, it ends the process.
     pub(super) fn take_leash(&mut self) -> Leash {
-        Leash { pipe: self.child.stdin.take(), input: std::mem::take(&mut self.input) }
+        Leash { pipe: self.child.stdin.take(), release: std::mem::take(&mut self.release) }
     }
 
     /// Ends a process that was not released.
@@ -242,18 +285,27 @@ async fn enter(group: &Group, pid: u32) -> std::io::Result<()> {
 impl Leash {
     /// Lets the process at the other end become its program.
     pub(super) async fn release(self) -> Result<()> {
-        let released = feed(self.pipe, format!("\n{}", self.input)).await;
+        let released = feed(self.pipe, &self.release).await;
         released.map_err(|e| Error::io(BACKEND, "starting a process", e))
     }
 }
 
 /// Writes all that a process reads. If it was killed meanwhile, waiting for it tells.
-async fn feed(pipe: Option<ChildStdin>, input: String) -> std::io::Result<()> {
+async fn feed(pipe: Option<ChildStdin>, input: &[u8]) -> std::io::Result<()> {
     let Some(mut pipe) = pipe else { return Ok(()) };
-    match pipe.write_all(input.as_bytes()).await {
+    match pipe.write_all(input).await {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e),
         _ => Ok(()),
     }
+}
+
+/// Appends a word as a shell reads it.
+fn quote(script: &mut Vec<u8>, word: &OsStr) {
+    script.push(b'\'');
+    for &byte in word.as_bytes() {
+        if byte == b'\'' { script.extend_from_slice(br"'\''") } else { script.push(byte) }
+    }
+    script.push(b'\'');
 }
 
 fn exit_status(status: ExitStatus) -> Option<i32> {
@@ -289,13 +341,14 @@ mod tests {
             sandbox: None,
             shm_size: None,
         };
-        let spawn = || Held::spawn(&spec, &setting, program, &dir.path().join("log"), "boot").expect("a process");
-        let mut held = spawn();
+        let (log, spares) = (dir.path().join("log"), Spares::default());
+        let start = async || Held::start(&spec, &setting, program, &log, "boot", &spares).await.expect("a process");
+        let mut held = start().await;
         drop(held.take_leash());
         assert_eq!(held.wait().await, Some(125));
         assert!(!ran.exists());
 
-        let mut held = spawn();
+        let mut held = start().await;
         held.take_leash().release().await.expect("it waits");
         assert_eq!(held.wait().await, Some(0));
         assert!(ran.exists());

@@ -40,7 +40,8 @@ impl Shared {
         // Its secrets are nowhere else: a record has none.
         let secrets = spec.clone();
         let processes = vec![None; spec.services.len()];
-        let record = Record::new(spec, Processes { processes, ports: Vec::new() });
+        let place = Some(self.files.place().to_owned());
+        let record = Record::new(spec, Processes { processes, ports: Vec::new(), place });
         let starting = self.turns.starting(&record.id);
         self.records.create(&name, &record)?;
         let result = match self.prepare(&record, &secrets) {
@@ -207,7 +208,7 @@ impl Shared {
         let service = &record.spec.services[at];
         let (setting, group) = (self.setting(record, at)?, self.group(record, service).await?);
         let log = self.log_path(&record.spec.name, service);
-        let held = Held::spawn(service, &setting, program, &log, &self.boot)?;
+        let held = Held::start(service, &setting, program, &log, &self.boot, &self.spares).await?;
         match held.enter(&group).await {
             Ok(()) => Ok(held),
             Err(error) => {

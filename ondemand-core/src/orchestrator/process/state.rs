@@ -14,6 +14,8 @@ use tokio::sync::watch;
 use super::files::Files;
 use super::identity::{Handle, Identity};
 use super::logs::{LARGEST, LogFile, lines, shorten};
+use super::moved;
+use super::spares::Spares;
 use super::spawn;
 use super::tree::Root;
 use super::{BACKEND, HOST, LogLine, LogOptions, ProcessOptions};
@@ -24,6 +26,7 @@ use crate::name::StackName;
 use crate::orchestrator::record::Records;
 use crate::orchestrator::turns::{Turns, locked};
 use crate::orchestrator::{Endpoint, Service, ServiceSpec, ServiceState, Stack, StackId, StopSignal, depends, known};
+use crate::own;
 use crate::sandbox::Sandbox;
 
 /// What is remembered about a stack.
@@ -31,12 +34,16 @@ pub(super) type Record = known::Record<Processes>;
 
 /// What is remembered about a stack's processes.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[expect(clippy::struct_field_names, reason = "so they are called in records")]
 pub(super) struct Processes {
     /// The process of each service, in the order of the specification; `None` if it was never started.
     pub(super) processes: Vec<Option<Started>>,
     /// The published ports of each service, in the order of the specification; empty if none publishes any.
     #[serde(default)]
     pub(super) ports: Vec<Vec<u16>>,
+    /// Where the directory of records was, with all that is beside it, when the specification was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) place: Option<PathBuf>,
 }
 
 /// A process that was started.
@@ -73,6 +80,8 @@ pub(super) struct Shared {
     pub(super) children: Mutex<HashMap<Identity, watch::Receiver<Option<Exit>>>>,
     /// Who does what to which stack.
     pub(super) turns: Turns,
+    /// What was started for stacks that are expected.
+    pub(super) spares: Arc<Spares>,
 }
 
 /// Returns the name of a service's control group.
@@ -93,8 +102,23 @@ fn signal(stop: StopSignal) -> Signal {
 impl Shared {
     pub(super) fn new(records: Records<Record>, files: Files, options: ProcessOptions, boot: String) -> Self {
         let ProcessOptions { log_dir, instance, sandbox, cgroups, .. } = options;
-        let (children, turns) = (Mutex::default(), Turns::default());
-        Self { records, files, log_dir, instance, sandbox, cgroups, boot, children, turns }
+        let (children, turns, spares) = (Mutex::default(), Turns::default(), Arc::default());
+        Self { records, files, log_dir, instance, sandbox, cgroups, boot, children, turns, spares }
+    }
+
+    /// Changes the specifications of stacks whose directory is elsewhere now. Those that cannot be read are left alone.
+    pub(super) fn follow_moved(&self) -> Result<()> {
+        let place = self.files.place();
+        let elsewhere = |record: &Record| record.engine.place.as_ref().is_some_and(|then| then != place);
+        for moved in self.records.list()?.found.into_iter().filter(elsewhere) {
+            self.records.update(&moved.spec.name, |record| {
+                let then = record.engine.place.replace(place.to_owned())?;
+                tracing::info!(stack = %record.spec.name, from = %then.display(), to = %place.display(), "a stack was moved");
+                moved::follow(&mut record.spec, &then, place);
+                Some(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Returns a stack as it is now.
@@ -250,7 +274,7 @@ impl Shared {
     pub(super) fn delete_logs(&self, record: &Record) -> Result<()> {
         for service in &record.spec.services {
             let path = self.log_path(&record.spec.name, service);
-            match std::fs::remove_file(&path) {
+            match own::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(Error::io(BACKEND, format!("deleting {}", path.display()), e));
                 }

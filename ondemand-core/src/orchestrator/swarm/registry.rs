@@ -9,6 +9,7 @@ use bollard::errors::Error as EngineError;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::own;
 
 /// What the registry is called that images without one are from.
 const USUAL_REGISTRY: &str = "https://index.docker.io/v1/";
@@ -34,7 +35,7 @@ struct Entry {
 pub(super) fn credentials(file: &Path, image: &str) -> Result<Option<DockerCredentials>> {
     // What is in it is not repeated.
     let odd = |why: String| Error::invalid("registry credentials", format!("{}: {why}", file.display()));
-    let text = std::fs::read(file).map_err(|e| odd(e.to_string()))?;
+    let text = own::read(file).map_err(|e| odd(e.to_string()))?;
     let place = |e: serde_json::Error| odd(format!("no Docker configuration, from line {} on", e.line()));
     let mut config: Config = serde_json::from_slice(&text).map_err(place)?;
     let registry = registry(image);

@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::Signs;
 use crate::mark::has_line;
+use crate::own;
 
 /// How long processes that start others while they are killed are run after.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -72,7 +73,7 @@ pub(super) async fn end_each(strays: Vec<Stray>) {
 /// Returns the processes of these users that are meant.
 async fn find(users: Vec<u32>, is_meant: impl Fn(Pid) -> bool + Send + 'static) -> Vec<Stray> {
     let finding = tokio::task::spawn_blocking(move || {
-        let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+        let Ok(processes) = own::read_dir("/proc") else { return Vec::new() };
         let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.filter_map(Pid::from_raw)
             .filter(|&pid| user_of(pid).is_some_and(|user| users.contains(&user)))
@@ -96,7 +97,7 @@ fn proc(pid: Pid, file: &str) -> PathBuf {
 
 /// Returns the user that a process runs as; `None` if it has ended.
 fn user_of(pid: Pid) -> Option<u32> {
-    let status = std::fs::read(proc(pid, "status")).ok()?;
+    let status = own::read(proc(pid, "status")).ok()?;
     let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
     // Its real user, and then its effective one.
     std::str::from_utf8(line).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
@@ -104,7 +105,7 @@ fn user_of(pid: Pid) -> Option<u32> {
 
 /// Returns the group of a process that runs; `None` if it has ended.
 fn group_of(pid: Pid) -> Option<Pid> {
-    let stat = std::fs::read(proc(pid, "stat")).ok()?;
+    let stat = own::read(proc(pid, "stat")).ok()?;
     // The name, in parentheses, may hold anything: what counts is after the last one.
     let end = stat.iter().rposition(|&byte| byte == b')')?;
     let mut fields = std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace();

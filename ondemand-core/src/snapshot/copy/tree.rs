@@ -1,7 +1,7 @@
 //! Copying and removing directory trees, on a few threads.
 
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, CWD, FileType, OFlags, SeekFrom, Stat, Timespec, Times
 use rustix::io::Errno;
 
 use super::CopyMethod;
+use crate::own;
 use crate::snapshot::directories::Cancel;
 use crate::tree::{Tree, kind_of};
 
@@ -73,21 +74,21 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
-        Ok(metadata) if metadata.is_dir() => match fs::remove_dir_all(path) {
+        Ok(metadata) if metadata.is_dir() => match own::remove_dir_all(path) {
             // A directory that its owner may not change, which does not stop root; and root must not be led elsewhere.
             Err(e) if e.kind() == ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() => {
                 unlock(path)?;
-                fs::remove_dir_all(path)
+                own::remove_dir_all(path)
             }
             removed => removed,
         },
-        Ok(_) => fs::remove_file(path),
+        Ok(_) => own::remove_file(path),
     }
 }
 
 fn unlock(dir: &Path) -> io::Result<()> {
-    fs::set_permissions(dir, Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(dir)? {
+    own::set_permissions(dir, Permissions::from_mode(0o700))?;
+    for entry in own::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             unlock(&entry.path())?;
@@ -212,7 +213,8 @@ impl Copier<'_> {
     fn copy_file(&self, job: &Job) -> Result<(), Failure> {
         let error = |e: io::Error| self.failure(job, e);
         let source = self.tree.file(&job.path, OFlags::RDONLY).map_err(error)?;
-        let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&job.target).map_err(error)?;
+        let target =
+            own::open_with(OpenOptions::new().write(true).create_new(true).mode(0o600), &job.target).map_err(error)?;
         if self.method == CopyMethod::Copy || !reflink(&source, &target).map_err(error)? {
             self.copy_bytes(job, &source, &target)?;
         }
@@ -299,7 +301,7 @@ fn adopt(path: &Path, of: &Stat, keep_owners: bool) -> io::Result<()> {
         std::os::unix::fs::lchown(path, Some(of.st_uid), Some(of.st_gid))?;
     }
     if kind_of(of) != FileType::Symlink {
-        fs::set_permissions(path, Permissions::from_mode(of.st_mode & 0o7777))?;
+        own::set_permissions(path, Permissions::from_mode(of.st_mode & 0o7777))?;
     }
     let times = Timestamps {
         last_access: Timespec { tv_sec: of.st_atime, tv_nsec: of.st_atime_nsec.try_into().unwrap_or_default() },
@@ -314,6 +316,7 @@ fn failure(path: &Path, source: io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use rustix::fs::RenameFlags;

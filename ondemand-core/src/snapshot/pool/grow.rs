@@ -13,6 +13,7 @@ use super::{BACKEND, MARKER, check_path, mounts, no_pool, supported, system};
 use crate::error::{Error, Kind, Result};
 use crate::listing::usable_file;
 use crate::notation::Size;
+use crate::own;
 use crate::snapshot::probe;
 
 /// A pool that was made larger.
@@ -36,7 +37,7 @@ pub(super) fn grow_now(path: &Path, size: Size, overcommit: bool) -> Result<Grow
     check_path(path)?;
     let (mounted, device, image) = pool_at(path)?;
     supported()?;
-    let root = File::open(&mounted.path).map_err(|e| failed("opening", &mounted.path, e))?;
+    let root = own::open(&mounted.path).map_err(|e| failed("opening", &mounted.path, e))?;
     let (file, _) = open_backing(&image, &device)?;
     let metadata = file.metadata().map_err(|e| failed("looking at", &image, e))?;
     let before = Size(file_system(&root, &mounted.path)?);
@@ -79,10 +80,11 @@ pub(super) fn pool_at(path: &Path) -> Result<(Mounted, PathBuf, PathBuf)> {
 /// what the kernel has open. Returns its inode and device, too.
 pub(super) fn open_backing(image: &Path, device: &Path) -> Result<(File, String)> {
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
-    let file = OpenOptions::new().write(true).custom_flags(flags).open(image).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::not_found(Kind::File, image.display()),
-        _ => failed("opening", image, e),
-    })?;
+    let file =
+        own::open_with(OpenOptions::new().write(true).custom_flags(flags), image).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::not_found(Kind::File, image.display()),
+            _ => failed("opening", image, e),
+        })?;
     let metadata = file.metadata().map_err(|e| failed("looking at", image, e))?;
     let (major, minor) = (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev()));
     let opened = format!("{} {major}:{minor}", metadata.ino());

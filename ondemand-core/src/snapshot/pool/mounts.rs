@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::BACKEND;
 use crate::error::{Error, Result};
+use crate::own;
 
 /// One mounted file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub(super) fn of_image(image: &Path) -> Result<Option<Mounted>> {
 }
 
 fn all() -> Result<Vec<Mounted>> {
-    let text = fs::read("/proc/self/mountinfo").map_err(|e| Error::io(BACKEND, "reading the mounts", e))?;
+    let text = own::read("/proc/self/mountinfo").map_err(|e| Error::io(BACKEND, "reading the mounts", e))?;
     Ok(text.split(|&b| b == b'\n').filter_map(parse).collect())
 }
 
@@ -51,7 +52,7 @@ fn parse(line: &[u8]) -> Option<Mounted> {
     let source = unescape(after.nth(2)?);
     let device = Path::new(&source).strip_prefix("/dev").ok().filter(|d| d.display().to_string().starts_with("loop"));
     let backing =
-        device.and_then(|device| fs::read(Path::new("/sys/block").join(device).join("loop/backing_file")).ok());
+        device.and_then(|device| own::read(Path::new("/sys/block").join(device).join("loop/backing_file")).ok());
     let image = backing.map(|file| OsString::from_vec(file.trim_ascii_end().to_vec()).into());
     Some(Mounted { path: path.into(), device: device.map(|_| PathBuf::from(&source)), image })
 }

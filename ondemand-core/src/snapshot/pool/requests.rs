@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::own;
 use crate::snapshot::Beneath;
 
 /// How often the disk is looked at.
@@ -26,7 +27,7 @@ pub(in crate::snapshot) fn limit(block: &Path, single_pages: bool) -> io::Result
     let queue = block.join("queue");
     let wanted = if single_pages { page() } else { number(&queue.join("max_hw_sectors_kb"))?.min(DEFAULT) };
     let file = queue.join("max_sectors_kb");
-    if number(&file)? == wanted { Ok(()) } else { fs::write(file, wanted.to_string()) }
+    if number(&file)? == wanted { Ok(()) } else { own::write(file, wanted.to_string()) }
 }
 
 /// Returns the size of a page in KiB.
@@ -35,7 +36,7 @@ fn page() -> u64 {
 }
 
 fn number(file: &Path) -> io::Result<u64> {
-    fs::read_to_string(file)?.trim().parse().map_err(|_| ErrorKind::InvalidData.into())
+    own::read_to_string(file)?.trim().parse().map_err(|_| ErrorKind::InvalidData.into())
 }
 
 /// Tells whether the disk may fill before it is looked at again. Others write to it, too.
@@ -90,7 +91,7 @@ impl Watch {
 }
 
 fn can_be_limited(block: &Path) -> io::Result<()> {
-    fs::OpenOptions::new().write(true).open(block.join("queue/max_sectors_kb")).map(drop)
+    own::open_with(fs::OpenOptions::new().write(true), block.join("queue/max_sectors_kb")).map(drop)
 }
 
 /// Lets an error pass where the device writes single pages anyhow, or is gone: it was unmounted meanwhile.

@@ -1,12 +1,12 @@
 //! The programs and kernel parts that pools are made with.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{BACKEND, mounts, requests};
 use crate::error::{Error, Result};
 use crate::listing::{usable, usable_file, what_is_at};
+use crate::own;
 
 /// What a pool is mounted with: what needs a copy needs no access times, an owner may delete their own subvolumes, and what is
 /// deleted gives its room back to the disk.
@@ -47,7 +47,7 @@ pub fn supported() -> Result<()> {
 }
 
 fn knows_btrfs() -> bool {
-    let systems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let systems = own::read_to_string("/proc/filesystems").unwrap_or_default();
     systems.lines().any(|line| line.split_whitespace().last() == Some("btrfs"))
 }
 
@@ -66,7 +66,7 @@ pub(super) fn mount_image(image: &Path, path: &Path) -> Result<()> {
     let attached = run(&losetup, &["--nooverlap", "--find", "--show", "--"], &[image])?;
     let device = Path::new(attached.trim());
     let opening = |e| Error::io(BACKEND, format!("opening {}", device.display()), e);
-    let held = fs::File::open(device).map_err(opening);
+    let held = own::open(device).map_err(opening);
     // A device in use goes away with its last use: from here on, that is this process or the mount.
     run(&losetup, &["--detach"], &[device])?;
     let held = held?;

@@ -1,6 +1,5 @@
 //! A certificate with its key, read from files.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -17,6 +16,7 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use crate::config::CertificateFiles;
 use crate::error::{Error, Result};
+use crate::own;
 
 /// More than any certificate with its chain has: who names a device or a log by mistake is told so.
 const LONGEST: u64 = 1 << 20;
@@ -137,7 +137,7 @@ impl Source<'_> {
             io::ErrorKind::PermissionDenied => self.invalid("may not be read by the user that the proxy runs as"),
             _ => self.invalid(format!("cannot be read: {e}")),
         };
-        let file = File::open(self.path).map_err(failed)?;
+        let file = own::open(self.path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         let mut bytes = Vec::new();
         file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
