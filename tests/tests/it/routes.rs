@@ -96,6 +96,24 @@ async fn routes_outlive_a_killed_proxy() -> Result<()> {
     server.stop().await.map(drop)
 }
 
+/// Whoever may ask may cause lines, and does not fill the disk with them.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_fail_do_not_fill_the_log() -> Result<()> {
+    let home = Home::new()?;
+    let server = Server::start_proxy(&home.data(), &ProxyOptions::default()).await?;
+    put(&server, "nobody.localhost", &format!("127.0.0.1:{}", free_port())).await?;
+    let begun = Instant::now();
+    for _ in 0..60 {
+        ensure!(ask(&server, "nobody.localhost").await?.0 == 502);
+    }
+    let log = server.log();
+    let lines = log.lines().filter(|line| line.contains("cannot connect")).count();
+    // Twenty in ten seconds.
+    let most = 20 * (1 + begun.elapsed().as_secs() / 10);
+    ensure!(lines > 0 && lines as u64 <= most, "{lines} lines, not {most}:\n{log}");
+    server.stop().await.map(drop)
+}
+
 /// Nobody finds an address missing while a proxy starts: it listens once it knows its routes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_starts_knows_its_routes() -> Result<()> {

@@ -26,9 +26,12 @@ fn home() -> Result<Home> {
 async fn the_whole_job(home: &Home, options: &ServerOptions) -> Result<()> {
     // Where the machine's first process is slow to notice that a process has ended, Postgres takes it for a live one, and is started
     // in a later round.
-    let config = home.file("ondemand.toml", "[databases]\nreap-interval = '1s'\n")?;
+    let config = "[databases]\nreap-interval = '1s'\n[databases.limits]\nmemory = '1G'\n";
+    let config = home.file("ondemand.toml", config)?;
     let options = &options.clone().with(["--config", &config.display().to_string()]);
     let server = Server::start(&home.data(), options).await?;
+    // Only root makes control groups.
+    ensure!(server.log().contains("databases.limits means nothing here"), "{}", server.log());
     server.import("production", "CREATE TABLE t AS SELECT 'dataset'::text AS word;").await?;
     let empty = Inventory::take(home, &home.data())?;
     let first = server.create(json!({ "Durable": true })).await?;

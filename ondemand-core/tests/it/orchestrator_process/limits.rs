@@ -1,5 +1,6 @@
 //! Services within limits, in control groups.
 
+use futures_util::StreamExt;
 use ondemand_core::Cgroups;
 use ondemand_core::orchestrator::Resources;
 
@@ -93,6 +94,25 @@ async fn it_takes_no_more_of_the_processors_than_it_may() {
     assert!(run(script, limits(100_000_000)).await.throttled > 0);
     // One processor is all that one program can take.
     assert_eq!(run(script, limits(100_000_000_000)).await.throttled, 0);
+}
+
+#[tokio::test]
+async fn what_is_to_end_may_use_all_of_the_processors() {
+    let home = Home::new();
+    let process = open(home.path());
+    let done = home.path().join("done");
+    // By itself the last work takes a fifth of a second, and within the limit more than the grace.
+    let work = format!("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; : >'{}'; exit", done.display());
+    let mut spec = limited(
+        &format!("trap \"{}\" TERM; echo up; sleep 1000 & wait", work.replace('$', r"\$")),
+        Resources { nano_cpus: Some(10_000_000), ..Resources::default() },
+    );
+    spec.services[0].stop_grace = Duration::from_secs(10);
+    let made = process.deploy(&spec).await.expect("deployed");
+    let mut log = process.logs(&made.name, LogOptions { follow: true, ..LogOptions::default() });
+    assert_eq!(log.next().await.expect("a line").expect("a log").text, "up");
+    process.remove(&made.id).await.expect("removed");
+    assert!(done.try_exists().expect("an answer"), "it was killed before it was done");
 }
 
 #[tokio::test]
