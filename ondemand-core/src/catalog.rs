@@ -24,7 +24,9 @@ const TEMPORARY: &str = ".tmp";
 /// The attribute that holds the contents of a record whose file a power cut left empty.
 const TWIN: &str = "user.ondemand.record";
 /// The most bytes that a record has.
-const LARGEST: u64 = 16 << 20;
+const LARGEST: u64 = 64 << 20;
+/// How many of them a new one leaves for what is added to it later.
+const KEPT_FREE: u64 = 1 << 20;
 
 /// One directory of records and what they describe.
 ///
@@ -67,7 +69,7 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
         Ok(catalog)
     }
 
-    /// Removes the temporary files of a process that died, where none has the directory that lives.
+    /// Removes the temporary files of processes that died; what lives writes none meanwhile.
     pub(crate) fn remove_temporary(&self) -> Result<()> {
         for name in self.file_names()? {
             if name.starts_with('.') && name.ends_with(TEMPORARY) {
@@ -111,7 +113,7 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
 
     /// Writes the first record of `name`, unless there is one. Of all who try at once, one gets `true`.
     pub(crate) fn create(&self, name: &str, record: &T) -> Result<bool> {
-        let temporary = self.write_temporary(name, record)?;
+        let temporary = self.write_temporary(name, record, LARGEST - KEPT_FREE)?;
         if self.volatile && fs::metadata(self.record(name)).is_ok_and(|metadata| metadata.len() == 0) {
             self.remove(name)?;
         }
@@ -130,7 +132,7 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
 
     /// Replaces the record of `name`; if `durable`, so that it survives a power cut.
     pub(crate) fn replace(&self, name: &str, record: &T, durable: bool) -> Result<()> {
-        let temporary = self.write_temporary(name, record)?;
+        let temporary = self.write_temporary(name, record, LARGEST)?;
         let renamed = {
             let _names = self.change_names();
             own::rename(&temporary, self.record(name))
@@ -152,7 +154,10 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
         };
         let mut text = Vec::with_capacity(1024);
         let mut read = || {
-            (&file).take(LARGEST).read_to_end(&mut text)?;
+            let length = (&file).take(LARGEST + 1).read_to_end(&mut text)?;
+            if length as u64 > LARGEST {
+                return Err(std::io::Error::new(ErrorKind::FileTooLarge, format!("it has more than {LARGEST} bytes")));
+            }
             if text.is_empty() && !self.volatile {
                 text = read_twin(&file)?;
             }
@@ -233,11 +238,11 @@ impl<T: Serialize + DeserializeOwned> Catalog<T> {
         Ok(names)
     }
 
-    fn write_temporary(&self, name: &str, record: &T) -> Result<PathBuf> {
+    fn write_temporary(&self, name: &str, record: &T, most: u64) -> Result<PathBuf> {
         let text = serde_json::to_vec(record).map_err(|e| Error::backend(self.backend, "writing a record", e))?;
-        if text.len() as u64 > LARGEST {
-            let reason = format!("it has {} bytes, and a record has {LARGEST} at most", text.len());
-            return Err(Error::backend(self.backend, format!("writing the record of {name}"), reason));
+        if text.len() as u64 > most {
+            let reason = format!("its record has {} bytes, and {most} is the most", text.len());
+            return Err(Error::invalid(name, reason));
         }
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!(".{name}.{number}{TEMPORARY}"));

@@ -2,7 +2,7 @@
 //! where this process is not root, so that it may no more than whoever can change them.
 //!
 //! What others can change, such as a volume, is for [`crate::tree`]: as root, a path there may lead anywhere by the time it is used. A lint keeps the
-//! standard library's functions out of this crate, so that every use says which of the two it is.
+//! standard library's functions that read, write, list, rename or remove by path out of this crate, so that every use says which of the two it is.
 
 #![expect(clippy::disallowed_methods, reason = "this is where they are allowed")]
 

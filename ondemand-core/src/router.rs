@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 
 use crate::error::{Error, Kind, Result};
+use crate::listing::Unreadable;
 use crate::name::Hostname;
 
 #[cfg(feature = "proxy")]
@@ -56,6 +57,11 @@ pub trait Router: Debug + Send + Sync + 'static {
     async fn get(&self, host: &Hostname) -> Result<Route> {
         let route = self.list().await?.into_iter().find(|route| route.host == *host);
         route.ok_or_else(|| Error::not_found(Kind::Route, host))
+    }
+
+    /// Returns what is there and cannot be read, so that it leads nowhere and is left alone until its host is set or removed.
+    fn unreadable(&self) -> Vec<Unreadable> {
+        Vec::new()
     }
 }
 

@@ -22,7 +22,7 @@ mod directories;
 pub mod pool;
 mod probe;
 mod record;
-mod room;
+pub(crate) mod room;
 
 #[cfg(feature = "btrfs")]
 pub use btrfs::Btrfs;

@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 use crate::body::reply;
 use crate::life::Life;
 use crate::problem::Problem;
+use crate::routes::Routing;
 use crate::state::Kept;
 use crate::wire::{self, Trouble};
 
@@ -22,6 +23,7 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> OpenApiRouter<S>
 where
     Life: FromRef<S>,
     Kept: FromRef<S>,
+    Routing: FromRef<S>,
 {
     OpenApiRouter::new().routes(routes!(healthz)).routes(routes!(readyz))
 }
@@ -35,8 +37,8 @@ fn answer(trouble: Option<Trouble>) -> Response {
 /// Returns what to say of so many things that are left alone. Their names are for those who have the token.
 fn unknown(count: usize) -> Option<Trouble> {
     (count > 0).then(|| Trouble {
-        detail: format!("{count} volumes or stacks cannot be read or recognised, and are left alone"),
-        hint: Some("`ondemand reap` names them, and says why".into()),
+        detail: format!("{count} of the volumes, stacks and routes cannot be read or recognised, and are left alone"),
+        hint: Some("`ondemand reap` names them, and says why; so does the log".into()),
     })
 }
 
@@ -52,18 +54,23 @@ async fn healthz() -> Response {
     (status = 200, description = "It does.", body = wire::Health),
     (status = 503, description = "It is starting, or cannot write.", body = wire::Problem, content_type = "application/problem+json"),
 ))]
-async fn readyz(State(life): State<Life>, State(Kept(kept)): State<Kept>) -> Result<Response, Problem> {
+async fn readyz(
+    State(life): State<Life>,
+    State(Kept(kept)): State<Kept>,
+    State(routing): State<Routing>,
+) -> Result<Response, Problem> {
     if !life.is_ready() {
         return Err(life.not_ready());
     }
-    let Some((store, janitor)) = kept else { return Ok(answer(None)) };
+    let unreadable = routing.unreadable().len();
+    let Some((store, janitor)) = kept else { return Ok(answer(unknown(unreadable))) };
     let silent = |_| {
         let last = "the disk of the store does not answer".to_owned();
         Err(Error::NotReady { waited: PATIENCE, last, log: Vec::new() })
     };
     let usage = tokio::time::timeout(PATIENCE, store.space()).await.unwrap_or_else(silent);
     match usage.and_then(|usage| usage.check_room()) {
-        Ok(()) => Ok(answer(unknown(janitor.unknown().len()))),
+        Ok(()) => Ok(answer(unknown(unreadable + janitor.unknown().len()))),
         Err(error @ Error::OutOfSpace { .. }) => Ok(answer(Some(Trouble::from(&error)))),
         Err(error) => Err(Problem::from(error).with_status(StatusCode::SERVICE_UNAVAILABLE).expected()),
     }

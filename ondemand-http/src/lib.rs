@@ -73,6 +73,7 @@ where
     Access: FromRef<S>,
     Life: FromRef<S>,
     Kept: FromRef<S>,
+    Routing: FromRef<S>,
     Description: FromRef<S>,
 {
     let (open, _) = open().split_for_parts();
@@ -85,6 +86,7 @@ fn open<S: Clone + Send + Sync + 'static>() -> OpenApiRouter<S>
 where
     Life: FromRef<S>,
     Kept: FromRef<S>,
+    Routing: FromRef<S>,
     Description: FromRef<S>,
 {
     health::routes().merge(openapi::routes())

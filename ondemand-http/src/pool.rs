@@ -70,7 +70,7 @@ pub(crate) fn metrics(usage: &Result<Usage, Error>) -> String {
 /// Writes how much is left alone as nobody can read it.
 pub(crate) fn unknown(count: usize) -> String {
     format!(
-        "# HELP ondemand_unknown Volumes and stacks that cannot be read or recognised, and are left alone.\n\
+        "# HELP ondemand_unknown Volumes, stacks and routes that cannot be read or recognised, and are left alone.\n\
          # TYPE ondemand_unknown gauge\nondemand_unknown {count}\n"
     )
 }

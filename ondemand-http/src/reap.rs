@@ -11,6 +11,7 @@ use crate::AppState;
 use crate::body::reply;
 use crate::openapi::Problems;
 use crate::problem::Problem;
+use crate::routes::Routing;
 use crate::wire;
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
@@ -20,8 +21,9 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 /// Deletes what has expired, starts what should run, and removes what dead attempts left, and what is left on the nodes of a Swarm.
 #[utoipa::path(post, path = "/reap", tag = "janitor", security(("bearer" = []), ()), responses(
     (status = 200, description = "What was done.", body = wire::Reaped), Problems))]
-async fn reap(State(janitor): State<Janitor>) -> Result<Response, Problem> {
+async fn reap(State(janitor): State<Janitor>, State(routing): State<Routing>) -> Result<Response, Problem> {
     let mut report = janitor.run_once().await?;
+    report.unknown.extend(routing.unreadable());
     report.add(janitor.tidy().await.unwrap_or_else(|error| Report::of_failure(&error)));
     Ok(reply(StatusCode::OK, &wire::Reaped::from(report)))
 }

@@ -42,6 +42,12 @@ impl Routing {
         self.router.clone()
     }
 
+    /// Returns which routes cannot be read, in words for an operator.
+    pub(crate) fn unreadable(&self) -> Vec<String> {
+        let unreadable = self.router.iter().flat_map(|router| router.unreadable());
+        unreadable.map(|what| format!("route {what}")).collect()
+    }
+
     fn router(&self) -> Result<&dyn Router, Error> {
         self.router.as_deref().ok_or_else(|| Error::Unsupported {
             message: "this server runs no proxy".into(),
@@ -124,10 +130,12 @@ async fn metrics(State(routing): State<Routing>, State(Kept(kept)): State<Kept>)
         (Err(_), Some(_)) => String::new(),
         (Err(error), None) => return Err(error.into()),
     };
+    let mut unknown = routing.unreadable().len();
     if let Some((store, janitor)) = kept {
         text += &pool::metrics(&store.space().await);
-        text += &pool::unknown(janitor.unknown().len());
+        unknown += janitor.unknown().len();
     }
+    text += &pool::unknown(unknown);
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

@@ -14,6 +14,7 @@ use crate::datasets::DatasetSnapshot;
 use crate::error::{Error, Kind, Result};
 use crate::name::{DatabaseId, DatabaseName};
 use crate::postgres;
+use crate::snapshot::room;
 
 /// How many ports are tried when strangers take them between the look and the start.
 const PORTS_TRIED: usize = 5;
@@ -117,6 +118,7 @@ impl Creation<'_> {
                 Ok(inner.describe(record, DatabaseState::Running))
             }
             Err(error) => {
+                let error = room::cause(&*inner.store, error).await;
                 let undone = inner.give_up(creation.record.clone()).await;
                 if let Err(undo) = undone {
                     tracing::warn!(id = %creation.record.id, error = %undo, "a failed create could not be undone; the janitor will");

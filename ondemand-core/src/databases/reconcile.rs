@@ -400,8 +400,8 @@ impl Inner {
     }
 }
 
-/// Removes the lock file of a server that has ended, if it is empty: a power cut leaves its name and takes what was in it, and Postgres then refuses to start. Only the
-/// name itself is removed, whatever the volume's user may have made of it.
+/// Removes the lock file of a server that has ended, if it is empty: a power cut leaves its name and takes what was in it, and Postgres then refuses to start. Nothing
+/// outside of the volume is touched, whatever its user may make of the name meanwhile.
 fn remove_empty_lock(data: &Path) -> Result<()> {
     let remove = || {
         let volume = Tree::open(data)?;

@@ -7,6 +7,7 @@ use super::record::{Record, State};
 use super::{Database, DatabaseState};
 use crate::error::Result;
 use crate::name::DatabaseId;
+use crate::snapshot::room;
 
 /// Swaps a database's volume for a new clone.
 ///
@@ -38,6 +39,7 @@ async fn run(inner: &Arc<Inner>, id: &DatabaseId) -> Result<Database> {
             Ok(inner.describe(new, DatabaseState::Running))
         }
         Err(error) => {
+            let error = room::cause(&*inner.store, error).await;
             if let Err(undo) = roll_back(inner, &old, &new).await {
                 tracing::warn!(%id, error = %undo, "a failed reset could not be undone; the janitor will");
             }

@@ -16,6 +16,7 @@ use crate::label::keys;
 use crate::name::{AttemptId, DatabaseId, ServiceName};
 use crate::orchestrator::{LogOptions, Mount, PublishedPort, ServiceSpec, Stack, StackSpec, StopSignal};
 use crate::own;
+use crate::postgres::program::says_disk_full;
 use crate::postgres::{Endpoint, Launch, Notify, install, memory};
 
 /// The port a server listens on inside a container.
@@ -198,7 +199,7 @@ impl Inner {
             () = tokio::time::sleep(self.options.ready_timeout) => "Postgres runs, but does not answer".to_owned(),
         };
         let log = self.log_tail(record).await;
-        if let Some(line) = log.iter().find(|line| line.contains("No space left on device")) {
+        if let Some(line) = log.iter().find(|line| says_disk_full(line)) {
             return Err(Error::OutOfSpace { message: format!("Postgres could not start: {line}") });
         }
         if let Some(line) = log.iter().find_map(|line| refused_setting(line, &record.settings)) {

@@ -27,7 +27,7 @@ use crate::postgres::controldata::ControlData;
 use crate::postgres::program::Processes;
 use crate::postgres::{Install, memory, neutralise};
 use crate::progress::{Phase, Reporter};
-use crate::snapshot::Volume;
+use crate::snapshot::{Volume, room};
 use crate::tree::{Tree, kind_of};
 
 mod publish;
@@ -164,8 +164,7 @@ impl Import {
             }
         };
         let result = match result {
-            // Not every program says what it lacked.
-            Err(error @ Error::Backend { .. }) => Err(self.shortage().await.unwrap_or(error)),
+            Err(error) => Err(room::cause(&*self.inner.store, error).await),
             result => result,
         };
         self.clean_up(result.is_ok()).await;
@@ -186,16 +185,10 @@ impl Import {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             // What cannot be asked now may be told the next time.
-            if let Some(short) = self.shortage().await {
+            if let Some(short) = room::shortage(&*self.inner.store).await {
                 return short;
             }
         }
-    }
-
-    /// Says what the store is short of, if it is and that can be told.
-    async fn shortage(&self) -> Option<Error> {
-        let space = self.inner.store.space().await.and_then(|space| space.check_room());
-        space.err().filter(|error| matches!(error, Error::OutOfSpace { .. } | Error::ReadOnly { .. }))
     }
 
     /// Removes all that this attempt made, but the snapshot if it was a success. What cannot be removed now is by

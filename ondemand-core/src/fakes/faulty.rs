@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::label::{Labels, Selector};
-use crate::listing::Listing;
+use crate::listing::{Listing, Unreadable};
 use crate::name::{Hostname, SnapshotName, StackName, VolumeName};
 use crate::orchestrator::{Expected, LogLine, LogOptions, Orchestrator, Stack, StackId, StackSpec, Tidied};
 use crate::router::{Route, Router};
@@ -356,6 +356,10 @@ impl<T: Orchestrator + ?Sized> Orchestrator for Faulty<T> {
 
 #[async_trait]
 impl<T: Router + ?Sized> Router for Faulty<T> {
+    fn unreadable(&self) -> Vec<Unreadable> {
+        self.inner.unreadable()
+    }
+
     async fn set(&self, route: &Route) -> Result<()> {
         self.plan.run("set", &route.host, self.inner.set(route)).await
     }

@@ -100,7 +100,7 @@ impl Process {
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the kernel has no pidfds (Linux before 5.3).
-    pub fn new(options: ProcessOptions) -> Result<Self> {
+    pub fn new(mut options: ProcessOptions) -> Result<Self> {
         let probe: Result<OwnedFd, _> =
             rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
         probe.map_err(|e| Error::Unsupported {
@@ -108,6 +108,9 @@ impl Process {
             hint: "use Linux 5.3 or newer, or the Docker orchestrator".into(),
         })?;
         let boot = crate::proc::boot_id().map_err(|e| Error::io(BACKEND, "reading the boot id", e))?;
+        // Not all that opens a log is where this process is.
+        let failed = |e| Error::io(BACKEND, format!("finding {}", options.log_dir.display()), e);
+        options.log_dir = std::path::absolute(&options.log_dir).map_err(failed)?;
         make_private_dir(&options.log_dir, BACKEND)?;
         let files = Files::beside(&options.state_dir)?;
         let records = Records::open(options.state_dir.clone(), BACKEND)?;
@@ -121,8 +124,12 @@ impl Process {
 impl Orchestrator for Process {
     fn expect_deploy(&self) -> Expected {
         // Only what is to be in a sandbox can be run by a shell that is there.
-        let sandboxed = self.shared.sandbox.is_some();
-        if sandboxed { Expected::until_dropped(self.shared.spares.expect()) } else { Expected::default() }
+        if self.shared.sandbox.is_none() {
+            return Expected::default();
+        }
+        // It is no stack's yet.
+        let variable = (spawn::VARIABLE, format!("{}/", self.shared.instance));
+        Expected::until_dropped(self.shared.spares.expect(variable))
     }
 
     async fn deploy(&self, stack: &StackSpec) -> Result<Stack> {

@@ -12,7 +12,7 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use super::ADMIN_ROLE;
 use super::files::StaticFiles;
 use super::install::{self, Install};
-use super::program::{self, Processes, Said, says_disk_full};
+use super::program::{self, Processes, Said, sql_error};
 use super::tablespaces;
 use crate::error::{Error, Result};
 use crate::orchestrator::{Mount, RunAs};
@@ -378,12 +378,7 @@ impl Session {
 }
 
 fn query_error(what: &str, error: tokio_postgres::Error, said: &Said) -> Error {
-    let full = error.code().is_some_and(|code| *code == tokio_postgres::error::SqlState::DISK_FULL);
-    let told = error.as_db_error().is_some_and(|error| says_disk_full(error.message()));
-    if full || told || said.disk_full() {
-        return Error::OutOfSpace { message: what.to_owned() };
-    }
-    Error::backend("postgres", what, error)
+    if said.disk_full() { Error::OutOfSpace { message: what.to_owned() } } else { sql_error(what, error) }
 }
 
 /// Explains why a program failed, by what it said.

@@ -12,8 +12,9 @@ use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
 use super::cluster::quote_text;
+use super::program::sql_error;
 use super::{ADMIN_ROLE, Notify, USER};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::secret::Secret;
 
 /// Where a server can be reached by this process.
@@ -121,7 +122,7 @@ impl Engine for Wire {
     }
 
     async fn set_password(&self, server: &Endpoint, verifier: &str) -> Result<()> {
-        let failed = |e| Error::backend("postgres", "setting the password", e);
+        let failed = |e| sql_error("setting the password", e);
         let session = Self::connect(server, ADMIN_ROLE, "").await.map_err(failed)?;
         let verifier = quote_text(verifier);
         // Written at once, also where commits need not be: a server that crashes the next moment must not have forgotten it.
@@ -138,7 +139,7 @@ impl Engine for Wire {
                 Ok(true)
             }
             Err(error) if error.code() == Some(&SqlState::INVALID_PASSWORD) => Ok(false),
-            Err(error) => Err(Error::backend("postgres", "trying the password", error)),
+            Err(error) => Err(sql_error("trying the password", error)),
         }
     }
 

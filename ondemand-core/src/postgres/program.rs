@@ -31,6 +31,20 @@ pub(crate) fn says_disk_full(line: &str) -> bool {
     DISK_FULL.iter().any(|words| line.contains(words))
 }
 
+/// Tells whether a server refused something as its disk is full.
+pub(crate) fn is_disk_full(error: &tokio_postgres::Error) -> bool {
+    let told = error.as_db_error().is_some_and(|error| says_disk_full(error.message()));
+    told || error.code() == Some(&tokio_postgres::error::SqlState::DISK_FULL)
+}
+
+/// Makes the error for what a server refused.
+pub(crate) fn sql_error(what: &str, error: tokio_postgres::Error) -> Error {
+    if is_disk_full(&error) {
+        return Error::OutOfSpace { message: format!("{what}: {}", error.as_db_error().map_or("", |db| db.message())) };
+    }
+    Error::backend("postgres", what, error)
+}
+
 /// How many of the last lines of a program are kept.
 const KEPT_LINES: usize = 40;
 /// How much of a line is kept, in bytes.

@@ -7,6 +7,7 @@ use futures_util::future::try_join_all;
 use tokio_postgres::error::SqlState;
 
 use super::cluster::{Server, Session};
+use super::program::is_disk_full;
 use crate::error::Result;
 
 /// Vacuums and analyses all tables of `databases`, several at a time, the largest first.
@@ -61,6 +62,7 @@ async fn work(
         let Err(error) = session.attempt(&statement).await else { continue };
         // An index or a statistic on an expression may fail here, for want of a library or a setting. The data is there all the same.
         let fatal = error.as_db_error().is_none()
+            || is_disk_full(&error)
             || error.code().is_some_and(|code| {
                 [SqlState::DISK_FULL, SqlState::DATA_CORRUPTED, SqlState::INDEX_CORRUPTED, SqlState::IO_ERROR]
                     .contains(code)

@@ -1,10 +1,11 @@
 //! Routes that outlive the process.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
@@ -13,7 +14,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::{Route, Router};
 use crate::catalog::Catalog;
 use crate::error::{Code, Error, Result};
-use crate::listing::Listing;
+use crate::listing::Unreadable;
 use crate::name::{Hostname, hex};
 
 /// Only this user reads where routes lead.
@@ -33,6 +34,8 @@ pub struct Saved(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     records: Catalog<Route>,
+    /// What could not be read when the directory was opened, and has not been set or removed since.
+    unreadable: std::sync::Mutex<BTreeMap<Stem, Unreadable>>,
     router: Arc<dyn Router>,
     /// Changes of one host take turns, so that what is saved last is what holds; hosts share turns with few others.
     turns: [Arc<Mutex<()>>; TURNS],
@@ -68,6 +71,7 @@ impl FromStr for Stem {
 #[derive(Debug)]
 pub struct Read {
     records: Catalog<Route>,
+    unreadable: BTreeMap<Stem, Unreadable>,
     routes: Vec<Route>,
 }
 
@@ -79,7 +83,9 @@ impl Read {
 
     /// Keeps the routes of a router, which has been given these.
     pub fn keep(self, router: Arc<dyn Router>) -> Saved {
-        Saved(Arc::new(Inner { records: self.records, router, turns: std::array::from_fn(|_| Arc::default()) }))
+        let Self { records, unreadable, .. } = self;
+        let unreadable = std::sync::Mutex::new(unreadable);
+        Saved(Arc::new(Inner { records, unreadable, router, turns: std::array::from_fn(|_| Arc::default()) }))
     }
 }
 
@@ -112,9 +118,9 @@ impl Saved {
         let dir = dir.into();
         blocking(move || {
             let records = Catalog::open(dir.clone(), MODE, "routes")?;
-            let routes = read(&records, &dir)?;
-            tracing::debug!(routes = routes.len(), "read the routes that were saved");
-            Ok(Read { records, routes })
+            let read = read(records, &dir)?;
+            tracing::debug!(routes = read.routes.len(), "read the routes that were saved");
+            Ok(read)
         })
         .await
     }
@@ -134,24 +140,27 @@ impl Saved {
     }
 }
 
-/// Returns the routes that can be read.
-fn read(records: &Catalog<Route>, dir: &Path) -> Result<Vec<Route>> {
-    let Listing { found, unreadable } = records.list::<Stem>()?;
-    for unreadable in unreadable {
-        tracing::warn!(directory = %dir.display(), "passing over a route: {unreadable}");
-    }
-    let usable = found.into_iter().filter_map(|(stem, route)| {
+/// Reads the routes, and says which cannot be.
+fn read(records: Catalog<Route>, dir: &Path) -> Result<Read> {
+    let listed = records.list::<Stem>()?;
+    let mut routes = Vec::new();
+    let mut unreadable: BTreeMap<_, _> =
+        listed.unreadable.into_iter().map(|what| (Stem(what.name.clone()), what)).collect();
+    for (stem, route) in listed.found {
         let problem = if Stem::of(&route.host) == stem {
             route.validate().err().map(|e| e.to_string())
         } else {
             Some(format!("it is the route of {}", route.host))
         };
-        let Some(problem) = problem else { return Some(route) };
-        let record = dir.join(format!("{}.json", stem.0));
-        tracing::warn!(record = %record.display(), "passing over a route that cannot be set: {problem}");
-        None
-    });
-    Ok(usable.collect())
+        match problem {
+            None => routes.push(route),
+            Some(reason) => drop(unreadable.insert(stem.clone(), Unreadable { name: stem.0, reason })),
+        }
+    }
+    for unreadable in unreadable.values() {
+        tracing::warn!(directory = %dir.display(), "passing over a route: {unreadable}");
+    }
+    Ok(Read { records, unreadable, routes })
 }
 
 impl Inner {
@@ -164,14 +173,20 @@ impl Inner {
     }
 
     async fn save(self: &Arc<Self>, route: Route) -> Result<()> {
-        let inner = Arc::clone(self);
-        blocking(move || inner.records.replace(Stem::of(&route.host).as_ref(), &route, true)).await
+        let (inner, stem) = (Arc::clone(self), Stem::of(&route.host));
+        blocking(move || {
+            inner.records.replace(stem.as_ref(), &route, true)?;
+            locked(&inner.unreadable).remove(&stem);
+            Ok(())
+        })
+        .await
     }
 
     async fn forget(self: &Arc<Self>, host: Hostname) -> Result<()> {
-        let inner = Arc::clone(self);
+        let (inner, stem) = (Arc::clone(self), Stem::of(&host));
         blocking(move || {
-            inner.records.remove(Stem::of(&host).as_ref())?;
+            inner.records.remove(stem.as_ref())?;
+            locked(&inner.unreadable).remove(&stem);
             inner.records.sync()
         })
         .await
@@ -227,6 +242,14 @@ impl Router for Saved {
     async fn get(&self, host: &Hostname) -> Result<Route> {
         self.0.router.get(host).await
     }
+
+    fn unreadable(&self) -> Vec<Unreadable> {
+        locked(&self.0.unreadable).values().cloned().collect()
+    }
+}
+
+fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs what waits for the disk where it holds up nothing else.

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::Usage;
+use super::{SnapshotStore, Usage};
 use crate::error::{Error, Result};
 use crate::notation::Size;
 
@@ -36,6 +36,20 @@ impl Beneath {
     /// Tells whether the file may soon want more than there is.
     pub fn is_short(&self) -> bool {
         self.free < self.growth && self.free < self.reserve()
+    }
+}
+
+/// Says what a store is short of, if it is and that can be told.
+pub(crate) async fn shortage(store: &dyn SnapshotStore) -> Option<Error> {
+    let space = store.space().await.and_then(|space| space.check_room());
+    space.err().filter(|error| matches!(error, Error::OutOfSpace { .. } | Error::ReadOnly { .. }))
+}
+
+/// Returns why something failed: while a store is short, what failed did so for that, and not every program says what it lacked.
+pub(crate) async fn cause(store: &dyn SnapshotStore, error: Error) -> Error {
+    match error {
+        Error::Backend { .. } | Error::NotReady { .. } => shortage(store).await.unwrap_or(error),
+        error => error,
     }
 }
 

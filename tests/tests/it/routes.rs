@@ -96,6 +96,30 @@ async fn routes_outlive_a_killed_proxy() -> Result<()> {
     server.stop().await.map(drop)
 }
 
+/// What cannot be read leads nowhere, and is told until it is mended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_cannot_be_read_is_told() -> Result<()> {
+    let home = Home::new()?;
+    let directory = home.data().join("routes");
+    std::fs::create_dir_all(&directory)?;
+    // As a later version writes it.
+    let later = json!({ "format": 2, "host": "later.localhost", "upstreams": ["127.0.0.1:1"] }).to_string();
+    std::fs::write(directory.join("later.localhost.json"), &later)?;
+    let server = Server::start_proxy(&home.data(), &ProxyOptions::default()).await?;
+    let ready = server.succeed("GET", "/readyz", "").await?;
+    ensure!(ready["Status"] == "degraded" && ready.to_string().contains("1 of the volumes"), "{ready}");
+    let unknown = async || {
+        let metrics = server.request(Method::GET, "/metrics").send().await?.text().await?;
+        anyhow::Ok(metrics.lines().find_map(|line| line.strip_prefix("ondemand_unknown ")).map(str::to_owned))
+    };
+    ensure!(unknown().await?.as_deref() == Some("1"));
+    ensure!(std::fs::read_to_string(directory.join("later.localhost.json"))? == later, "it is not left alone");
+    put(&server, "later.localhost", "127.0.0.1:1").await?;
+    ensure!(server.succeed("GET", "/readyz", "").await?["Status"] == "ok");
+    ensure!(unknown().await?.as_deref() == Some("0"));
+    server.stop().await.map(drop)
+}
+
 /// Whoever may ask may cause lines, and does not fill the disk with them.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_fail_do_not_fill_the_log() -> Result<()> {

@@ -25,6 +25,30 @@ async fn new_work_is_refused_before_the_store_is_full() {
     world.create().await.unwrap();
 }
 
+#[tokio::test]
+async fn what_fails_while_the_store_is_short_failed_for_that() {
+    let world = World::new().await;
+    let database = world.create().await.unwrap();
+    let failed = || Error::backend("postgres", "trying the password", "could not write init file");
+    let fails = |short: bool| {
+        let store = world.store.clone();
+        let fault = Fault::fail_before(move || {
+            store.set_short(short);
+            failed()
+        });
+        world.plan.on("deploy", world.plan.count("deploy") + 1, fault);
+    };
+    fails(false);
+    assert_eq!(world.create().await.unwrap_err().code(), Code::Backend);
+    fails(true);
+    assert_eq!(world.create().await.unwrap_err().code(), Code::OutOfSpace);
+    world.store.set_short(false);
+    fails(true);
+    assert_eq!(world.databases.reset(&database.id).await.unwrap_err().code(), Code::OutOfSpace);
+    world.store.set_short(false);
+    assert_eq!(world.databases.get(&database.id).await.unwrap().state, DatabaseState::Running);
+}
+
 async fn publish(world: &World, id: &DatabaseId) -> Result<DatasetSnapshot> {
     let dataset = "next".parse().unwrap();
     world.databases.publish(id, &dataset, PublishOptions::default(), crate::progress::silent()).await

@@ -31,11 +31,19 @@ fn follow_in(service: &mut ServiceSpec, from: &str, to: &str) {
 
 /// Replaces a directory in a text wherever it is the beginning of an absolute path.
 fn replaced(text: &str, from: &str, to: &str) -> String {
-    let in_name = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '-' | '_');
+    let in_name = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '-' | '_' | '}' | ')');
+    // A URL, and an option of one letter: `file:///path`, `-f/path`.
+    let after_option = |before: &str| {
+        let mut last = before.chars().rev();
+        let is_option = last.next().is_some_and(char::is_alphabetic) && last.next() == Some('-');
+        is_option && !last.next().is_some_and(in_name)
+    };
     let mut new = String::with_capacity(text.len());
     let mut rest = 0;
     for (at, _) in text.match_indices(from) {
-        let begins = !text[..at].chars().next_back().is_some_and(in_name);
+        let before = &text[..at];
+        let begins =
+            !before.chars().next_back().is_some_and(in_name) || before.ends_with("://") || after_option(before);
         let ends = text[at + from.len()..].starts_with('/');
         if begins && ends {
             new.push_str(&text[rest..at]);
@@ -57,7 +65,12 @@ mod tests {
             ("/data/env/run.sh", "/new/run.sh"),
             ("file:/data/env/a,/data/env/b", "file:/new/a,/new/b"),
             ("--x=/data/env/a", "--x=/new/a"),
+            ("file:///data/env/a", "file:///new/a"),
+            ("tar -f/data/env/a", "tar -f/new/a"),
             ("/srv/data/env/a", "/srv/data/env/a"),
+            ("${HOME}/data/env/a $(pwd)/data/env/a", "${HOME}/data/env/a $(pwd)/data/env/a"),
+            ("x/data/env/a", "x/data/env/a"),
+            ("an-x/data/env/a", "an-x/data/env/a"),
             ("/data/env", "/data/env"),
             ("/data/environment/a", "/data/environment/a"),
             ("/data/env/data/env/a", "/new/data/env/a"),

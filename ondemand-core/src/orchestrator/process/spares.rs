@@ -9,6 +9,9 @@ use tokio::task::JoinHandle;
 
 use crate::orchestrator::turns::locked;
 
+/// It does what it is told once all of it is there, or else ends as a process that was not released.
+const WAIT: &str = ". /dev/stdin; exit 125";
+
 /// The shells that wait for a script on their standard input. One whose input ends without any ends, so none outlives this process.
 #[derive(Debug, Default)]
 pub(super) struct Spares(Mutex<State>);
@@ -25,18 +28,22 @@ struct State {
 pub(super) struct Expectation(Arc<Spares>);
 
 impl Spares {
-    /// Starts a shell for a deployment that is expected, in the background.
-    pub(super) fn expect(self: &Arc<Self>) -> Expectation {
-        let shell = tokio::task::spawn_blocking(spawn);
+    /// Starts a shell for a deployment that is expected, in the background. The variable tells whose it is.
+    pub(super) fn expect(self: &Arc<Self>, variable: (&'static str, String)) -> Expectation {
+        let shell = tokio::task::spawn_blocking(move || spawn(variable));
         let mut state = locked(&self.0);
         state.expected += 1;
         state.shells.push(shell);
         Expectation(Arc::clone(self))
     }
 
-    /// Takes a shell, if there is one that waits.
+    /// Takes a shell, if there is one that waits. One that is still being started is not waited for.
     pub(super) async fn take(&self) -> Option<Child> {
-        let shell = locked(&self.0).shells.pop()?;
+        let shell = {
+            let shells = &mut locked(&self.0).shells;
+            let started = shells.iter().position(JoinHandle::is_finished)?;
+            shells.remove(started)
+        };
         let mut shell = shell.await.ok()?.ok()?;
         matches!(shell.try_wait(), Ok(None)).then_some(shell)
     }
@@ -51,10 +58,16 @@ impl Drop for Expectation {
     }
 }
 
-fn spawn() -> io::Result<Child> {
+fn spawn((name, value): (&'static str, String)) -> io::Result<Child> {
     let mut command = Command::new("/bin/sh");
     // As one of a service, see `Setting::command`.
-    command.env_clear().envs(std::env::var_os("LANG").map(|lang| ("LANG", lang))).process_group(0).current_dir("/");
+    command
+        .args(["-c", WAIT, "ondemand-shim"])
+        .env_clear()
+        .env(name, value)
+        .envs(std::env::var_os("LANG").map(|lang| ("LANG", lang)))
+        .process_group(0)
+        .current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
@@ -63,6 +76,15 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+
+    /// Expects a deployment, and waits until there is a shell for it.
+    async fn expect(spares: &Arc<Spares>) -> Expectation {
+        let expectation = spares.expect(("ONDEMAND_STACK", "test/".to_owned()));
+        while !locked(&spares.0).shells.iter().all(JoinHandle::is_finished) {
+            tokio::task::yield_now().await;
+        }
+        expectation
+    }
 
     async fn ended(mut shell: Child) -> Option<i32> {
         drop(shell.stdin.take());
@@ -73,15 +95,15 @@ mod tests {
     async fn there_are_no_more_shells_than_are_expected() {
         let spares = Arc::new(Spares::default());
         assert!(spares.take().await.is_none());
-        let (first, second) = (spares.expect(), spares.expect());
+        let (first, second) = (expect(&spares).await, expect(&spares).await);
         let one = spares.take().await.expect("a shell");
         drop(first);
         let two = spares.take().await.expect("the second is still expected");
         assert!(spares.take().await.is_none());
         drop(second);
         // Nothing was said to them.
-        assert_eq!((ended(one).await, ended(two).await), (Some(0), Some(0)));
-        drop(spares.expect());
+        assert_eq!((ended(one).await, ended(two).await), (Some(125), Some(125)));
+        drop(expect(&spares).await);
         assert!(spares.take().await.is_none(), "nothing is expected any more");
     }
 
@@ -91,7 +113,7 @@ mod tests {
         let spares = Arc::new(Spares::default());
         let ran = dir.path().join("ran");
         for (end, runs) in [("", false), ("; }\n", true)] {
-            let _expected = spares.expect();
+            let _expected = expect(&spares).await;
             let mut shell = spares.take().await.expect("a shell");
             let mut pipe = shell.stdin.take().expect("a pipe");
             pipe.write_all(format!("{{ : >'{}'{end}", ran.display()).as_bytes()).await.expect("written");

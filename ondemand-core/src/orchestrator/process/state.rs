@@ -106,17 +106,24 @@ impl Shared {
         Self { records, files, log_dir, instance, sandbox, cgroups, boot, children, turns, spares }
     }
 
-    /// Changes the specifications of stacks whose directory is elsewhere now. Those that cannot be read are left alone.
+    /// Changes the specifications of stacks whose directory is elsewhere now. Those that cannot be read or written are left alone until the next time.
     pub(super) fn follow_moved(&self) -> Result<()> {
         let place = self.files.place();
-        let elsewhere = |record: &Record| record.engine.place.as_ref().is_some_and(|then| then != place);
-        for moved in self.records.list()?.found.into_iter().filter(elsewhere) {
-            self.records.update(&moved.spec.name, |record| {
-                let then = record.engine.place.replace(place.to_owned())?;
-                tracing::info!(stack = %record.spec.name, from = %then.display(), to = %place.display(), "a stack was moved");
-                moved::follow(&mut record.spec, &then, place);
+        for record in self.records.list()?.found {
+            if record.engine.place.as_deref() == Some(place) {
+                continue;
+            }
+            let followed = self.records.update(&record.spec.name, |record| {
+                // One of a version that did not write it down is taken to be where it was made.
+                if let Some(then) = record.engine.place.replace(place.to_owned()) {
+                    tracing::info!(stack = %record.spec.name, from = %then.display(), to = %place.display(), "a stack was moved");
+                    moved::follow(&mut record.spec, &then, place);
+                }
                 Some(())
-            })?;
+            });
+            if let Err(error) = followed {
+                tracing::warn!(stack = %record.spec.name, %error, "the place of a stack could not be noted");
+            }
         }
         Ok(())
     }

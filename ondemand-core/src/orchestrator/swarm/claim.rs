@@ -73,6 +73,15 @@ pub(super) struct Damaged {
 }
 
 impl Damaged {
+    fn new(config: &str, instance: &str, label: Option<&StackName>, reason: BoxError) -> Self {
+        // The name was given once, and never changes; but it may be cut.
+        let whole = || config.strip_prefix(instance)?.strip_prefix('_').filter(|name| StackName::new(*name).is_ok());
+        let known = whole()
+            .filter(|name| StackName::new(*name).is_ok_and(|stack| super::names::claim(instance, &stack) == config));
+        let stack = known.map(str::to_owned).or_else(|| label.map(ToString::to_string));
+        Self { config: config.to_owned(), stack: stack.unwrap_or_else(|| config.to_owned()), reason }
+    }
+
     /// Tells whether it claims this deployment's name.
     pub(super) fn is_of(&self, names: &Names) -> bool {
         self.config == names.claim()
@@ -141,12 +150,16 @@ impl Claim {
     /// # Errors
     /// [`Error::Backend`] if there is one that cannot be read.
     pub(super) async fn of(client: &bollard::Docker, instance: &str, stack: &StackName) -> Result<Option<Self>> {
-        // By its name: labels may be what is damaged.
-        match client.inspect_config(&super::names::claim(instance, stack)).await {
-            Ok(config) => read(config).transpose().map_err(Damaged::error),
-            Err(e) if has_status(&e, 404) => Ok(None),
-            Err(e) => Err(failed(format!("looking for stack {stack}"), e)),
-        }
+        // By its name, as labels may be what is damaged; and in a list: whoever asks for one by its name is told that there is none where the manager
+        // could not find out.
+        let name = super::names::claim(instance, stack);
+        let options = ListConfigsOptions { filters: Some(HashMap::from([("name".to_owned(), vec![name.clone()])])) };
+        let found =
+            client.list_configs(Some(options)).await.map_err(|e| failed(format!("looking for stack {stack}"), e))?;
+        let found = found.into_iter().find(|config| name_of(config) == Some(&name));
+        found
+            .map(|config| parse(config).map_err(|reason| Damaged::new(&name, instance, None, reason).error()))
+            .transpose()
     }
 
     /// Changes what is known of the stack; tries again if another change came before.
@@ -172,9 +185,11 @@ impl Claim {
             let now = client.inspect_config(&self.config).await;
             let now = match now {
                 Err(e) if has_status(&e, 404) => None,
-                now => read(now.map_err(|e| failed(operation(), e))?).transpose().map_err(Damaged::error)?,
+                now => Some(now.map_err(|e| failed(operation(), e))?),
             };
-            *self = now.ok_or_else(|| Error::not_found(Kind::Stack, &stack))?;
+            let now = now.ok_or_else(|| Error::not_found(Kind::Stack, &stack))?;
+            let (name, instance) = (self.names.claim(), &self.names.instance);
+            *self = parse(now).map_err(|reason| Damaged::new(&name, instance, None, reason).error())?;
         }
         Ok(())
     }
@@ -210,18 +225,19 @@ impl Claim {
     }
 }
 
-/// Reads a claim; `None` if it is none of ours.
+fn name_of(config: &Config) -> Option<&String> {
+    config.spec.as_ref()?.name.as_ref()
+}
+
+/// Reads a claim among what carries the labels of an installation; `None` if it is another file of a stack.
 fn read(config: Config) -> Option<Result<Claim, Damaged>> {
     let labels = config.spec.as_ref()?.labels.as_ref()?;
-    let instance = labels.get(keys::INSTANCE)?;
-    let stack = labels.get(STACK).and_then(|stack| StackName::new(stack.as_str()).ok());
-    let name = config.spec.as_ref()?.name.clone().unwrap_or_default();
-    // Other files of a stack have its labels too.
-    let is_claim =
-        labels.contains_key(LABELS) || stack.as_ref().is_some_and(|stack| name == super::names::claim(instance, stack));
-    let known = || name.strip_prefix(instance)?.strip_prefix('_');
-    let stack = stack.map_or_else(|| known().unwrap_or(&name).to_owned(), |stack| stack.to_string());
-    is_claim.then(|| parse(config).map_err(|reason| Damaged { config: name, stack, reason }))
+    let instance = labels.get(keys::INSTANCE)?.clone();
+    let label = labels.get(STACK).and_then(|stack| StackName::new(stack.as_str()).ok());
+    let name = name_of(&config)?.clone();
+    let is_claim = labels.contains_key(LABELS)
+        || label.as_ref().is_some_and(|stack| name == super::names::claim(&instance, stack));
+    is_claim.then(|| parse(config).map_err(|reason| Damaged::new(&name, &instance, label.as_ref(), reason)))
 }
 
 fn parse(config: Config) -> Result<Claim, BoxError> {
@@ -235,6 +251,14 @@ fn parse(config: Config) -> Result<Claim, BoxError> {
     let own: BTreeMap<String, String> = serde_json::from_str(label(LABELS)?).map_err(|_| wrong(LABELS))?;
     let content = BASE64.decode(spec.data.ok_or_else(|| missing("content"))?).map_err(|_| "its content is damaged")?;
     let version = config.version.and_then(|version| version.index).ok_or_else(|| missing("version"))?;
+    let names = Names {
+        instance: label(keys::INSTANCE)?.to_owned(),
+        stack: StackName::new(label(STACK)?).map_err(|_| wrong(STACK))?,
+        attempt: AttemptId::new(label(keys::ATTEMPT)?).map_err(|_| wrong(keys::ATTEMPT))?,
+    };
+    if spec.name.as_ref() != Some(&names.claim()) {
+        return Err(format!("its labels {} and {STACK} are not those of its name", keys::INSTANCE).into());
+    }
     Ok(Claim {
         config: config.id.ok_or_else(|| missing("id"))?,
         version: i64::try_from(version)?,
@@ -244,11 +268,7 @@ fn parse(config: Config) -> Result<Claim, BoxError> {
         asleep: labels.contains_key(ASLEEP),
         removing: labels.contains_key(REMOVING),
         volumes: labels.get(VOLUMES).map(|nodes| leftover::split(nodes)),
-        names: Names {
-            instance: label(keys::INSTANCE)?.to_owned(),
-            stack: StackName::new(label(STACK)?).map_err(|_| wrong(STACK))?,
-            attempt: AttemptId::new(label(keys::ATTEMPT)?).map_err(|_| wrong(keys::ATTEMPT))?,
-        },
+        names,
     })
 }
 
@@ -299,6 +319,10 @@ mod tests {
             let wrong = damaged(&|spec| drop(spec.labels.as_mut().unwrap().insert(key.into(), "s3cret!".into())));
             assert!(wrong.reason.contains(key) && !wrong.reason.contains("s3cret"), "{wrong}");
             assert_eq!((&*without.name, &*wrong.name), ("env-demo", "env-demo"));
+        }
+        for (key, other) in [(STACK, "env-other"), (keys::INSTANCE, "abcd1234")] {
+            let of_another = damaged(&|spec| drop(spec.labels.as_mut().unwrap().insert(key.into(), other.into())));
+            assert!(of_another.reason.contains("not those of its name"), "{of_another}");
         }
         let empty = damaged(&|spec| spec.data = None);
         assert!(empty.reason.contains("no content"), "{empty}");

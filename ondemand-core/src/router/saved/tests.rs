@@ -86,6 +86,16 @@ async fn a_damaged_file_stands_in_no_other_routes_way() {
     for (name, text) in damaged {
         assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), text, "{name} is not left alone");
     }
+    let saved = Saved::open(dir.path(), table()).await.unwrap();
+    let names = |saved: &Saved| saved.unreadable().into_iter().map(|what| what.name).collect::<Vec<_>>();
+    let hosts = ["No Host", "bad", "binary", "directory", "half", "nothing", "nowhere", "other"];
+    let told = hosts.map(|host| if host == "No Host" { host.to_owned() } else { format!("{host}.example") });
+    assert_eq!(names(&saved), told);
+    saved.set(&route("half.example", "10.0.0.2:80")).await.unwrap();
+    saved.remove(&Hostname::new("other.example").unwrap()).await.unwrap();
+    let left: Vec<_> =
+        told.into_iter().filter(|name| !name.starts_with("half") && !name.starts_with("other")).collect();
+    assert_eq!(names(&saved), left);
     // Setting the route mends it.
     let half = route("half.example", "10.0.0.2:80");
     saved.set(&half).await.unwrap();
