@@ -34,19 +34,19 @@ pub trait Engine: Debug + Send + Sync + 'static {
     /// Returns once the server answers.
     ///
     /// # Errors
-    /// [`Error::Backend`] if it cannot be asked. Time limits, and noticing that it has ended, are the caller's.
+    /// [`Backend`](crate::Error::Backend) if it cannot be asked. Time limits, and noticing that it has ended, are the caller's.
     async fn wait_ready(&self, server: &Endpoint, notify: &Notify) -> Result<()>;
 
     /// Gives the user that is handed out a password, as a SCRAM-SHA-256 verifier, and makes sure it may log in.
     ///
     /// # Errors
-    /// [`Error::Backend`].
+    /// [`Backend`](crate::Error::Backend).
     async fn set_password(&self, server: &Endpoint, verifier: &str) -> Result<()>;
 
     /// Tells whether a password opens the server for the user that is handed out.
     ///
     /// # Errors
-    /// [`Error::Backend`] if the server does not say.
+    /// [`Backend`](crate::Error::Backend) if the server does not say.
     async fn accepts(&self, server: &Endpoint, password: &Secret) -> Result<bool>;
 
     /// Tells whether nobody listens on an address.
