@@ -95,6 +95,8 @@ pub struct FaultPlan {
 struct State {
     faults: Vec<(&'static str, Option<usize>, Fault)>,
     calls: Vec<Call>,
+    /// What is passed over after so many calls.
+    passed_over: Vec<(&'static str, usize)>,
 }
 
 impl Default for FaultPlan {
@@ -118,6 +120,12 @@ impl FaultPlan {
     /// Makes every call of `method` from now on go wrong, or with [`ANY`] every call.
     pub fn on_every(&self, method: &'static str, fault: Fault) {
         self.lock().faults.push((method, None, fault));
+    }
+
+    /// Passes over the calls of `method` after the first `kept`: they are performed, do not go wrong, and are neither counted nor remembered. For what is
+    /// asked again and again while something goes on, so that the number of calls would be a measure of time.
+    pub fn pass_over(&self, method: &'static str, kept: usize) {
+        self.lock().passed_over.push((method, kept));
     }
 
     /// Lets everything go well again. Calls that never get an answer stay so; the count and the log go on.
@@ -160,11 +168,15 @@ impl FaultPlan {
         }
     }
 
-    /// Notes a call, and returns its place in the log and what goes wrong with it. The fault that was planned last counts.
-    fn enter(&self, method: &'static str, subject: &dyn fmt::Display) -> (usize, Option<Fault>) {
+    /// Notes a call, and returns its place in the log and what goes wrong with it; nothing of one that is passed over. The fault that was planned last
+    /// counts.
+    fn enter(&self, method: &'static str, subject: &dyn fmt::Display) -> Option<(usize, Option<Fault>)> {
         let mut state = self.lock();
         let index = state.calls.len();
         let number = state.calls.iter().filter(|call| call.method == method).count() + 1;
+        if state.passed_over.iter().any(|(passed_over, kept)| *passed_over == method && number > *kept) {
+            return None;
+        }
         state.calls.push(Call { method, subject: subject.to_string(), number, performed: false });
         let matches = |(planned, nth, _): &&(&'static str, Option<usize>, Fault)| match *planned {
             ANY => nth.is_none_or(|nth| nth == index + 1),
@@ -173,7 +185,7 @@ impl FaultPlan {
         let fault = state.faults.iter().rfind(matches).map(|(_, _, fault)| fault.clone());
         drop(state);
         self.changes.send_replace(());
-        (index, fault)
+        Some((index, fault))
     }
 
     fn mark_performed(&self, index: usize) {
@@ -187,7 +199,7 @@ impl FaultPlan {
         subject: &(dyn fmt::Display + Sync),
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        let (index, fault) = self.enter(method, subject);
+        let Some((index, fault)) = self.enter(method, subject) else { return call.await };
         match &fault {
             Some(Fault::FailBefore(error)) => return Err(error()),
             Some(Fault::Stall) => return pending().await,
@@ -330,7 +342,7 @@ impl<T: Orchestrator + ?Sized> Orchestrator for Faulty<T> {
 
     /// A stream that fails after, or is cut off, gives its lines first.
     fn logs(&self, name: &StackName, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {
-        let (index, fault) = self.plan.enter("logs", name);
+        let Some((index, fault)) = self.plan.enter("logs", name) else { return self.inner.logs(name, options) };
         let lines = || {
             let lines = self.inner.logs(name, options);
             self.plan.mark_performed(index);

@@ -113,6 +113,19 @@ async fn every_call_of_any_method_can_be_chosen() {
 }
 
 #[tokio::test]
+async fn what_is_passed_over_is_done_and_not_counted() {
+    let (inner, store, plan) = store();
+    plan.pass_over("create_volume", 1);
+    plan.on_every("create_volume", Fault::fail_before(broken));
+    store.create_volume(&volume("a"), &Labels::new()).await.unwrap_err();
+    store.create_volume(&volume("b"), &Labels::new()).await.unwrap();
+    plan.on(ANY, 2, Fault::fail_before(broken));
+    store.create_volume(&volume("c"), &Labels::new()).await.unwrap();
+    assert_eq!(store.delete_volume(&volume("b")).await.unwrap_err().code(), Code::Backend);
+    assert_eq!((names(&inner).await, plan.count(ANY)), (vec!["b".to_owned(), "c".to_owned()], 2));
+}
+
+#[tokio::test]
 async fn a_call_can_be_waited_for() {
     let (inner, store, plan) = store();
     plan.on("create_volume", 2, Fault::CutOff);
