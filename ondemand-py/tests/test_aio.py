@@ -1,4 +1,7 @@
-"""The interface for asyncio."""
+"""The interface for asyncio.
+
+Slow: datasets are built and imported, each with a cluster that is started and shut down.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What pip builds the package with, on machines that lack something."""
+"""What pip builds the package with, on machines that lack something.
+
+Slow: packages are built, in environments of their own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Datasets that are built once."""
+"""Datasets that are built once.
+
+Slow: a test builds datasets, each with a cluster that is started and shut down.
+"""
 
 from __future__ import annotations
 

@@ -136,6 +136,7 @@ def test_a_forgotten_database_is_warned_of(place: Place) -> None:
 
 
 def test_threads_share_a_client(place: Place) -> None:
+    # Slow: sixteen databases are made and removed.
     def one(_: int) -> int:
         with place.od.pg_snapshot("production") as db:
             return count(db)

@@ -1,4 +1,7 @@
-"""The demonstration."""
+"""The demonstration.
+
+Slow: it makes data, imports them and runs several databases.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""However a program ends, within five seconds nothing of its databases is left."""
+"""However a program ends, within five seconds nothing of its databases is left.
+
+Slow: programs stop for seconds, and what is to happen after five is waited for.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The examples of the documentation are test suites that pass."""
+"""The examples of the documentation are test suites that pass.
+
+Slow: each is a pytest of its own, with servers of its own.
+"""
 
 from __future__ import annotations
 

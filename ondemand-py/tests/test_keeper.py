@@ -1,4 +1,7 @@
-"""The process that owns a data directory."""
+"""The process that owns a data directory.
+
+Slow: keepers are started, imported into, and ended or killed.
+"""
 
 from __future__ import annotations
 

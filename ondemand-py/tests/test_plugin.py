@@ -1,4 +1,7 @@
-"""The fixtures, in test suites of their own."""
+"""The fixtures, in test suites of their own.
+
+Slow: a test runs pytest once or more, with workers and servers of its own.
+"""
 
 from __future__ import annotations
 

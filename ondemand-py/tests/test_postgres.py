@@ -1,4 +1,7 @@
-"""Postgres from PyPI, on a machine that has none."""
+"""Postgres from PyPI, on a machine that has none.
+
+Slow: a cluster is made with the programs of the package, and a dataset built in it.
+"""
 
 from __future__ import annotations
 

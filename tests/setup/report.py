@@ -23,9 +23,9 @@ SHOWN = 30
 SLOW_SECONDS = 5.0
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("ondemand-*/src", "ondemand-*/tests", "tests/tests", "tests/sample")
-# "// Slow: …" in the first lines of a test, or "# Slow: …" in Python's; "//! Slow: …" speaks for all tests of a module.
+# "// Slow: …" in the first lines of a test, or "# Slow: …" in Python's; "//! Slow: …", or a line of Python's docstring, speaks for all tests of a module.
 EXPLAINED = re.compile(r"(?:fn|def) (\w+)\([^{:]*(?:\{|:)\n(?:[^\n]*\n){0,3}?\s*(?://|#) Slow: ")
-EXPLAINED_MODULE = re.compile(r"(?://![^\n]*\n)*//! Slow: ")
+EXPLAINED_MODULE = re.compile(r'(?://![^\n]*\n)*//! Slow: |"""(?:(?!""")[^\n]*\n)*Slow: ')
 
 
 def clock(milliseconds: float) -> str:

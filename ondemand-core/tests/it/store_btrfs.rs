@@ -263,6 +263,7 @@ async fn a_snapshot_cannot_be_written_to() {
 
 #[tokio::test]
 async fn a_full_pool_is_out_of_space_and_can_be_emptied() {
+    // Slow: a pool is written full, and BTRFS takes seconds to give room back.
     let pool = TestPool::new(256).await;
     let store = Btrfs::open(pool.path()).await.unwrap();
     let source = store.create_volume(&volume("v"), &Labels::new()).await.unwrap();

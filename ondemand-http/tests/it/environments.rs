@@ -1,4 +1,6 @@
 //! `/envs`: environments of a shop in Git repositories, made as processes and reached through a real proxy.
+//!
+//! Slow: a test imports a dataset, and has services that clone, build and start.
 
 use std::sync::Arc;
 

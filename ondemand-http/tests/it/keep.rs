@@ -43,6 +43,7 @@ async fn start(config: Config, idle: Duration) -> (String, JoinHandle<Result<()>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_lives_for_as_long_as_it_is_needed() {
+    // Slow: that it does not end is waited for, three seconds at a time.
     let home = Home::new().expect("a home");
     let idle = Duration::from_secs(1);
     // Before it runs, as making a client takes its time.

@@ -1,4 +1,6 @@
 //! Environments as processes of this host: branches of real Git repositories become URLs, on databases of their own.
+//!
+//! Slow: a test has a server with an imported dataset, and services that clone, build and start.
 
 use std::time::Duration;
 

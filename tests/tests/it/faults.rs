@@ -330,6 +330,7 @@ impl Wire {
 /// The server starts without the engine, and says in `/readyz` and its log what it waits for; once the engine is there, it works.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_docker_the_server_waits_and_says_so() -> Result<()> {
+    // Slow: the engine goes and comes back, and each is noticed with a round of the janitor.
     let home = Home::new()?;
     let mut wire = Wire::new(&home);
     let config = home.file("ondemand.toml", "[databases]\nreap-interval = '1s'\n")?;

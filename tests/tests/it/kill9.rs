@@ -1,4 +1,6 @@
 //! A server under load that is killed again and again: what it has announced stays, and nothing else does.
+//!
+//! Slow: a server is killed and started again a dozen times, while others use it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,6 @@
 //! Databases that live only as long as whoever asked for them, and databases that become datasets.
+//!
+//! Slow: a test imports a dataset, and waits until processes that died are missed.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;

@@ -1,4 +1,6 @@
 //! The server ends, the machine restarts, Postgres crashes: databases are there again, with their data, where they were.
+//!
+//! Slow: a test imports a dataset, and starts servers and databases two or three times.
 
 use std::time::Duration;
 

@@ -306,9 +306,10 @@ impl Soak {
 
     /// Fills the pool, and makes room again.
     async fn fill(&self) -> Result<()> {
-        self.fillings.fetch_add(1, Ordering::SeqCst);
         let ballast = self.home.data().join("pool/ballast");
-        let file = std::fs::File::create(&ballast)?;
+        // Names take room, too, and what was deleted before may not be room again yet.
+        let file = eventually(async || anyhow::Ok(std::fs::File::create(&ballast)?)).await?;
+        self.fillings.fetch_add(1, Ordering::SeqCst);
         let mut step: u64 = 256 << 20;
         let mut length = 0;
         // By steps that become smaller, until there is no room for a megabyte.
@@ -322,7 +323,8 @@ impl Soak {
         // Users go on for a while.
         tokio::time::sleep(Duration::from_secs(1)).await;
         drop(file);
-        std::fs::remove_file(&ballast)?;
+        // BTRFS may have no room to take a name away while others write; a moment later it has.
+        eventually(async || anyhow::Ok(std::fs::remove_file(&ballast)?)).await?;
         // What was deleted is free after a moment.
         let pool = self.home.data().join("pool");
         tokio::task::spawn_blocking(move || std::process::Command::new("sync").arg("--file-system").arg(pool).status())

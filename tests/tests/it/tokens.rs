@@ -1,4 +1,6 @@
 //! Whose token may do what, and where a token may be: environments of private repositories at a forge that has accounts.
+//!
+//! Slow: a test has a server with an imported dataset, and services that clone, build and start.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -23,6 +23,7 @@ fn piece(number: usize) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_hundred_megabytes_pass_through_little_memory() -> Result<()> {
+    // Slow: three hundred megabytes are made, sent and restored.
     let home = Home::new()?;
     let server = Server::start(&home.data(), &ServerOptions::default()).await?;
     let before = server.resident_bytes()?;

@@ -102,11 +102,13 @@ async fn the_transcript_on_processes_and_btrfs() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_transcript_on_docker_and_btrfs() -> Result<()> {
+    // Slow: a dataset is imported, and containers start and end.
     transcript(ServerOptions::docker()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_are_json_whatever_their_type_says() -> Result<()> {
+    // Slow: a dataset is imported, and each request makes something.
     let home = Home::new()?;
     let server = Server::start(&home.data(), &ServerOptions::default()).await?;
     server.import("production", "CREATE TABLE people ();").await?;

@@ -192,6 +192,7 @@ proptest! {
 
     #[test]
     fn whatever_happens_the_books_are_right(steps in prop::collection::vec((step(), mishap()), 1..20)) {
+        // Slow: many random histories are played, of up to twenty steps each.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
             let mut world = World::new().await;

@@ -11,6 +11,7 @@ fn is_timeout_or_nothing(rest: &[u8]) -> bool {
 /// A head must come within its time, however steadily its bytes trickle.
 #[tokio::test]
 async fn a_head_that_trickles_is_cut_off() {
+    // Slow: the limit is two seconds, and is waited for in real time, twice.
     let lab = lab::start_with(|config| config.header_timeout = lab::seconds(2)).await;
     let server = lab.serving("app.example").await;
     let mut client = lab.client().await;
@@ -133,6 +134,7 @@ async fn slow_clients_do_not_keep_others_out() {
 /// An idle connection is closed, in an orderly way and without a word: that would be taken for the answer to what comes next.
 #[tokio::test]
 async fn an_idle_connection_is_closed() {
+    // Slow: the limit is two seconds, and is waited for in real time.
     let lab = lab::start_with(|config| config.keep_alive_timeout = lab::seconds(2)).await;
     let _server = lab.serving("app.example").await;
     let mut fresh = lab.client().await;
@@ -155,6 +157,7 @@ async fn an_idle_connection_is_closed() {
 /// A body that stops coming is given up; one that comes slowly is not.
 #[tokio::test]
 async fn a_body_may_take_as_long_as_it_moves() {
+    // Slow: the limit is two seconds, and is waited for in real time.
     let lab = lab::start_with(|config| config.idle_timeout = lab::seconds(2)).await;
     let upstream = lab.scripted("app.example").await;
     let begin = "POST / HTTP/1.1\r\nHost: app.example\r\nTransfer-Encoding: chunked\r\n\r\n";

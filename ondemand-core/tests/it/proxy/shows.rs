@@ -291,6 +291,7 @@ async fn what_is_open_is_shown_while_it_is() {
 /// What goes through a route is known exactly, however it ends.
 #[tokio::test]
 async fn activity_goes_back_to_zero_whatever_happens() {
+    // Slow: twenty ways to end are gone through, one after the other.
     let lab = lab::start().await;
     assert_eq!(lab.proxy.activity(&lab::host("app.example")), None);
     let upstream = lab.scripted("app.example").await;

@@ -304,6 +304,7 @@ async fn a_tunnel_loses_nothing_when_one_end_is_slow() {
 /// For ever is the rule; a limit can be set.
 #[tokio::test]
 async fn a_silent_tunnel_ends_where_that_is_configured() {
+    // Slow: the limit is two seconds, and is waited for in real time.
     let lab = lab::start_with(|config| config.upgrade_idle_timeout = Some(lab::seconds(2))).await;
     let upstream = lab.scripted("app.example").await;
     let (mut client, mut connection) = tunnel(&lab, &upstream).await;

@@ -116,6 +116,7 @@ async fn a_token_that_may_not_read_it_is_told_from_a_repository_that_is_not_ther
 
 #[tokio::test]
 async fn a_commit_that_vanished_is_named_and_a_branch_leads_to_old_ones() -> Result<()> {
+    // Slow: each shell clones a dozen times, from a new forge.
     for shell in SHELLS {
         for old in [false, true] {
             let (forge, first, token) = forge().await?;
