@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use crate::orchestrator::turns::locked;
 
 /// It does what it is told once all of it is there, or else ends as a process that was not released.
-const WAIT: &str = ". /dev/stdin; exit 125";
+const WAIT: &str = ". /proc/self/fd/0; exit 125";
 
 /// The shells that wait for a script on their standard input. One whose input ends without any ends, so none outlives this process.
 #[derive(Debug, Default)]
