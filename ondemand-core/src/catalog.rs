@@ -35,7 +35,7 @@ const KEPT_FREE: u64 = 1 << 20;
 /// the disk before the contents of its file do, so the contents are also kept with the file as an attribute, which file systems
 /// write in one order with names. That is much quicker than waiting for the disk.
 ///
-/// All records are kept here: a file that cannot be read, or that a later version wrote, is told and never taken for absent.
+/// All records are kept by this. It reports a file that it cannot read, or that a later version wrote, and never takes it for absent.
 #[derive(Debug)]
 pub(crate) struct Catalog<T> {
     dir: PathBuf,

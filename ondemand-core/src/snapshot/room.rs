@@ -48,7 +48,13 @@ pub(crate) async fn shortage(store: &dyn SnapshotStore) -> Option<Error> {
 /// Returns why something failed: while a store is short, what failed did so for that, and not every program says what it lacked.
 pub(crate) async fn cause(store: &dyn SnapshotStore, error: Error) -> Error {
     match error {
-        Error::Backend { .. } | Error::NotReady { .. } => shortage(store).await.unwrap_or(error),
+        Error::Backend { .. } | Error::NotReady { .. } => match shortage(store).await {
+            Some(short) => {
+                tracing::warn!(error = error.with_causes(), "something failed while the store is short");
+                short
+            }
+            None => error,
+        },
         error => error,
     }
 }

@@ -96,7 +96,7 @@ async fn routes_outlive_a_killed_proxy() -> Result<()> {
     server.stop().await.map(drop)
 }
 
-/// What cannot be read leads nowhere, and is told until it is mended.
+/// The server reports a route that it cannot read, until somebody sets the route again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_that_cannot_be_read_is_told() -> Result<()> {
     let home = Home::new()?;
@@ -120,7 +120,7 @@ async fn a_route_that_cannot_be_read_is_told() -> Result<()> {
     server.stop().await.map(drop)
 }
 
-/// Whoever may ask may cause lines, and does not fill the disk with them.
+/// Every client can cause lines in the log. They do not fill the disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_fail_do_not_fill_the_log() -> Result<()> {
     let home = Home::new()?;

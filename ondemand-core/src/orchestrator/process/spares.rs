@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::orchestrator::turns::locked;
 
-/// It does what it is told once all of it is there, or else ends as a process that was not released.
+/// It runs the script once all of it has arrived. Without a script, it ends with the status of a process that was not released.
 const WAIT: &str = ". /proc/self/fd/0; exit 125";
 
 /// The shells that wait for a script on their standard input. One whose input ends without any ends, so none outlives this process.

@@ -74,9 +74,9 @@ pub(super) struct Damaged {
 
 impl Damaged {
     fn new(config: &str, instance: &str, label: Option<&StackName>, reason: BoxError) -> Self {
-        // The name was given once, and never changes; but it may be cut.
-        let whole = || config.strip_prefix(instance)?.strip_prefix('_').filter(|name| StackName::new(*name).is_ok());
-        let known = whole()
+        // The name never changes. A long one is cut, and then only the label tells.
+        let known = config.strip_prefix(instance).and_then(|rest| rest.strip_prefix('_'));
+        let known = known
             .filter(|name| StackName::new(*name).is_ok_and(|stack| super::names::claim(instance, &stack) == config));
         let stack = known.map(str::to_owned).or_else(|| label.map(ToString::to_string));
         Self { config: config.to_owned(), stack: stack.unwrap_or_else(|| config.to_owned()), reason }
@@ -150,8 +150,7 @@ impl Claim {
     /// # Errors
     /// [`Error::Backend`] if there is one that cannot be read.
     pub(super) async fn of(client: &bollard::Docker, instance: &str, stack: &StackName) -> Result<Option<Self>> {
-        // By its name, as labels may be what is damaged; and in a list: whoever asks for one by its name is told that there is none where the manager
-        // could not find out.
+        // Labels may be damaged, so its name is asked for. An inspection of that name answers 404 also where the manager could not look; a list does not.
         let name = super::names::claim(instance, stack);
         let options = ListConfigsOptions { filters: Some(HashMap::from([("name".to_owned(), vec![name.clone()])])) };
         let found =
