@@ -25,6 +25,8 @@ if [ "$(id -u)" -eq 0 ]; then
 fi
 # shellcheck disable=SC2086 # It is several words.
 "${run[@]}" "$bin/initdb" -D "$dir/share/cluster" $arguments >/dev/null
+# Setting up eight times as much, as is the default, is a third of what a start costs, and tests start 1,500 servers.
+echo 'shared_buffers = 16MB' >>"$dir/share/cluster/postgresql.conf"
 # An ordinary user copies it too.
 chmod -R go+rX "$dir/share/cluster"
 cat >"$dir/bin/initdb" <<SH

@@ -140,7 +140,8 @@ install_moto() {
     say "installing $moto (once)"
     rm -rf -- "$cache/moto"
     /usr/bin/python3 -m venv "$cache/moto"
-    "$cache/moto/bin/pip" install --quiet --disable-pip-version-check "$moto" >&2
+    # It runs a small part of what this installs, and compiles that by itself.
+    "$cache/moto/bin/pip" install --no-compile --quiet --disable-pip-version-check "$moto" >&2
     echo "$moto in $cache" >"$cache/moto/version"
 }
 
