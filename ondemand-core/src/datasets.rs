@@ -2,13 +2,16 @@
 
 mod catalog;
 mod diagnose;
+mod faults;
 mod handover;
 mod import;
 mod input;
 mod meter;
+mod needs;
 mod reconcile;
 mod restore;
 mod sniff;
+mod statements;
 mod unpack;
 
 use std::collections::{HashMap, HashSet};
@@ -157,6 +160,12 @@ pub struct DatasetSnapshot {
     pub dump_bytes: u64,
     /// Whether it is a by-product; see [`ImportOptions::derived`].
     pub derived: bool,
+    /// How many statements of the dump failed: of an incomplete version, more than none. See [`OnError::Continue`].
+    pub failures: u64,
+    /// What the first of them failed with.
+    pub failed: Vec<String>,
+    /// What whoever uses it should know.
+    pub warning: Option<String>,
     /// How many databases live on it.
     pub databases: usize,
 }
@@ -190,15 +199,52 @@ pub enum Format {
     DataDirectory,
 }
 
+/// What a statement of a dump that fails leads to. What makes things that are there already (the schema `public`, roles, extensions, languages), or
+/// drops what is not there, has not failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// The import fails.
+    #[default]
+    Stop,
+    /// The restore goes on, and the version is [incomplete](DatasetSnapshot::failures).
+    Continue,
+}
+
+/// What a role leads to that a dump names and does not make.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MissingRoles {
+    /// Its statement fails, and with it the import, which names all of them.
+    #[default]
+    Refuse,
+    /// It is made, without attributes.
+    Create,
+}
+
+impl std::str::FromStr for OnError {
+    type Err = crate::Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "stop" => Ok(Self::Stop),
+            "continue" => Ok(Self::Continue),
+            _ => Err(crate::Error::invalid("on_error", "it is stop or continue")),
+        }
+    }
+}
+
 /// How a dump is restored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImportOptions {
-    /// The Postgres database to restore into; where there is none, `postgres`, or the one that the dump makes.
+    /// The Postgres database that holds the data: of several that the dump makes, this one, or else one that is made to restore into. Where there is
+    /// none, an archive's own, the only one that SQL text makes, or `postgres`.
     pub dbname: Option<String>,
     /// Roles to make before restoring, for dumps that name owners they do not bring.
     pub roles: Vec<String>,
+    /// What a role leads to that the dump names and does not make.
+    pub missing_roles: MissingRoles,
     /// Leaves out owners and privileges; not for SQL text.
     pub no_owner: bool,
+    /// What a statement that fails leads to.
+    pub on_error: OnError,
     /// The major version of Postgres to restore with; where there is none, the newest that is installed.
     pub postgres: Option<u32>,
     /// Refuses if the dataset exists already: of several that make the same one, one does.

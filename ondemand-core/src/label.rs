@@ -217,6 +217,12 @@ pub mod keys {
     pub const DATABASE: &str = "ondemand.database";
     /// Whether an environment's data are fixtures.
     pub const FIXTURES: &str = "ondemand.fixtures";
+    /// How many statements of the dump failed, where any did.
+    pub const FAILURES: &str = "ondemand.failures";
+    /// What the first of them failed with, as JSON.
+    pub const FAILED: &str = "ondemand.failed";
+    /// What whoever uses a version should know.
+    pub const WARNING: &str = "ondemand.warning";
     /// Bytes of the dump that was read.
     pub const DUMP_BYTES: &str = "ondemand.dump-bytes";
     /// Bytes of the data directory.

@@ -49,7 +49,9 @@ pub use data_dir::DataDir;
 pub use databases::{
     CreateOptions, Database, DatabaseState, Databases, DatabasesOptions, Lease, Programs, PublishOptions,
 };
-pub use datasets::{Dataset, DatasetSnapshot, Datasets, DatasetsOptions, Format, ImportOptions, Source};
+pub use datasets::{
+    Dataset, DatasetSnapshot, Datasets, DatasetsOptions, Format, ImportOptions, MissingRoles, OnError, Source,
+};
 #[cfg(feature = "environments")]
 pub use environments::Environments;
 pub use error::{BoxError, Code, Error, Kind, Result};

@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use ondemand_core::{DatasetName, DatasetRef, Datasets, ImportOptions, Result, Source};
+use ondemand_core::{DatasetName, DatasetRef, Datasets, ImportOptions, MissingRoles, Result, Source};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -54,8 +54,10 @@ async fn get(State(datasets): State<Datasets>, Segment(name): Segment) -> Result
 #[utoipa::path(post, path = "/datasets/{name}", operation_id = "import_dataset", tag = "datasets", security(("bearer" = []), ()),
     params(
         ("name" = String, Path, description = "The dataset. It need not exist."),
-        ("dbname" = Option<String>, Query, description = "The Postgres database to restore into."),
+        ("dbname" = Option<String>, Query, description = "The Postgres database that holds the data: of several that the dump makes, this one, or else one that is made to restore into."),
         ("role" = Option<Vec<String>>, Query, description = "A role to make before restoring. May be given more than once."),
+        ("create_roles" = Option<bool>, Query, description = "Whether to make each role that the dump names and does not make."),
+        ("on_error" = Option<String>, Query, description = "What a statement that fails leads to: `stop`, or `continue`, and the version has the list of what failed."),
         ("no_owner" = Option<bool>, Query, description = "Whether to leave out owners and privileges."),
         ("postgres" = Option<u32>, Query, description = "The major version of Postgres to restore with."),
         ("new" = Option<bool>, Query, description = "Whether to refuse if the dataset exists already."),
@@ -80,7 +82,9 @@ async fn import(
     let options = ImportOptions {
         dbname: parameters.one("dbname")?,
         roles: parameters.all("role"),
+        missing_roles: if parameters.switch("create_roles")? { MissingRoles::Create } else { MissingRoles::Refuse },
         no_owner: parameters.switch("no_owner")?,
+        on_error: parameters.one("on_error")?.unwrap_or_default(),
         postgres: parameters.one("postgres")?,
         new: parameters.switch("new")?,
         derived: parameters.switch("derived")?,

@@ -252,6 +252,15 @@ pub struct Snapshot {
     pub derived: bool,
     /// How many servers live on it.
     pub servers: usize,
+    /// How many statements of the dump failed, where the import went on: the version is incomplete. Left out where none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<u64>,
+    /// What the first of them failed with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
+    /// What whoever uses it should know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 impl From<DatasetSnapshot> for Snapshot {
@@ -267,6 +276,9 @@ impl From<DatasetSnapshot> for Snapshot {
             dump_bytes: snapshot.dump_bytes,
             derived: snapshot.derived,
             servers: snapshot.databases,
+            failures: (snapshot.failures > 0).then_some(snapshot.failures),
+            failed: snapshot.failed,
+            warning: snapshot.warning,
         }
     }
 }

@@ -40,6 +40,11 @@ fn progress(phase: &str, bytes: usize) -> (&'static str, serde_json::Value) {
 
 /// A server that takes an import whole.
 fn fake() -> (Fake, Arc<Mutex<Sent>>) {
+    fake_saying(json!({}))
+}
+
+/// The same, that says more about the version.
+fn fake_saying(more: serde_json::Value) -> (Fake, Arc<Mutex<Sent>>) {
     let sent = Arc::new(Mutex::new(Sent::default()));
     let shared = sent.clone();
     let import = move |request: Request| async move {
@@ -50,10 +55,11 @@ fn fake() -> (Fake, Arc<Mutex<Sent>>) {
         let body = body.map(Vec::from).unwrap_or_default();
         let bytes = body.len();
         *shared.lock().expect("a lock") = Sent { query, length, body, complete };
-        let done = json!({
+        let mut done = json!({
             "Name": "shop@20261122-192300", "Dataset": "shop", "Version": "20261122-192300", "Created_at": "0",
             "Postgres": 15, "Dbname": "shop", "Data_bytes": 1, "Dump_bytes": bytes, "Servers": 0,
         });
+        done.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         let phases = [
             progress("restoring", 1),
             progress("restoring", bytes),
@@ -83,6 +89,34 @@ fn a_file_is_sent_with_its_length_and_phases_are_lines() {
     assert_eq!(sent.body, b"select 1;\n");
     assert_eq!(sent.length.as_deref(), Some("10"));
     assert_eq!(sent.query, "role=a&role=b+c&no_owner=true&postgres=15");
+}
+
+#[test]
+fn what_failed_and_where_urls_lead_is_said() {
+    let ((server, sent), directory) = (
+        fake_saying(json!({
+            "Failures": 2,
+            "Failed": ["role \"a\" does not exist (line 2)", "function f() does not exist (line 9)"],
+            "Warning": "URLs lead to database postgres, which has no tables",
+        })),
+        empty_directory(),
+    );
+    fs::write(directory.path().join("shop.sql"), "select 1;\n").expect("a dump");
+    let words = ["dataset", "import", "shop", "--dump", "shop.sql", "--create-roles", "--on-error=continue"];
+    let output = run(ondemand(&directory).env("ONDEMAND_URL", server.url()).args(words));
+    insta::assert_snapshot!(outcome(&output), @r#"
+    status 0
+    --- stdout
+    shop@20261122-192300
+    --- stderr
+    restoring, 1s: 1 B
+    analysing, 1s
+    warning: URLs lead to database postgres, which has no tables
+    warning: shop@20261122-192300 is incomplete; statements of the dump that failed: 2
+      role "a" does not exist (line 2)
+      function f() does not exist (line 9)
+    "#);
+    assert_eq!(sent.lock().expect("a lock").query, "create_roles=true&on_error=continue");
 }
 
 #[test]

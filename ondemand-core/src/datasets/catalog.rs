@@ -173,6 +173,9 @@ pub(super) fn published(snapshot: &Snapshot) -> Result<DatasetSnapshot> {
         dump_bytes: number(labels, keys::DUMP_BYTES)?,
         derived: labels.get(keys::DERIVED) == Some(TRUE),
         databases: 0,
+        failures: labels.get(keys::FAILURES).map_or(Ok(0), |_| number(labels, keys::FAILURES))?,
+        failed: labels.get(keys::FAILED).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
+        warning: labels.get(keys::WARNING).map(str::to_owned),
     })
 }
 

@@ -32,7 +32,7 @@ fn makes_tablespace(line: &str) -> bool {
 }
 
 /// Takes the program's name off an error, and puts the number of the line at its end.
-fn readable(line: &str) -> String {
+pub(super) fn readable(line: &str) -> String {
     let number = line.strip_prefix("psql:<stdin>:").and_then(|rest| rest.split_once(':')).map(|(number, _)| number);
     let mut text = line;
     for marker in ["ERROR:", "FATAL:", "PANIC:", "error:"] {
@@ -46,6 +46,9 @@ fn readable(line: &str) -> String {
     }
 }
 
+/// What names something that may be there, but is not found.
+const SEARCH_PATH: [&str; 4] = ["function ", "relation \"", "operator ", "type \""];
+
 /// Says what to do about an error of psql or pg_restore.
 fn hint(line: &str, major: u32) -> String {
     let quoted = |before: &str| {
@@ -55,9 +58,7 @@ fn hint(line: &str, major: u32) -> String {
     if line.contains("does not exist")
         && let Some(role) = quoted("role \"")
     {
-        return format!(
-            "make the role first with `--role {role}`, or leave owners out with --no-owner (not for SQL text)"
-        );
+        return make_roles(&[role.to_owned()]);
     }
     if let Some(extension) = quoted("extension \"").filter(|_| line.contains("not available")) {
         return install(extension, major);
@@ -80,24 +81,66 @@ fn hint(line: &str, major: u32) -> String {
     if line.contains("tablespace") || makes_tablespace(line) {
         return "dump without tablespaces: pg_dump --no-tablespaces, or pg_dumpall --no-tablespaces".into();
     }
-    if line.contains("schema \"public\" already exists") {
-        return "dump the whole database, without -n public".into();
-    }
-    if line.contains("already exists") && line.contains("role ") {
-        return "leave the roles that exist out of --role".into();
-    }
     if line.contains("could not read from input file") || line.contains("unexpected end of file") {
         return "check that pg_dump succeeded, and that the file was copied whole".into();
     }
     if line.contains("syntax error") || line.contains("invalid command") {
         return "check that it is the output of pg_dump for PostgreSQL, and whole".into();
     }
-    "read the log; the dump must restore into an empty PostgreSQL without errors".into()
+    if SEARCH_PATH.iter().any(|words| line.contains(words)) && line.contains("does not exist") {
+        return "if a function, a view or an index finds it by search_path, which pg_dump empties, name its schema there (SET search_path = public on the function); or restore all but what fails with --on-error=continue".into();
+    }
+    "read the log; or restore all but what fails with --on-error=continue".into()
+}
+
+/// Makes the error for what a dump needs and this host or the cluster lacks, if anything.
+pub(super) fn missing_error(
+    roles: &[String],
+    extensions: &[String],
+    locales: &[String],
+    major: u32,
+    log: Vec<String>,
+) -> Option<Error> {
+    let mut parts = Vec::new();
+    let mut hints = Vec::new();
+    for (names, one, several) in
+        [(roles, "role", "roles"), (extensions, "extension", "extensions"), (locales, "locale", "locales")]
+    {
+        if let [first, ..] = names {
+            let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+            parts.push(format!("the {} {}", if names.len() == 1 { one } else { several }, quoted.join(", ")));
+            hints.push(match one {
+                "role" => make_roles(names),
+                "extension" => {
+                    let packages: Vec<String> = names.iter().map(|name| package(name, major)).collect();
+                    format!("install the packages of the extensions on this host; Debian's are called like {}", packages.join(" "))
+                }
+                _ => format!("install the locale {first} on this host: apt-get install locales-all; or, for an archive, restore into a database of another locale with --dbname"),
+            });
+        }
+    }
+    let message = format!("it needs what is missing: {}", parts.join("; "));
+    (!parts.is_empty()).then(|| Error::InvalidDump { message, log, hint: hints.join(". ") })
+}
+
+/// Says how to make roles, as one writes it in a shell.
+fn make_roles(roles: &[String]) -> String {
+    let options: Vec<String> = roles.iter().map(|role| format!("--role {}", shell_word(role))).collect();
+    format!("make them first with `{}`, or have all made with --create-roles", options.join(" "))
+}
+
+/// Quotes a word for a shell, if it needs that.
+fn shell_word(word: &str) -> String {
+    let plain = !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.,/@:+".contains(&b));
+    if plain { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+fn package(extension: &str, major: u32) -> String {
+    format!("postgresql-{major}-{}", extension.replace('_', "-"))
 }
 
 fn install(extension: &str, major: u32) -> String {
-    let package = extension.replace('_', "-");
-    format!("install the extension on this host; Debian's packages are called like postgresql-{major}-{package}")
+    format!("install the extension on this host; Debian's packages are called like {}", package(extension, major))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::catalog;
+use super::faults::Failures;
 use super::input::{self, Bytes, Input};
 use super::meter::Meter;
 use super::reconcile::{end_holders, remove_private};
@@ -270,40 +271,46 @@ impl Import {
             Work::Source(source) => source,
             Work::Volume(volume) => {
                 let server = self.take_over(&volume).await?;
-                return self.publish(server, &volume).await;
+                return self.publish(server, &volume, &Failures::default()).await;
             }
         };
         // A missing PostgreSQL is noticed before a hundred gigabytes have been received.
         self.install()?;
         let [pgdata, spool] = self.volume_names();
-        let (server, volume) = match input::open(source, &self.meter, &self.cancelled).await? {
-            Input::Nothing => self.start_empty(pgdata).await?,
+        let nothing = Failures::default();
+        let (server, volume, failures) = match input::open(source, &self.meter, &self.cancelled).await? {
+            Input::Nothing => {
+                let (server, volume) = self.start_empty(pgdata).await?;
+                (server, volume, nothing)
+            }
             Input::Bytes(bytes) => match bytes.content {
                 Content::Sql => self.restore_sql(bytes, pgdata).await?,
-                Content::Custom => {
+                Content::Custom | Content::TarDump => {
+                    // Several programs cannot read from one tar archive.
+                    let jobs = if bytes.content == Content::TarDump { 1 } else { self.inner.options.jobs };
                     let archive = self.spool_file(bytes, spool).await?;
-                    self.restore_archive(&archive, pgdata).await?
+                    self.restore_archive(&archive, pgdata, jobs).await?
                 }
                 Content::Tar => {
                     let spool = self.closed_volume(spool).await?;
                     let unpacked = self.unpack(bytes, &spool).await?;
                     self.give(&spool)?;
                     match unpacked {
-                        Unpacked::Dump(dir) => self.restore_archive(&dir, pgdata).await?,
-                        Unpacked::DataDirectory => (self.adopt(&spool).await?, spool),
+                        Unpacked::Dump(dir) => self.restore_archive(&dir, pgdata, self.inner.options.jobs).await?,
+                        Unpacked::DataDirectory => (self.adopt(&spool).await?, spool, nothing),
                     }
                 }
             },
             Input::DumpDirectory(dir) => {
                 let dir = self.spool_dir(dir, spool).await?;
-                self.restore_archive(&dir, pgdata).await?
+                self.restore_archive(&dir, pgdata, self.inner.options.jobs).await?
             }
             Input::DataDirectory(dir) => {
                 let volume = self.copy_data(dir, pgdata).await?;
-                (self.adopt(&volume).await?, volume)
+                (self.adopt(&volume).await?, volume, nothing)
             }
         };
-        self.publish(server, &volume).await
+        self.publish(server, &volume, &failures).await
     }
 
     fn install(&self) -> Result<&Install> {
@@ -345,7 +352,7 @@ impl Import {
         Ok((server, volume))
     }
 
-    async fn restore_sql(&self, bytes: Bytes, name: Result<VolumeName>) -> Result<(Server, Volume)> {
+    async fn restore_sql(&self, bytes: Bytes, name: Result<VolumeName>) -> Result<(Server, Volume, Failures)> {
         if self.options.no_owner {
             return Err(Error::invalid(
                 "no_owner",
@@ -353,18 +360,24 @@ impl Import {
             ));
         }
         let (server, volume) = self.fresh(name, self.meter.total()).await?;
-        let dbname = restore::prepare(&server, &self.options, &bytes.head).await?;
+        let start = restore::prepare(&server, &self.options, &bytes.head).await?;
         self.meter.phase(Phase::Restoring);
-        restore::sql(&server, &dbname, bytes).await?;
-        Ok((server, volume))
+        let failures = restore::sql(&server, &start, bytes, &self.options).await?;
+        Ok((server, volume, failures))
     }
 
-    async fn restore_archive(&self, archive: &Path, name: Result<VolumeName>) -> Result<(Server, Volume)> {
+    async fn restore_archive(
+        &self,
+        archive: &Path,
+        name: Result<VolumeName>,
+        jobs: usize,
+    ) -> Result<(Server, Volume, Failures)> {
         let (server, volume) = self.fresh(name, self.meter.total()).await?;
-        let dbname = restore::prepare(&server, &self.options, &[]).await?;
+        let options = ImportOptions { dbname: None, ..self.options.clone() };
+        restore::prepare(&server, &options, &[]).await?;
         self.meter.phase(Phase::Restoring);
-        restore::archive(&server, &dbname, archive, &self.options, self.inner.options.jobs, &self.meter).await?;
-        Ok((server, volume))
+        let failures = restore::archive(&server, archive, &self.options, jobs, &self.meter).await?;
+        Ok((server, volume, failures))
     }
 
     /// Returns a file with the archive that PostgreSQL's user can read.

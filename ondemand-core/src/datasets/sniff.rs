@@ -5,6 +5,9 @@ use crate::error::{Error, Result};
 /// How many bytes are looked at.
 pub(super) const HEAD: usize = 64 * 1024;
 
+/// Tar archives consist of blocks of this size.
+const TAR_BLOCK: usize = 512;
+
 /// A compression whose magic bytes were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
@@ -16,7 +19,11 @@ pub(super) enum Compression {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {
     Sql,
+    /// What `pg_dump -Fc` writes.
     Custom,
+    /// What `pg_dump -Ft` writes.
+    TarDump,
+    /// A tar archive of a directory.
     Tar,
 }
 
@@ -33,7 +40,7 @@ pub(super) fn compression(head: &[u8]) -> Option<Compression> {
 /// Tells what uncompressed bytes are.
 ///
 /// # Errors
-/// [`Error::InvalidDump`] that says what they are instead of a dump, [`Error::Unsupported`] for `pg_dump -Ft`.
+/// [`Error::InvalidDump`] that says what they are instead of a dump.
 pub(super) fn content(head: &[u8]) -> Result<Content> {
     let invalid = |message: &str, hint: &str| {
         Err(Error::InvalidDump { message: message.to_owned(), log: Vec::new(), hint: hint.to_owned() })
@@ -65,10 +72,16 @@ pub(super) fn content(head: &[u8]) -> Result<Content> {
         }
     }
     if head.starts_with(b"SQLite format 3\0") {
-        return invalid("it is an SQLite database", "import the output of pg_dump");
+        return invalid("it is an SQLite database", ANOTHER_SYSTEM);
+    }
+    if let Some(system) = other_system(head) {
+        return invalid(&format!("it is a dump of {system}"), ANOTHER_SYSTEM);
     }
     if is_tar(head) {
-        return Ok(Content::Tar);
+        // The table of contents comes first, and says that it is of an archive in this format. A directory's says otherwise.
+        let toc = head.get(TAR_BLOCK..).unwrap_or_default();
+        let own = head.starts_with(b"toc.dat\0") && toc.starts_with(b"PGDMP") && toc.get(10) == Some(&3);
+        return Ok(if own { Content::TarDump } else { Content::Tar });
     }
     if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
         return invalid("it is text in UTF-16, as PowerShell's `>` writes it", "write it with `pg_dump -f FILE`");
@@ -81,6 +94,25 @@ pub(super) fn content(head: &[u8]) -> Result<Content> {
         );
     }
     Ok(Content::Sql)
+}
+
+const ANOTHER_SYSTEM: &str = "only dumps of PostgreSQL are restored: load it into one first, with pgloader for instance, and import the output of pg_dump";
+
+/// Tells which other system's dump SQL text is, by what only its program writes at the beginning.
+fn other_system(head: &[u8]) -> Option<&'static str> {
+    let head = String::from_utf8_lossy(&head[..head.len().min(4096)]);
+    let begins = |texts: &[&str]| head.lines().take(40).any(|line| texts.iter().any(|text| line.starts_with(text)));
+    if begins(&["-- MySQL dump", "-- MariaDB dump", "-- phpMyAdmin SQL Dump", "/*M!", "/*!40", "-- mysqldump"]) {
+        return Some("MySQL or MariaDB");
+    }
+    if begins(&["PRAGMA "]) {
+        return Some("SQLite");
+    }
+    let of_sql_server = ["USE [", "/****** Object:", "SET ANSI_NULLS ON", "SET QUOTED_IDENTIFIER ON"];
+    if begins(&of_sql_server) && head.lines().any(|line| line.trim_end().eq_ignore_ascii_case("GO")) {
+        return Some("SQL Server");
+    }
+    begins(&["REM INSERTING into", "-- Oracle SQL Developer"]).then_some("Oracle")
 }
 
 /// Tells what an archive with the magic of pg_dump is; its eleventh byte says how the data is kept.
@@ -101,7 +133,7 @@ fn archive(head: &[u8]) -> Result<Content> {
 
 /// Tells whether `head` begins a tar archive: the magic stands at 257, and the header's sum fits.
 fn is_tar(head: &[u8]) -> bool {
-    let Some(header) = head.get(..512) else { return false };
+    let Some(header) = head.get(..TAR_BLOCK) else { return false };
     if &header[257..262] != b"ustar" {
         return false;
     }
@@ -128,6 +160,10 @@ mod tests {
             (b"\x04\x22\x4d\x18", "lz4"),
             (b"PGDMP\x01\x0e\0\x04\x08\x03", "directory dump"),
             (b"PGDMP\x01\x0e", "truncated"),
+            (b"-- MySQL dump 10.13  Distrib 8.0.36\n--\n-- Host: localhost\n", "MySQL"),
+            (b"/*M!999999\\- enable the sandbox mode */ \n-- MariaDB dump 10.19\n", "MariaDB"),
+            (b"PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\n", "SQLite"),
+            (b"USE [master]\r\nGO\r\n/****** Object:  Database [x] ******/\r\n", "SQL Server"),
             (b"\xff\xfeS\0E\0", "UTF-16"),
             (b"SELECT 1;\0", "neither"),
         ] {
@@ -146,6 +182,10 @@ mod tests {
         header.set_size(0);
         header.set_cksum();
         assert_eq!(content(header.as_bytes()).expect("a tar archive"), Content::Tar);
+        let own = [header.as_bytes(), &b"PGDMP\x01\x0e\0\x04\x08\x03"[..]].concat();
+        assert_eq!(content(&own).expect("pg_dump -Ft"), Content::TarDump);
+        let of_directory = [header.as_bytes(), &b"PGDMP\x01\x0e\0\x04\x08\x05"[..]].concat();
+        assert_eq!(content(&of_directory).expect("a tar archive"), Content::Tar);
         let mut gnu = tar::Header::new_gnu();
         gnu.set_path("./PG_VERSION").expect("a path");
         gnu.set_size(3);

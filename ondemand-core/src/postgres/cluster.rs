@@ -26,8 +26,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(1800);
 
 /// What a session of this library brings along, so that nothing that the dataset's owner has set for all sessions, for a
 /// database or for a role takes effect in it: no libraries, no functions found by search path, no triggers, no limits.
-pub(crate) const SESSION: &str = "-c session_preload_libraries= -c local_preload_libraries= -c search_path=pg_catalog \
-     -c session_replication_role=replica -c statement_timeout=0 -c lock_timeout=0 \
+pub(crate) const SESSION: &str = "-c role=none -c session_preload_libraries= -c local_preload_libraries= \
+     -c search_path=pg_catalog -c session_replication_role=replica -c statement_timeout=0 -c lock_timeout=0 \
      -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off -c row_security=off \
      -c synchronous_commit=off -c standard_conforming_strings=on -c client_min_messages=warning";
 

@@ -176,6 +176,19 @@ pub(crate) async fn clean_catalogs(server: &Server, report: &(dyn Fn(&str) + Syn
     Ok(databases.into_iter().filter(|(_, open)| *open).map(|(name, _)| name).collect())
 }
 
+/// Settings of databases and roles that do not belong to the data.
+const GONE: [&str; 9] = [
+    "session_preload_libraries",
+    "local_preload_libraries",
+    "role",
+    "default_tablespace",
+    "temp_tablespaces",
+    "default_transaction_read_only",
+    "idle_session_timeout",
+    "idle_in_transaction_session_timeout",
+    "tcp_user_timeout",
+];
+
 /// Cleans what all databases share.
 async fn clean_shared(session: &Session) -> Result<()> {
     let what = "cleaning roles";
@@ -196,11 +209,14 @@ async fn clean_shared(session: &Session) -> Result<()> {
         .run(what, &format!("ALTER ROLE postgres {ADMIN_ATTRIBUTES}; ALTER ROLE {admin} {ADMIN_ATTRIBUTES}"))
         .await?;
     session.run(what, &format!("ALTER ROLE {admin} RESET ALL")).await?;
-    // Libraries that sessions load: they may not be installed here, or talk to somebody.
+    // Libraries that sessions load may not be installed here, or talk to somebody. Another role than the one that comes in may do less, or be gone; and
+    // what bounds a connection or a disk of the original's is nothing here.
+    let gone = GONE.map(quote_text).join(", ");
     session
         .run_each(
             "cleaning settings",
-            "SELECT format('ALTER %s RESET %I',
+            &format!(
+                "SELECT format('ALTER %s RESET %I',
                     CASE WHEN setrole = 0 THEN format('DATABASE %I', d.datname)
                          WHEN setdatabase = 0 THEN format('ROLE %I', r.rolname)
                          ELSE format('ROLE %I IN DATABASE %I', r.rolname, d.datname) END,
@@ -210,10 +226,11 @@ async fn clean_shared(session: &Session) -> Result<()> {
              LEFT JOIN pg_database d ON d.oid = s.setdatabase
              LEFT JOIN pg_authid r ON r.oid = s.setrole
              WHERE (s.setdatabase <> 0 OR s.setrole <> 0)
-               AND lower(split_part(setting, '=', 1)) IN ('session_preload_libraries', 'local_preload_libraries')",
+               AND lower(split_part(setting, '=', 1)) IN ({gone})"
+            ),
         )
         .await?;
-    for name in ["session_preload_libraries", "local_preload_libraries"] {
+    for name in GONE {
         session.run("cleaning settings", &format!("ALTER ROLE ALL RESET {name}")).await?;
     }
     Ok(())
@@ -314,12 +331,12 @@ pub(crate) async fn finish(server: &Server, dbname: &str) -> Result<String> {
     Ok(verifier)
 }
 
-/// Returns the database that holds the data: `postgres`, unless nothing is in it and exactly one other has been made.
+/// Tells whether a database has tables, views with rows or foreign tables of its own.
 ///
 /// # Errors
 /// [`Error::Backend`] with PostgreSQL's error.
-pub(crate) async fn main_database(server: &Server) -> Result<String> {
-    let session = server.connect("postgres").await?;
+pub(crate) async fn has_tables(server: &Server, dbname: &str) -> Result<bool> {
+    let session = server.connect(dbname).await?;
     let tables = session
         .column(
             "looking for tables",
@@ -329,6 +346,18 @@ pub(crate) async fn main_database(server: &Server) -> Result<String> {
              LIMIT 1",
         )
         .await?;
+    Ok(!tables.is_empty())
+}
+
+/// Returns the database that holds the data: `postgres`, unless nothing is in it and exactly one other has been made.
+///
+/// # Errors
+/// [`Error::Backend`] with PostgreSQL's error.
+pub(crate) async fn main_database(server: &Server) -> Result<String> {
+    if has_tables(server, "postgres").await? {
+        return Ok("postgres".into());
+    }
+    let session = server.connect("postgres").await?;
     let others = session
         .column(
             "listing databases",
@@ -337,7 +366,7 @@ pub(crate) async fn main_database(server: &Server) -> Result<String> {
         .await?;
     Ok(match others.as_slice() {
         // A name with control characters cannot be a label.
-        [only] if tables.is_empty() && !only.chars().any(char::is_control) => only.clone(),
+        [only] if !only.chars().any(char::is_control) => only.clone(),
         _ => "postgres".into(),
     })
 }

@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::listing::usable;
@@ -363,7 +364,7 @@ impl Said {
 }
 
 /// Hides what follows the word "password" in quotes: PostgreSQL quotes the statement it cannot understand.
-fn mask_passwords(line: &str) -> String {
+pub(crate) fn mask_passwords(line: &str) -> String {
     let Some(at) = line.to_ascii_lowercase().find("password") else { return line.to_owned() };
     let Some(quote) = line[at..].find('\'').map(|i| at + i) else { return line.to_owned() };
     format!("{}'****'", &line[..quote])
@@ -378,6 +379,27 @@ pub(crate) async fn finish(mut child: Child, listening: JoinHandle<()>) -> io::R
     // Its last words are in the pipe by now. A grandchild may hold the pipe open for longer: it is not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(2), listening).await;
     Ok(status)
+}
+
+/// As [`finish`], and kills the program once `stop` is set.
+pub(crate) async fn finish_or_kill(
+    child: Child,
+    listening: JoinHandle<()>,
+    stop: &CancellationToken,
+) -> io::Result<std::process::ExitStatus> {
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    // It has not been waited for, so its number is its own.
+    let pidfd = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())).transpose()?;
+    let mut finished = std::pin::pin!(finish(child, listening));
+    tokio::select! {
+        status = &mut finished => return status,
+        () = stop.cancelled() => {}
+    }
+    if let Some(pidfd) = pidfd {
+        // It may have ended meanwhile.
+        let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+    }
+    finished.await
 }
 
 #[cfg(test)]

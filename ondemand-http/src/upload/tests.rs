@@ -26,6 +26,9 @@ fn snapshot(dump_bytes: u64) -> Snapshot {
         dump_bytes,
         derived: false,
         servers: 0,
+        failures: None,
+        failed: Vec::new(),
+        warning: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Dict, List, Optional
 from urllib.parse import quote
@@ -43,6 +43,12 @@ class Snapshot:
     """Whether `dataset_from()` built it: it is no dataset that `pg_snapshot()` uses where none is named."""
     databases: int
     """How many databases live on it."""
+    failures: int = 0
+    """How many statements of the dump failed; of an incomplete version, more than none."""
+    failed: List[str] = field(default_factory=list)
+    """What the first of them failed with."""
+    warning: Optional[str] = None
+    """What whoever uses it should know."""
 
     @classmethod
     def _read(cls, json: Json) -> Snapshot:
@@ -57,6 +63,9 @@ class Snapshot:
             dump_bytes=json["Dump_bytes"],
             derived=json.get("Derived", False),
             databases=json["Servers"],
+            failures=json.get("Failures", 0),
+            failed=json.get("Failed", []),
+            warning=json.get("Warning"),
         )
 
 

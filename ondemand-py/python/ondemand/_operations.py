@@ -119,7 +119,9 @@ def import_(
     dump: Optional["os.PathLike[str] | str"],
     dbname: Optional[str],
     roles: Iterable[str],
+    create_roles: bool,
     no_owner: bool,
+    on_error: str,
     postgres: Optional[int],
 ) -> Operation[Snapshot]:
     """Restore a dump, or nothing, into a new version of a dataset."""
@@ -133,7 +135,15 @@ def import_(
             )
         if not os.path.exists(file):
             raise _errors.NotFound(f"file {file!r} does not exist", hint="check the path")
-    query = _query(dbname=dbname, role=list(roles), no_owner=no_owner, postgres=postgres, empty=file is None)
+    query = _query(
+        dbname=dbname,
+        role=list(roles),
+        create_roles=create_roles,
+        no_owner=no_owner,
+        on_error=None if on_error == "stop" else on_error,
+        postgres=postgres,
+        empty=file is None,
+    )
     path = _path("datasets", name) + query
     return Snapshot._read((yield from connection.request("POST", path, file=file)))
 

@@ -6,7 +6,7 @@ import os
 import warnings
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Type, Union
+from typing import Any, Dict, Iterable, Iterator, List, Literal, Mapping, Optional, Type, Union
 
 from . import _choose, _native, _operations
 from ._connection import Connection
@@ -209,7 +209,9 @@ class Datasets:
         *,
         dbname: Optional[str] = None,
         roles: Iterable[str] = (),
+        create_roles: bool = False,
         no_owner: bool = False,
+        on_error: Literal["stop", "continue"] = "stop",
         postgres: Optional[int] = None,
     ) -> Snapshot:
         """Restore a dump into a new version of a dataset, which need not exist.
@@ -218,9 +220,12 @@ class Datasets:
             name: the dataset.
             dump: a file of SQL, also compressed with gzip or zstd, what `pg_dump -Fc` wrote, or a tar archive of what `pg_dump -Fd` wrote or
                 of a data directory; None for an empty database.
-            dbname: the Postgres database to restore into.
+            dbname: the Postgres database that holds the data: of several that the dump makes, this one, or else one that is made to
+                restore into.
             roles: roles to make before.
-            no_owner: whether to leave out owners and privileges.
+            create_roles: whether to make each role that the dump names and does not make.
+            no_owner: whether to leave out owners and privileges; not for SQL text.
+            on_error: what a statement that fails leads to; with "continue", the version has a list of what failed.
             postgres: the major version of Postgres to restore with.
 
         Raises:
@@ -229,7 +234,9 @@ class Datasets:
 
         >>> od.datasets.import_("production", "dump.sql.zst")
         """
-        operation = _operations.import_(self._connection, name, dump, dbname, roles, no_owner, postgres)
+        operation = _operations.import_(
+            self._connection, name, dump, dbname, roles, create_roles, no_owner, on_error, postgres
+        )
         return self._connection.run(operation)
 
     def delete(self, name: str) -> None:

@@ -12,7 +12,7 @@ import os
 import warnings
 from functools import cached_property
 from types import TracebackType
-from typing import Any, AsyncIterator, Awaitable, Callable, Dict, Generator, Iterable, List, Mapping, Optional, Type, Union
+from typing import Any, AsyncIterator, Awaitable, Callable, Dict, Generator, Iterable, List, Literal, Mapping, Optional, Type, Union
 
 from . import _build, _choose, _native, _operations
 from ._connection import Connection
@@ -218,14 +218,18 @@ class Datasets:
         *,
         dbname: Optional[str] = None,
         roles: Iterable[str] = (),
+        create_roles: bool = False,
         no_owner: bool = False,
+        on_error: Literal["stop", "continue"] = "stop",
         postgres: Optional[int] = None,
     ) -> Snapshot:
         """Restore a dump into a new version of a dataset; see `ondemand.Datasets.import_`.
 
         >>> await od.datasets.import_("production", "dump.sql.zst")
         """
-        operation = _operations.import_(self._connection, name, dump, dbname, roles, no_owner, postgres)
+        operation = _operations.import_(
+            self._connection, name, dump, dbname, roles, create_roles, no_owner, on_error, postgres
+        )
         return await self._connection.run_async(operation)
 
     async def delete(self, name: str) -> None:

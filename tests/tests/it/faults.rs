@@ -99,7 +99,7 @@ async fn bad_input_is_refused_before_anything_is_made() -> Result<()> {
             "{path}: {problem}"
         );
     }
-    for query in ["nosuch=1", "dbname=a&dbname=b", "no_owner=perhaps", "postgres=new"] {
+    for query in ["nosuch=1", "dbname=a&dbname=b", "no_owner=perhaps", "on_error=later", "postgres=new"] {
         let path = format!("/datasets/other?{query}");
         server.refused(("POST", &path), "SELECT 1;", (400, "invalid_input")).await?;
     }

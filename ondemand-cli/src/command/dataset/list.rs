@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use ondemand_core::Size;
-use ondemand_http::wire::Dataset;
+use ondemand_http::wire::{Dataset, Snapshot};
 
 use crate::arguments::Global;
 use crate::client::Client;
@@ -27,7 +27,7 @@ pub(crate) async fn run(global: &Global, client: &Client) -> Result<(), Failure>
         [
             dataset.name,
             dataset.versions.len().to_string(),
-            newest.map(|newest| newest.version.clone()).unwrap_or_default(),
+            newest.map(newest_version).unwrap_or_default(),
             newest.map(|newest| Size(newest.data_bytes).to_string()).unwrap_or_default(),
             newest.map(|newest| newest.postgres.to_string()).unwrap_or_default(),
             databases.to_string(),
@@ -36,4 +36,9 @@ pub(crate) async fn run(global: &Global, client: &Client) -> Result<(), Failure>
     };
     let header = ["NAME", "VERSIONS", "NEWEST", "SIZE", "POSTGRES", "DATABASES", "CREATED"];
     output::line(table(header, datasets.into_iter().map(row)))
+}
+
+fn newest_version(newest: &Snapshot) -> String {
+    let incomplete = if newest.failures.is_some() { " (incomplete)" } else { "" };
+    format!("{}{incomplete}", newest.version)
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use ondemand_core::{DatasetRef, Size};
 use ondemand_http::wire::{Dataset, Snapshot};
 
+use super::import::notes;
 use crate::arguments::Global;
 use crate::client::Client;
 use crate::failure::Failure;
@@ -25,10 +26,11 @@ pub(crate) async fn run(global: &Global, client: &Client, arguments: Arguments) 
     if global.json {
         return output::json(&dataset);
     }
+    dataset.versions.iter().for_each(notes);
     let now = SystemTime::now();
     let row = |snapshot: Snapshot| {
         [
-            snapshot.name,
+            if snapshot.failures.is_some() { format!("{} (incomplete)", snapshot.name) } else { snapshot.name },
             Size(snapshot.data_bytes).to_string(),
             Size(snapshot.dump_bytes).to_string(),
             snapshot.dbname,

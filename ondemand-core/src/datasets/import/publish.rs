@@ -9,6 +9,7 @@ use time::macros::format_description;
 use super::{Import, assert_shut_down, bytes_below};
 use crate::datasets::DatasetSnapshot;
 use crate::datasets::catalog::{DATASET, TRUE, published, version_of};
+use crate::datasets::faults::Failures;
 use crate::error::{Error, Result};
 use crate::label::{Labels, Selector, keys};
 use crate::name::{SnapshotName, Version};
@@ -20,16 +21,28 @@ use crate::snapshot::Volume;
 
 impl Import {
     /// Makes the dataset's newest version of what the server has.
-    pub(super) async fn publish(&self, server: Server, volume: &Volume) -> Result<DatasetSnapshot> {
+    pub(super) async fn publish(
+        &self,
+        server: Server,
+        volume: &Volume,
+        failures: &Failures,
+    ) -> Result<DatasetSnapshot> {
         let options = &self.inner.options;
         let report = |detail: &str| self.meter.detail(detail);
         self.meter.phase(Phase::Neutralising);
         let databases = neutralise::clean_catalogs(&server, &report).await?;
         let dbname = match &self.options.dbname {
             Some(name) if databases.contains(name) => name.clone(),
-            Some(name) => return Err(Error::invalid("dbname", format!("there is no database {name:?} in it"))),
+            Some(name) => {
+                let there = databases.join(", ");
+                return Err(Error::invalid(
+                    "dbname",
+                    format!("there is no database {name:?} in it; there are {there}"),
+                ));
+            }
             None => neutralise::main_database(&server).await?,
         };
+        let warning = tableless(&server, &dbname, &databases).await?;
         self.meter.phase(Phase::Analysing);
         vacuum::vacuum(&server, &databases, options.jobs, &report).await?;
 
@@ -76,6 +89,13 @@ impl Import {
         labels.set(keys::DBNAME, dbname)?;
         labels.set(keys::DUMP_BYTES, self.meter.bytes().to_string())?;
         labels.set(keys::DATA_BYTES, data_bytes.to_string())?;
+        if failures.count > 0 {
+            labels.set(keys::FAILURES, failures.count.to_string())?;
+            labels.set(keys::FAILED, as_label(&failures.first))?;
+        }
+        if let Some(warning) = warning {
+            labels.set(keys::WARNING, warning)?;
+        }
         let created = created.format(&Rfc3339).map_err(|e| Error::backend("import", "writing the time", e))?;
         labels.set(keys::CREATED, created)?;
 
@@ -89,6 +109,31 @@ impl Import {
         })?;
         published(&snapshot)
     }
+}
+
+/// Writes the first of these as JSON that fits into a label.
+fn as_label(texts: &[String]) -> String {
+    const LIMIT: usize = 4000;
+    let json = |texts: &[String]| serde_json::Value::from(texts.to_vec()).to_string();
+    let fits = (0..=texts.len()).rev().find(|&count| json(&texts[..count]).len() <= LIMIT).unwrap_or_default();
+    json(&texts[..fits])
+}
+
+/// Says where the data may be, if there are none where a connection URL leads.
+async fn tableless(server: &Server, dbname: &str, databases: &[String]) -> Result<Option<String>> {
+    let others: Vec<String> = databases
+        .iter()
+        .filter(|name| *name != dbname && !["postgres", "template1"].contains(&name.as_str()))
+        .map(|name| name.replace(char::is_control, "?").chars().take(100).collect())
+        .take(10)
+        .collect();
+    if others.is_empty() || neutralise::has_tables(server, dbname).await? {
+        return Ok(None);
+    }
+    let others = others.join(", ");
+    Ok(Some(format!(
+        "URLs lead to database {dbname}, which has no tables; there are also {others}: choose one with --dbname"
+    )))
 }
 
 /// Returns a version for now, later than `newest`.

@@ -161,7 +161,7 @@ async fn archives_that_cannot_be_used() {
     let error = refused(&setup, stream(custom.clone()), ImportOptions::default()).await;
     assert_eq!(error.code(), Code::InvalidDump);
     assert!(
-        error.to_string().contains("role \"app\" does not exist") && hint(&error).contains("--role app"),
+        error.to_string().contains("the roles \"app\", \"boss\"") && hint(&error).contains("--role app"),
         "{error:?}"
     );
     let nobody = ImportOptions { no_owner: true, ..ImportOptions::default() };
@@ -169,12 +169,8 @@ async fn archives_that_cannot_be_used() {
     assert_eq!(error.code(), Code::InvalidDump, "half an archive: {error:?}");
     let mut newer = custom;
     newer[6] = 99;
-    let error = refused(&setup, stream(newer), nobody.clone()).await;
+    let error = refused(&setup, stream(newer), nobody).await;
     assert!(error.to_string().contains("unsupported version") && hint(&error).contains("newer"), "{error:?}");
-    let tar = server.dump("pg_dump", &["-Ft", "postgres"]);
-    let error = refused(&setup, stream(tar), nobody).await;
-    assert_eq!(error.code(), Code::Unsupported);
-    assert!(hint(&error).contains("-Fc"), "{error:?}");
 }
 
 #[tokio::test]

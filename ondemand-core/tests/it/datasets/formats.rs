@@ -122,14 +122,14 @@ async fn archives_of_pg_dump() {
     let nobody = ImportOptions { no_owner: true, ..ImportOptions::default() };
     let named = ImportOptions { dbname: Some("copy of \"shop\"".into()), ..roles.clone() };
     for (name, source, options, dbname, owner) in [
-        ("stream", stream(custom.clone()), &roles, "postgres", "app"),
-        ("file", Source::Path(public.join("shop.dump")), &nobody, "postgres", "ondemand_admin"),
-        ("file-of-another", Source::Path(dir.join("shop.dump")), &nobody, "postgres", "ondemand_admin"),
+        ("stream", stream(custom.clone()), &roles, "shop", "app"),
+        ("file", Source::Path(public.join("shop.dump")), &nobody, "shop", "ondemand_admin"),
+        ("file-of-another", Source::Path(dir.join("shop.dump")), &nobody, "shop", "ondemand_admin"),
         ("spooled-file", Source::Path(unreadable.join("shop.dump")), &named, "copy of \"shop\"", "app"),
-        ("directory", Source::Path(public.join("dump")), &roles, "postgres", "app"),
-        ("directory-of-another", Source::Path(directory), &roles, "postgres", "app"),
-        ("spooled-directory", Source::Path(unreadable.join("dump")), &roles, "postgres", "app"),
-        ("tar", Source::Path(dir.join("dump.tar.gz")), &nobody, "postgres", "ondemand_admin"),
+        ("directory", Source::Path(public.join("dump")), &roles, "shop", "app"),
+        ("directory-of-another", Source::Path(directory), &roles, "shop", "app"),
+        ("spooled-directory", Source::Path(unreadable.join("dump")), &roles, "shop", "app"),
+        ("tar", Source::Path(dir.join("dump.tar.gz")), &nobody, "shop", "ondemand_admin"),
     ] {
         let snapshot = setup.import(name, source, options.clone()).await.unwrap_or_else(|e| panic!("{name}: {e:?}"));
         assert_eq!(snapshot.dbname, dbname, "{name}");

@@ -6,6 +6,7 @@
 mod bad_input;
 mod formats;
 mod neutral;
+mod people;
 mod server;
 mod undo;
 
