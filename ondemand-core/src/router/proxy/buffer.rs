@@ -37,6 +37,11 @@ impl Inbox {
         self.buffer.as_ref().map_or(&[], |buffer| &buffer[self.start..self.end])
     }
 
+    /// Returns what was read, to be changed.
+    pub(super) fn data_mut(&mut self) -> &mut [u8] {
+        self.buffer.as_mut().map_or(&mut [], |buffer| &mut buffer[self.start..self.end])
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.start == self.end
     }

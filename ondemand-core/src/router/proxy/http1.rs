@@ -12,3 +12,4 @@ pub(super) mod pump;
 pub(super) mod request;
 pub(super) mod response;
 pub(super) mod scan;
+mod trailers;

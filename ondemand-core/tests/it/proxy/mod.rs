@@ -22,6 +22,7 @@ mod shutdown;
 mod smuggling;
 mod steady;
 mod strangers;
+mod tolerated;
 mod upgrades;
 
 mod conformance {

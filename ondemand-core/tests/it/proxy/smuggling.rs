@@ -272,6 +272,10 @@ async fn a_request_line_that_is_none_is_refused() {
         "GET ?x HTTP/1.1",
         "GET x/y HTTP/1.1",
         "GET app.example:80 HTTP/1.1",
+        "GET /a#b HTTP/1.1",
+        "GET /# HTTP/1.1",
+        "GET http://app.example#b HTTP/1.1",
+        "GET http://app.example/a?b#c HTTP/1.1",
         "GET ** HTTP/1.1",
     ];
     let requests = lines.iter().map(|line| format!("{line}\r\nHost: app.example\r\n\r\n"));

@@ -39,6 +39,7 @@ async fn bytes_after_an_answer_reach_nobody() {
 /// The same when they come later, while the connection is idle.
 #[tokio::test]
 async fn bytes_on_an_idle_connection_reach_nobody() {
+    // Slow: the proxy looks through connections that wait every five seconds.
     let lab = lab::start_with(|config| config.workers = Some(1)).await;
     for noticed in [true, false] {
         let name = format!("app-{noticed}.example");

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::body::Framing;
+use super::body::{Decoder, Framing};
 use super::exchange::{End, Exchange, Fault, Terms, Waiting};
 use super::forward::{self, Peer};
 use super::pump::Pump;
-use super::request::Request;
+use super::request::{self, Request};
 use super::response;
 use super::scan::Scanner;
 use crate::router::proxy::answer::Refusal;
@@ -84,6 +84,8 @@ struct Plan {
     head: Outbox,
     framing: Framing,
     terms: Terms,
+    /// The fields that `Connection` names.
+    named: Vec<Vec<u8>>,
     idempotent: bool,
     answering: Answering,
 }
@@ -220,6 +222,7 @@ impl<S: Client> Connection<S> {
 
     /// Does all that a request asks for.
     async fn handle(&mut self, end: usize) -> Step {
+        request::take_for_1_1(&mut self.inbox.data_mut()[..end]);
         let plan = match self.plan(end) {
             Ok(plan) => plan,
             Err(refused) => {
@@ -234,10 +237,13 @@ impl<S: Client> Connection<S> {
             }
         };
         self.inbox.consume(end);
-        let Plan { mut entry, head, framing, terms, idempotent, answering } = plan;
+        let Plan { mut entry, head, framing, terms, named, idempotent, answering } = plan;
         let mut in_flight = InFlight::begin(Arc::clone(&entry), self.worker.shared.clock, answering.begun.into_std());
         self.place.works_for(&entry.stats);
-        let mut exchange = Exchange::new(head, framing, terms);
+        let mut exchange = Exchange::new(head, framing, terms, named);
+        if idempotent {
+            exchange.request.keep();
+        }
         if entry.pending {
             entry = match self.hold(entry).await {
                 Ok(entry) => entry,
@@ -291,8 +297,10 @@ impl<S: Client> Connection<S> {
                     }
                     return if client && exchange.keeps_client() { Step::Next } else { Step::Close };
                 }
-                Err(Stopped::Fault(Fault::Closed)) if upstream.reused && idempotent && exchange.rewind() => {
-                    // It was closed while it waited, and nobody has seen the request.
+                Err(Stopped::Fault(Fault::Closed))
+                    if upstream.reused && (idempotent || exchange.request.is_untouched()) && exchange.rewind() =>
+                {
+                    // It was closed while it waited: nobody has seen the request, or twice is as good as once (RFC 9110, section 9.2.2).
                     reuse = Reuse::Never;
                     continue;
                 }
@@ -358,7 +366,8 @@ impl<S: Client> Connection<S> {
             upgrade: request.upgrade.is_some() && framing == Framing::None,
             most: shared.settings.max_header_size.max(crate::router::proxy::buffer::SIZE / 2),
         };
-        Ok(Plan { entry, head: out, framing, terms, idempotent: request.is_idempotent(), answering })
+        let named = request.named_by_connection();
+        Ok(Plan { entry, head: out, framing, terms, named, idempotent: request.is_idempotent(), answering })
     }
 
     /// Returns where a request would be served over HTTPS.
@@ -498,7 +507,7 @@ impl<S: Client> Connection<S> {
     async fn refuse(&mut self, refusal: Refusal, mut out: Outbox, answering: &Answering, goes_on: bool) -> Step {
         let goes_on = goes_on && !self.worker.ending.is_cancelled();
         refusal.write(&mut out, answering.html, answering.to_head, goes_on);
-        let mut pump = Pump::new(out, Framing::None, false);
+        let mut pump = Pump::new(out, Decoder::new(Framing::None), false);
         let deadline = Instant::now() + self.worker.shared.settings.idle_timeout;
         let Self { io, timer, .. } = self;
         let written = poll_fn(|cx| match pump.poll_staged(cx, io) {

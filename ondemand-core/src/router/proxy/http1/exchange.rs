@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::body::Framing;
+use super::body::{Decoder, Framing};
 use super::pump::{Broken, Pump};
 use super::response::{self, Manner, Response, Unusable};
 use super::scan::Scanner;
@@ -99,10 +99,11 @@ pub(crate) enum Waiting {
 
 impl Exchange {
     /// Makes an exchange whose request begins with `head`.
-    pub(crate) fn new(head: Outbox, framing: Framing, terms: Terms) -> Self {
+    pub(crate) fn new(head: Outbox, framing: Framing, terms: Terms, named: Vec<Vec<u8>>) -> Self {
+        let decoder = Decoder::new(framing).without(named);
         Self {
-            request: Pump::new(head, framing, framing == Framing::Chunked),
-            response: Pump::new(Outbox::new(), Framing::None, false),
+            request: Pump::new(head, decoder, framing == Framing::Chunked),
+            response: Pump::new(Outbox::new(), Decoder::new(Framing::None), false),
             terms,
             phase: Phase::Head,
             scanner: Scanner::default(),
@@ -227,6 +228,7 @@ impl Exchange {
             let found = self.scanner.scan(upstream.inbox.data());
             match found {
                 Ok(Some(end)) => {
+                    response::take_for_1_1(&mut upstream.inbox.data_mut()[..end]);
                     return Poll::Ready(self.take_head(&upstream.inbox.data()[..end]).map_err(Fault::Unusable).map(
                         |()| {
                             upstream.inbox.consume(end);
@@ -292,7 +294,8 @@ impl Exchange {
         self.terms.keep_alive = keep_alive && (chunked || !unknown_length);
         let manner = Manner { minor, keep_alive: self.terms.keep_alive, chunked };
         answer.write(self.response.staged(), head, manner);
-        self.response.begin(answer.framing, chunked);
+        let decoder = Decoder::new(answer.framing).of_answer().without(answer.named_by_connection());
+        self.response.begin(decoder, chunked);
         self.keeps_upstream = answer.keep_alive;
         self.status = answer.status;
         self.phase = Phase::Body;

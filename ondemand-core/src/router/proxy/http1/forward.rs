@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::body::Framing;
 use super::request::{Kind, Request};
+use super::trailers;
 
 /// Whom a connection is with.
 #[derive(Debug, Clone)]
@@ -75,10 +76,15 @@ pub(crate) fn write(out: &mut Vec<u8>, head: &[u8], request: &Request<'_, '_>, p
         Kind::Other => !request.is_named_by_connection(field.name) || field.name.eq_ignore_ascii_case("content-length"),
         // An absolute target counts instead of it.
         Kind::Host => field.value == request.authority,
+        Kind::Trailer => trailers::announced(field.value).is_none(),
         Kind::Via => true,
         kind => trusted(kind),
     };
     copy_fields(out, head, request.fields().map(|(field, kind)| (field, passes(field, kind))));
+    let announced = request.fields().filter(|(_, kind)| *kind == Kind::Trailer);
+    for names in announced.filter_map(|(field, _)| trailers::announced(field.value)).filter(|names| !names.is_empty()) {
+        field(out, b"Trailer", &names);
+    }
     let host_passed = request.fields().any(|(field, kind)| kind == Kind::Host && field.value == request.authority);
     if !host_passed {
         field(out, b"Host", request.authority);
@@ -135,29 +141,34 @@ fn list<'a>(out: &mut Vec<u8>, name: &[u8], earlier: impl Iterator<Item = &'a [u
     out.extend_from_slice(b"\r\n");
 }
 
-fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub(super) fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
-/// Copies the fields of a head that are passed on. They mostly lie in rows, which are copied as they are.
+/// Copies the fields of a head that are passed on. They mostly lie in rows, which are copied as they are. Spaces before a colon, which only answers may
+/// have, are left out (RFC 9112, section 5.1).
 pub(super) fn copy_fields<'b>(
     out: &mut Vec<u8>,
     head: &[u8],
     fields: impl Iterator<Item = (&'b httparse::Header<'b>, bool)>,
 ) {
     let mut row = None;
-    for (field, passes) in fields {
-        let start = field.name.as_ptr() as usize - head.as_ptr() as usize;
-        match (passes, row) {
+    for (each, passes) in fields {
+        let start = each.name.as_ptr() as usize - head.as_ptr() as usize;
+        let spaced = passes && head.get(start + each.name.len()) != Some(&b':');
+        match (passes && !spaced, row) {
             (true, None) => row = Some(start),
             (false, Some(from)) => {
                 out.extend_from_slice(&head[from..start]);
                 row = None;
             }
             _ => (),
+        }
+        if spaced {
+            field(out, each.name.as_bytes(), each.value);
         }
     }
     if let Some(from) = row {

@@ -6,14 +6,17 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::body::{Decoder, Framing, Malformed, Piece, write_chunk};
+use super::body::{Decoder, Malformed, Piece, write_chunk};
 use crate::router::proxy::buffer::{Inbox, Outbox, SIZE};
 
+/// How much of a request is kept until it is answered, so that it can be sent again.
+const KEPT: usize = 64 << 10;
 /// Data of at most this length is copied behind what has to be written anyway, so that one call writes both.
 const COPIED: usize = 16 << 10;
 
 /// One direction of an exchange: what is to be written, and the body that follows it.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about what was moved")]
 pub(crate) struct Pump {
     /// What is written before anything else: the head, and what was encoded of the body.
     staged: Outbox,
@@ -22,8 +25,10 @@ pub(crate) struct Pump {
     decoder: Decoder,
     chunked: bool,
     state: State,
-    /// Whether something of the body was used up, so that it cannot be sent once more.
+    /// Whether something of the body was used up.
     begun: bool,
+    /// Whether all that was written is still staged, so that it can be sent once more.
+    kept: bool,
     /// What is wrong with the rest, if that is to be said only once all before it was written.
     wrong: Option<Malformed>,
     /// Whether what came before something malformed is written all the same.
@@ -55,14 +60,15 @@ pub(crate) enum Broken {
 
 impl Pump {
     /// Makes a pump that writes what `staged` holds, and then the body.
-    pub(crate) fn new(staged: Outbox, framing: Framing, chunked: bool) -> Self {
+    pub(crate) fn new(staged: Outbox, decoder: Decoder, chunked: bool) -> Self {
         Self {
             staged,
             written: 0,
-            decoder: Decoder::new(framing),
+            decoder,
             chunked,
             state: State::Open,
             begun: false,
+            kept: false,
             wrong: None,
             lenient: false,
             moved: 0,
@@ -75,8 +81,8 @@ impl Pump {
     }
 
     /// Says what body follows.
-    pub(crate) fn begin(&mut self, framing: Framing, chunked: bool) {
-        self.decoder = Decoder::new(framing);
+    pub(crate) fn begin(&mut self, decoder: Decoder, chunked: bool) {
+        self.decoder = decoder;
         self.chunked = chunked;
         self.state = State::Open;
         // The head was not written yet; the client shall see it, and that the body is cut off.
@@ -92,13 +98,23 @@ impl Pump {
         self.written == self.staged.len()
     }
 
-    /// Begins anew, for another sink. False if that cannot be, because something of the body was used up.
+    /// Keeps what is written, as long as it is not much, so that it can be sent once more.
+    pub(crate) fn keep(&mut self) {
+        self.kept = !self.begun;
+    }
+
+    /// Tells whether nothing was written yet.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.written == 0 && !self.begun
+    }
+
+    /// Begins anew, for another sink. False if that cannot be, because something of the body was used up and not kept.
     pub(crate) fn rewind(&mut self) -> bool {
         self.written = 0;
         if self.state == State::Done {
             self.state = State::Ended;
         }
-        !self.begun
+        !self.begun || self.kept
     }
 
     /// Returns what was staged and not written.
@@ -169,18 +185,22 @@ impl Pump {
 
     /// Stages what came, and returns how much may be written straight from the inbox after that.
     fn stage(&mut self, inbox: &mut Inbox) -> Result<usize, Malformed> {
-        if self.begun && self.is_drained() {
+        if self.begun && self.is_drained() && !self.kept {
             self.staged.clear();
             self.written = 0;
         }
         while self.state == State::Open && self.staged.len() - self.written < SIZE {
-            match self.decoder.next(inbox.data())? {
+            let piece = self.decoder.next(inbox.data())?;
+            if let Piece::Data(count) = piece {
+                self.kept &= self.staged.len() + count <= KEPT;
+            }
+            match piece {
                 Piece::Skip(count) => inbox.consume(count),
                 Piece::Data(count) if self.chunked => {
                     write_chunk(&mut self.staged, &inbox.data()[..count]);
                     self.took(inbox, count);
                 }
-                Piece::Data(count) if self.is_drained() || count > COPIED => return Ok(count),
+                Piece::Data(count) if !self.kept && (self.is_drained() || count > COPIED) => return Ok(count),
                 Piece::Data(count) => {
                     self.staged.extend_from_slice(&inbox.data()[..count]);
                     self.took(inbox, count);

@@ -53,6 +53,8 @@ pub(crate) enum Kind {
     Connection,
     ForwardedFor,
     Forwarded,
+    /// The names of trailer fields.
+    Trailer,
     /// `X-Forwarded-Host` and `X-Forwarded-Proto`.
     ForwardedOther,
     Via,
@@ -133,6 +135,15 @@ impl<'h, 'b> Request<'h, 'b> {
         self.fields.iter().zip(self.kinds)
     }
 
+    /// Returns the fields that `Connection` names, where it names any.
+    pub(crate) fn named_by_connection(&self) -> Vec<Vec<u8>> {
+        if !self.named {
+            return Vec::new();
+        }
+        let fields = self.fields().filter(|(_, kind)| *kind == Kind::Connection);
+        fields.flat_map(|(field, _)| tokens(field.value).map(<[u8]>::to_vec)).collect()
+    }
+
     /// Tells whether a field that is otherwise passed on is for this proxy only.
     pub(crate) fn is_named_by_connection(&self, name: &str) -> bool {
         self.named
@@ -175,6 +186,7 @@ impl<'b> Seen<'b> {
                 self.upgrade = Some(value);
                 Kind::Drop
             }
+            7 if is("trailer") => Kind::Trailer,
             9 if is("x-real-ip") => Kind::ForwardedOther,
             9 if is("forwarded") => Kind::Forwarded,
             10 if is("connection") => {
@@ -241,6 +253,14 @@ impl<'b> Seen<'b> {
     }
 }
 
+/// Has a request of a later HTTP/1 be one of HTTP/1.1, which is how it is understood (RFC 9110, section 2.5).
+pub(crate) fn take_for_1_1(head: &mut [u8]) {
+    let end = memchr::memchr(b'\n', head).and_then(|feed| head.get_mut(..feed));
+    if let Some([.., b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'2'..=b'9', b'\r']) = end {
+        *minor = b'1';
+    }
+}
+
 fn refuse(error: httparse::Error, head: &[u8], most_fields: usize) -> Refusal {
     match error {
         httparse::Error::TooManyHeaders => {
@@ -267,6 +287,10 @@ fn split_target<'b>(
     target: &'b str,
     host: Option<&'b [u8]>,
 ) -> Result<(&'b str, Option<&'b [u8]>), Refusal> {
+    // What follows it is for the client alone, and programs differ in what they take for the path (RFC 9112, section 3.2).
+    if target.contains('#') {
+        return Err(Refusal::malformed("the request's target has a fragment"));
+    }
     if method == "CONNECT" {
         return Err(Refusal::unsupported(501, "CONNECT is not done here"));
     }
@@ -278,7 +302,7 @@ fn split_target<'b>(
     if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
         return Err(malformed());
     }
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     if authority.is_empty() || authority.contains('@') {
         return Err(malformed());

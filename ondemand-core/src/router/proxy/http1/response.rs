@@ -3,8 +3,9 @@
 use std::mem::MaybeUninit;
 
 use super::body::Framing;
-use super::forward::copy_fields;
+use super::forward::{self, copy_fields};
 use super::request::{Fields, MOST_FIELDS, parse_length, tokens};
+use super::trailers;
 
 /// The head of an answer.
 #[derive(Debug)]
@@ -39,7 +40,8 @@ impl<'h, 'b> Response<'h, 'b> {
     /// Parses a head that [`Scanner`](super::scan::Scanner) found, its empty line included.
     pub(crate) fn parse(head: &'b [u8], room: &'h mut Fields<'b>, to_head: bool) -> Result<Self, Unusable> {
         let mut parsed = httparse::Response::new(&mut []);
-        let config = httparse::ParserConfig::default();
+        let mut config = httparse::ParserConfig::default();
+        config.allow_spaces_after_header_name_in_responses(true);
         match config.parse_response_with_uninit_headers(&mut parsed, head, &mut room[..]) {
             Ok(httparse::Status::Complete(length)) if length == head.len() => {}
             Err(httparse::Error::TooManyHeaders) => return Err("answered with too many header fields"),
@@ -110,12 +112,17 @@ impl<'h, 'b> Response<'h, 'b> {
         Ok(())
     }
 
+    /// Returns the fields that `Connection` names.
+    pub(crate) fn named_by_connection(&self) -> Vec<Vec<u8>> {
+        self.named.iter().map(|name| name.to_vec()).collect()
+    }
+
     /// Tells whether a field is for the client.
     pub(crate) fn passes(&self, field: &httparse::Header<'_>) -> bool {
         let is = |other: &str| field.name.eq_ignore_ascii_case(other);
         let dropped = match field.name.len() {
             2 => is("te"),
-            7 => is("upgrade"),
+            7 => is("upgrade") || is("trailer") && trailers::announced(field.value).is_some(),
             10 => is("connection") || is("keep-alive"),
             14 => is("content-length") && (self.status < 200 || self.status == 204),
             16 => is("proxy-connection"),
@@ -136,6 +143,10 @@ impl<'h, 'b> Response<'h, 'b> {
         out.extend_from_slice(self.reason.as_bytes());
         out.extend_from_slice(b"\r\n");
         copy_fields(out, head, self.fields.iter().map(|field| (field, self.passes(field))));
+        let announced = self.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("trailer"));
+        for names in announced.filter_map(|field| trailers::announced(field.value)).filter(|names| !names.is_empty()) {
+            forward::field(out, b"Trailer", &names);
+        }
         if manner.chunked {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
@@ -156,6 +167,13 @@ impl<'h, 'b> Response<'h, 'b> {
         };
         out.extend_from_slice(connection);
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Has an answer of a later HTTP/1 be one of HTTP/1.1.
+pub(crate) fn take_for_1_1(head: &mut [u8]) {
+    if let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'2'..=b'9', b' ', ..] = head {
+        *minor = b'1';
     }
 }
 
