@@ -75,6 +75,23 @@ def test_sql_that_does_not_run(place: Place, tmp_path: Path) -> None:
         ondemand.dataset_from(tmp_path.glob("*.nothing"), od=place.od)
 
 
+def test_each_file_is_run_by_itself(place: Place, tmp_path: Path) -> None:
+    first, second, third = (tmp_path / name for name in ("1-first.sql", "2-second.sql", "3-third.sql"))
+    # Without a semicolon, and a mark of UTF-8 in front of the next; what one sets is not set in the other.
+    first.write_text("SET search_path = nowhere;\nCREATE TABLE public.people(name text) -- the end")
+    second.write_bytes(b"\xef\xbb\xbfINSERT INTO people VALUES ('Ada')")
+    assert rows(place, ondemand.dataset_from([first, second], od=place.od)) == 1
+    third.write_text("SELECT 1;\n\nINSERT INTO poeple VALUES ('Grace');\n")
+    with pytest.raises(ondemand.InvalidDump) as broken:
+        ondemand.dataset_from([first, second, third], od=place.od)
+    assert f"({third}, line 3)" in broken.value.message
+    assert any(f"psql:{third}:3:" in line for line in broken.value.log)
+    second.write_text("SELECT 1;\nBEGIN;\nINSERT INTO people VALUES ('Ada');\n")
+    third.write_text("COMMIT;\n")
+    with pytest.raises(ondemand.InvalidDump, match=f"in line 2 of {second}"):
+        ondemand.dataset_from([first, second, third], od=place.od)
+
+
 def test_a_function_is_called_once(place: Place) -> None:
     calls = []
 

@@ -55,7 +55,7 @@ impl Needs {
     /// Takes a statement, and returns what may be wrong with it. `made` is a database that is there already because it was made for the dump.
     pub(super) fn take(&mut self, statement: Statement<'_>, made: Option<&str>) -> Option<Harmless> {
         if let Some(command) = statement.text.strip_prefix('\\') {
-            if command.starts_with("c ") || command.starts_with("connect ") {
+            if matches!(command.split_whitespace().next(), Some("c" | "connect")) {
                 self.left_open = self.left_open.or(self.open_since.take());
             }
             return None;
@@ -378,6 +378,8 @@ mod tests {
         assert_eq!(open(&["BEGIN", "PREPARE TRANSACTION 'x'"]), None);
         assert_eq!(open(&["COMMIT PREPARED 'x'"]), None);
         assert_eq!(open(&["BEGIN", "\\connect other", "SELECT 1"]), Some(1));
+        assert_eq!(open(&["BEGIN", "\\c", "COMMIT"]), Some(1));
+        assert_eq!(open(&["BEGIN", "\\copyright"]), Some(1), "as it never ended");
     }
 
     proptest::proptest! {

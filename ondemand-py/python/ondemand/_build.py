@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import re
 from pathlib import Path
-from typing import Any, Callable, Iterable, List, Optional, Union
+from typing import Any, Callable, Iterable, List, Match, Optional, Tuple, Union
 
 from . import _choose, _effects, _errors, _operations
 from ._connection import Connection
@@ -18,6 +19,12 @@ Files = Union["os.PathLike[str]", str, Iterable["os.PathLike[str] | str"]]
 
 _EMPTY = "ondemand-empty"
 _LOOK = 0.1
+
+_MARK_OF_UTF8 = b"\xef\xbb\xbf"
+# Ends what a file may have left without a semicolon, and begins a session of its own for the next one.
+_BETWEEN = b"\n;\n\\connect\n"
+# How an error names a line of the whole.
+_LINE = re.compile(r"\(line (?P<in_brackets>\d+)\)|\bin line (?P<in_words>\d+)|psql:<stdin>:(?P<of_psql>\d+):")
 
 
 def dataset_from(
@@ -33,14 +40,14 @@ def dataset_from(
     that; who comes while it is being built waits.
 
     Args:
-        source: files of SQL, which are run one after the other in an empty database; or a function, which is called with a database and may do
-            anything with it.
+        source: files of SQL, which are run one after the other in an empty database, each in a session of its own; or a function, which is
+            called with a database and may do anything with it.
         key: what tells this version of the function from others, such as a hash of the migrations. For files it may say more than their bytes.
         base: for a function, the dataset it starts with, whose newest version is part of the key; by default an empty database.
         od: where to build it; by default where `pg_snapshot()` asks.
 
     Raises:
-        InvalidDump: with Postgres's first error, if the SQL does not run.
+        InvalidDump: with Postgres's first error, its file and its line, if the SQL does not run, or leaves a transaction open.
         InvalidInput: for a function without a key.
         NotFound: if a file or the base does not exist.
 
@@ -84,12 +91,13 @@ def building(
     return (yield from _from_function(connection, fill, key, base))
 
 
-def _read(files: Files) -> List[bytes]:
+def _read(files: Files) -> List[Tuple[str, bytes]]:
+    """Return the names of the files and what is in them."""
     paths = [files] if isinstance(files, (str, os.PathLike)) else list(files)
     if not paths:
         raise _errors.InvalidInput("there are no files", hint="check the pattern")
     try:
-        return [Path(path).read_bytes() for path in paths]
+        return [(os.fspath(path), Path(path).read_bytes()) for path in paths]
     except FileNotFoundError as error:
         raise _errors.NotFound(f"file {error.filename!r} does not exist", hint="check the path") from None
 
@@ -110,10 +118,39 @@ def _exists(connection: Connection, name: str) -> Operation[bool]:
     return True
 
 
-def _from_files(connection: Connection, contents: List[bytes], key: Optional[str]) -> Operation[str]:
+def _from_files(connection: Connection, files: List[Tuple[str, bytes]], key: Optional[str]) -> Operation[str]:
+    contents = [content for _, content in files]
     name = f"from-{_digest(b'sql', (key or '').encode(), *contents)}"
-    yield from _once(connection, name, f"/datasets/{name}?new=true&derived=true", b"\n".join(contents))
+    sql = _BETWEEN.join(content[len(_MARK_OF_UTF8) :] if content.startswith(_MARK_OF_UTF8) else content for content in contents)
+    try:
+        yield from _once(connection, name, f"/datasets/{name}?new=true&derived=true", sql)
+    except _errors.InvalidDump as error:
+        raise _with_files(error, files) from None
     return name
+
+
+def _with_files(error: _errors.InvalidDump, files: List[Tuple[str, bytes]]) -> _errors.InvalidDump:
+    """Name the file and its line where an error names a line of all of them together."""
+
+    def place(match: Match[str]) -> str:
+        line = int(match[match.lastgroup or 0])
+        path, content = files[0]
+        for path, content in files:
+            lines = content.count(b"\n") + _BETWEEN.count(b"\n")
+            if line <= lines:
+                break
+            line -= lines
+        # What ends what was left without a semicolon is none of its lines.
+        line = max(1, min(line, len(content.splitlines())))
+        texts = {"in_brackets": f"({path}, line {line})", "in_words": f"in line {line} of {path}", "of_psql": f"psql:{path}:{line}:"}
+        return texts[match.lastgroup or ""]
+
+    return _errors.InvalidDump(
+        _LINE.sub(place, error.message),
+        hint=error.hint,
+        causes=error.causes,
+        log=[_LINE.sub(place, line) for line in error.log],
+    )
 
 
 def _once(connection: Connection, name: str, path: str, sql: bytes) -> Operation[None]:
