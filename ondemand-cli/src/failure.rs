@@ -7,6 +7,8 @@ use crate::output;
 
 /// The exit status where no code has one.
 pub(crate) const OTHER: u8 = 1;
+/// The exit status where the command line is wrong.
+pub(crate) const USAGE: u8 = 2;
 /// The exit status where something is not there.
 pub(crate) const NOT_FOUND: u8 = 3;
 /// The exit status where no server answers.
@@ -70,12 +72,33 @@ impl Failure {
         self
     }
 
-    /// Tells people.
-    pub(crate) fn report(&self) {
+    /// Tells people, or scripts.
+    pub(crate) fn report(&self, json: bool) {
         if self.message.is_empty() {
             return;
         }
-        output::note(self);
+        if json {
+            output::note(self.json());
+        } else {
+            output::note(self);
+        }
+    }
+
+    /// Says the same for scripts: as the server's problems do, with the exit status.
+    fn json(&self) -> serde_json::Value {
+        let code = Code::ALL.into_iter().find(|code| exit(*code) == self.exit);
+        let code = code.map_or(if self.exit == USAGE { "usage" } else { "error" }, Code::as_str);
+        let code = if self.exit == UNREACHABLE { "unreachable" } else { code };
+        let mut json = serde_json::json!({ "code": code, "exit": self.exit, "detail": self.message });
+        if let Some(hint) = &self.hint {
+            json["hint"] = hint.as_str().into();
+        }
+        for (name, lines) in [("causes", &self.causes), ("log", &self.log)] {
+            if !lines.is_empty() {
+                json[name] = lines.clone().into();
+            }
+        }
+        json
     }
 }
 

@@ -322,12 +322,29 @@ impl Databases {
     /// Deletes a database. Returns when its process, volume and port are gone.
     ///
     /// # Errors
-    /// [`NotFound`](Error::NotFound).
+    /// [`NotFound`](Error::NotFound); [`Conflict`](Error::Conflict) for that of an environment, which goes with it.
     ///
     /// # Cancel safety
     /// Dropped, it goes on in the background.
     pub async fn delete(&self, id: &DatabaseId) -> Result<()> {
+        self.check_free(id)?;
         self.inner.delete(id).await
+    }
+
+    /// Deletes a database for the environment that it was made for.
+    #[cfg(feature = "environments")]
+    pub(crate) async fn delete_for_environment(&self, id: &DatabaseId) -> Result<()> {
+        self.inner.delete(id).await
+    }
+
+    /// Fails for the database of an environment, which would be of no use without it.
+    fn check_free(&self, id: &DatabaseId) -> Result<()> {
+        let Some(environment) = self.inner.record(id)?.environment else { return Ok(()) };
+        let name = environment.split('.').next().unwrap_or_default();
+        Err(Error::Conflict {
+            message: format!("it belongs to environment {name:?}"),
+            hint: format!("delete the environment, and the database goes with it: `ondemand env delete {name}`"),
+        })
     }
 
     /// Takes a database back to its snapshot: same address, same password, same expiry.
@@ -377,8 +394,8 @@ impl Databases {
     /// What is published is cleaned as an import is: of passwords, connections to other servers, and everything that would act on them.
     ///
     /// # Errors
-    /// [`NotFound`](Error::NotFound); [`Conflict`](Error::Conflict) while it is being reset or deleted, or while something else is being
-    /// imported into the dataset; [`OutOfSpace`](Error::OutOfSpace).
+    /// [`NotFound`](Error::NotFound); [`Conflict`](Error::Conflict) for that of an environment, while it is being reset or deleted, or while
+    /// something else is being imported into the dataset; [`OutOfSpace`](Error::OutOfSpace).
     ///
     /// # Cancel safety
     /// Dropped, it goes on in the background.
@@ -389,6 +406,7 @@ impl Databases {
         options: PublishOptions,
         reporter: Reporter,
     ) -> Result<DatasetSnapshot> {
+        self.check_free(id)?;
         publish::publish(&self.inner, id, dataset, options, reporter).await
     }
 

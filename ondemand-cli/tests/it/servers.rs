@@ -228,13 +228,19 @@ fn psql_gets_the_password_where_nobody_else_sees_it() {
     let script = "#!/bin/sh\necho \"$PGUSER:$PGPASSWORD@$PGHOST:$PGPORT/$PGDATABASE $PGSSLMODE|$*\"\n";
     fs::write(&psql, script).expect("a script");
     fs::set_permissions(&psql, fs::Permissions::from_mode(0o755)).expect("its mode");
-    let mut command = ondemand(&directory);
-    command.env("PATH", directory.path()).env("PGSSLMODE", "verify-full").env("ONDEMAND_URL", server.url());
-    let output = run(command.args(["pg", "psql", "30c8", "--", "-c", "select 1"]));
-    assert_eq!(stdout(&output), "postgres:s3cret@pg.dev.internal:5433/shop |-c select 1\n", "{}", outcome(&output));
+    let psql_with = |arguments: &[&str]| {
+        let mut command = ondemand(&directory);
+        command.env("PATH", directory.path()).env("PGSSLMODE", "verify-full").env("ONDEMAND_URL", server.url());
+        run(command.args(["pg", "psql", "30c8"]).args(arguments))
+    };
+    for arguments in [&["-c", "select 1"][..], &["--", "-c", "select 1"]] {
+        let output = psql_with(arguments);
+        let told = "postgres:s3cret@pg.dev.internal:5433/shop |-c select 1\n";
+        assert_eq!(stdout(&output), told, "{}", outcome(&output));
+    }
 
     fs::remove_file(&psql).expect("the script");
-    let output = run(command.args(["-l"]));
+    let output = psql_with(&["-l"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(outcome(&output).contains("hint: install it"), "{}", outcome(&output));
 }

@@ -47,6 +47,9 @@ fn wrong_usage_is_status_2() {
     for words in [
         &[][..],
         &["pg", "create", "--ttl", "soon"],
+        &["pg", "create", "--ttl", "3600"],
+        &["pg", "extend", "shop", "2"],
+        &["env", "extend", "demo", "36h"],
         &["pg", "create", "--set", "x"],
         &["pg", "create", "--name", "No"],
         &["pg", "show"],
@@ -67,6 +70,40 @@ fn wrong_usage_is_status_2() {
         assert_eq!(output.status.code(), Some(2), "{words:?}: {}", outcome(&output));
         assert!(output.stdout.is_empty(), "{words:?}: {}", outcome(&output));
     }
+}
+
+#[test]
+fn with_json_errors_are_json_too() {
+    let directory = empty_directory();
+    for (words, status, expected) in [
+        (
+            &["--json", "--url", "http://127.0.0.1:1", "pg", "list"][..],
+            17,
+            json!({
+                "code": "unreachable", "exit": 17, "detail": "no server answers at http://127.0.0.1:1",
+                "causes": ["Connection refused (os error 111)"],
+                "hint": "start one with `ondemand serve`, or say where it is with --url or ONDEMAND_URL",
+            }),
+        ),
+        (
+            &["pg", "show", "a", "--json", "--config", "nowhere.toml", "--nonsense"],
+            2,
+            json!({ "code": "usage", "exit": 2 }),
+        ),
+        (&["dataset", "import", "shop", "--dump", "nowhere.sql", "--json"], 1, json!({ "code": "error", "exit": 1 })),
+    ] {
+        let output = run(ondemand(&directory).args(words));
+        assert_eq!(output.status.code(), Some(status), "{words:?}: {}", outcome(&output));
+        assert!(output.stdout.is_empty(), "{words:?}: {}", outcome(&output));
+        let said: serde_json::Value = serde_json::from_slice(&output.stderr).expect("JSON");
+        for (name, value) in expected.as_object().expect("an object") {
+            assert_eq!(said[name], *value, "{words:?}: {said}");
+        }
+        assert!(said["detail"].is_string(), "{said}");
+    }
+    // Asked for, help is no error.
+    let output = run(ondemand(&directory).args(["--json", "pg", "--help"]));
+    assert!(output.status.success() && stdout(&output).contains("Usage:"), "{}", outcome(&output));
 }
 
 #[test]

@@ -193,7 +193,7 @@ pub(super) async fn undo_deploy(inner: &Inner, record: &Record) -> Result<()> {
 
 /// Deletes a database that may be gone already.
 pub(super) async fn delete_database(databases: &Databases, database: &Database) -> Result<()> {
-    match databases.delete(&database.id).await {
+    match databases.delete_for_environment(&database.id).await {
         Err(Error::NotFound { .. }) => Ok(()),
         deleted => deleted,
     }

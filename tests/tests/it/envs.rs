@@ -478,6 +478,12 @@ async fn an_environment_is_extended_with_its_database() -> Result<()> {
     let reaped: u64 = server["Expires_at"].as_str().context("a time")?.parse()?;
     let expires = expires.duration_since(std::time::UNIX_EPOCH)?.as_secs();
     assert!(reaped.abs_diff(expires) <= 2, "{reaped} {expires}");
+    // It goes with the environment, and not before.
+    let at = format!("/servers/{database}");
+    let problem = place.server.refused(("DELETE", &at), "", (409, "conflict")).await?;
+    ensure!(problem["detail"].as_str().is_some_and(|detail| detail.contains("environment \"demo\"")), "{problem}");
+    let publish = format!("{at}/publish");
+    place.server.refused(("POST", &publish), r#"{"Dataset": "other"}"#, (409, "conflict")).await?;
     place.server.refused(("PATCH", "/envs/demo"), r#"{"keep-days": 0}"#, (400, "invalid_input")).await?;
     place.server.refused(("PATCH", "/envs/demo"), r#"{"keep-days": 31}"#, (400, "invalid_input")).await?;
     place.delete("demo").await?;

@@ -8,7 +8,7 @@ use super::{Token, progress};
 use crate::arguments::Global;
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output;
+use crate::{output, when};
 
 /// What to create.
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     with_fixtures: bool,
     /// How many days it lives [default: the template's, or the server's]
-    #[arg(long, value_name = "DAYS")]
+    #[arg(long, value_name = "DAYS", value_parser = when::days)]
     keep_days: Option<u32>,
     /// The template it is rendered from [default: the server's]
     #[arg(long, value_name = "NAME")]

@@ -6,15 +6,15 @@ use ondemand_http::wire::{Environment, PatchEnvironment};
 use super::{Token, Which};
 use crate::arguments::Global;
 use crate::failure::Failure;
-use crate::output;
+use crate::{output, when};
 
 /// Which environment, and how long.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     which: Which,
-    /// How many days it lives from now on
-    #[arg(value_name = "DAYS")]
+    /// How many days it lives from now on: 3, 3d, 1w
+    #[arg(value_name = "DAYS", value_parser = when::days)]
     keep_days: u32,
     #[command(flatten)]
     token: Token,

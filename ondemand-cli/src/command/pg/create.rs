@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     #[arg(long, short, value_name = "DATASET[@VERSION]")]
     dataset: Option<DatasetRef>,
     /// How long it lives: 90s, 15m, 12h, 2d, 1w [default: what the server's configuration says]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = when::lifetime)]
     ttl: Option<Ttl>,
     /// A name for it [default: pgondemand_PORT]
     #[arg(long, short)]

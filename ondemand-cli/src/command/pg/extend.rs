@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     which: Which,
     /// How long it lives from now on: 90s, 15m, 12h, 2d, 1w
-    #[arg(value_name = "TIME")]
+    #[arg(value_name = "TIME", value_parser = when::lifetime)]
     ttl: Ttl,
 }
 

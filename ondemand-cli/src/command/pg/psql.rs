@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     which: Which,
     /// Arguments for psql
-    #[arg(last = true)]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
 }
 
