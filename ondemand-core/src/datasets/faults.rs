@@ -37,7 +37,9 @@ struct List {
     harmless: HashMap<u64, Vec<Harmless>>,
     /// An error of pg_restore's whose statement has not been told yet.
     pending: Option<String>,
-    went_on: bool,
+    /// How many errors of pg_restore's were judged, and how many it counted itself.
+    judged: u64,
+    counted: u64,
     failures: Failures,
 }
 
@@ -71,7 +73,10 @@ impl Faults {
             // Notices are not what went wrong, and there may be one for every table.
             return line.contains("NOTICE:");
         };
-        let harmless = self.lock().harmless.get(&number).is_some_and(|all| all.iter().any(|one| one.explains(error)));
+        let list = self.lock();
+        let allowed = number.and_then(|number| list.harmless.get(&number));
+        let harmless = allowed.is_some_and(|all| all.iter().any(|one| one.explains(error)));
+        drop(list);
         if !harmless {
             self.fail(line);
         }
@@ -90,7 +95,11 @@ impl Faults {
                 self.lock().pending = Some(error);
                 return false;
             }
+            self.lock().judged += 1;
             self.fail_late(&error);
+        }
+        if let Some(count) = line.strip_prefix("pg_restore: warning: errors ignored on restore: ") {
+            self.lock().counted = count.trim().parse().unwrap_or_default();
         }
         if line.starts_with(NOT_EXECUTED) {
             // It is kept once it is known to be a failure.
@@ -106,7 +115,7 @@ impl Faults {
 
     /// Takes an error of pg_restore's with the first line of its statement.
     fn judge(&self, error: &str, statement: &str) -> bool {
-        self.lock().went_on = true;
+        self.lock().judged += 1;
         let mut harmless = None;
         let mut take = |statement: Statement<'_>| harmless = harmless.or(Needs::default().take(statement, None));
         let mut statements = Statements::default();
@@ -121,7 +130,6 @@ impl Faults {
 
     /// Takes a failure whose line was of no interest until now.
     fn fail_late(&self, error: &str) {
-        self.lock().went_on = true;
         self.said.push(error);
         self.fail(error);
     }
@@ -144,14 +152,16 @@ impl Faults {
     pub(super) fn failures(&self) -> Failures {
         let pending = self.lock().pending.take();
         if let Some(error) = pending {
+            self.lock().judged += 1;
             self.fail_late(&error);
         }
         self.lock().failures.clone()
     }
 
-    /// Tells whether the program has gone on after an error, be it a harmless one.
+    /// Tells whether pg_restore has gone on after errors, be they harmless ones, and each of them was heard of.
     pub(super) fn went_on(&self) -> bool {
-        self.lock().went_on
+        let list = self.lock();
+        list.judged > 0 && list.judged == list.counted
     }
 
     fn lock(&self) -> MutexGuard<'_, List> {
@@ -159,10 +169,56 @@ impl Faults {
     }
 }
 
-/// Returns the number of the line that psql's error is about, and the error.
-fn psql_error(line: &str) -> Option<(u64, &str)> {
-    let (number, rest) = line.strip_prefix("psql:<stdin>:")?.split_once(": ")?;
-    let number = number.parse().ok()?;
-    let is_error = ["ERROR:", "FATAL:", "PANIC:", "error:"].iter().any(|word| rest.starts_with(word));
-    is_error.then_some((number, rest))
+/// Returns an error of psql's, and the number of the line that it is about, unless that is one of another file.
+fn psql_error(line: &str) -> Option<(Option<u64>, &str)> {
+    const ERRORS: [&str; 4] = ["ERROR: ", "FATAL: ", "PANIC: ", "error: "];
+    const OTHERS: [&str; 8] =
+        ["NOTICE: ", "WARNING: ", "INFO: ", "LOG: ", "DEBUG: ", "warning: ", "hint: ", "detail: "];
+    let rest = line.strip_prefix("psql:")?;
+    let first = |words: &[&str]| words.iter().filter_map(|word| rest.find(word)).min();
+    let at = first(&ERRORS)?;
+    if first(&OTHERS).is_some_and(|other| other < at) {
+        return None;
+    }
+    let number =
+        rest[..at].trim_end().strip_prefix("<stdin>:").and_then(|number| number.strip_suffix(':')?.parse().ok());
+    Some((number, &rest[at..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_wherever_it_comes_from() {
+        for (line, expected) in [
+            ("psql:<stdin>:12: ERROR:  x", Some((Some(12), "ERROR:  x"))),
+            ("psql:<stdin>:3: error: \\connect: FATAL:  x", Some((Some(3), "error: \\connect: FATAL:  x"))),
+            ("psql:/tmp/other.sql:12: ERROR:  x", Some((None, "ERROR:  x"))),
+            ("psql: error: x", Some((None, "error: x"))),
+            ("psql:<stdin>:1: NOTICE:  an ERROR: x", None),
+            ("psql:<stdin>:1: WARNING:  x", None),
+            ("LINE 1: SELECT 'psql:<stdin>:1: ERROR:  x'", None),
+            ("DETAIL:  ERROR: x", None),
+        ] {
+            assert_eq!(psql_error(line), expected, "{line}");
+        }
+    }
+
+    /// Several programs write at once, and their lines may get mixed up.
+    #[test]
+    fn an_error_that_was_not_understood_is_counted() {
+        let faults = Faults::new(OnError::Stop, Said::default());
+        for line in [
+            "pg_restore: error: could not execute query: ERROR:  schema \"public\" already exists",
+            "Command was: CREATE SCHEMA public;",
+            "pg_restore: pg_restore: error: could not execute query: ERROR:  x",
+            "pg_restore: warning: errors ignored on restore: 2",
+        ] {
+            faults.hear_pg_restore(line);
+        }
+        assert!(!faults.stop().is_cancelled() && !faults.went_on());
+        faults.lock().judged += 1;
+        assert!(faults.went_on());
+    }
 }

@@ -185,29 +185,34 @@ pub(super) async fn sql(server: &Server, start: &Start, mut bytes: Bytes, option
 }
 
 /// Roles that are made as a dump names them.
-struct Roles {
-    /// None if they are not to be made.
-    session: Option<Session>,
-    there: BTreeSet<String>,
+struct Roles<'a> {
+    server: &'a Server,
+    /// Those that are there; none if none are to be made.
+    there: Option<BTreeSet<String>>,
 }
 
-impl Roles {
-    async fn new(server: &Server, options: &ImportOptions) -> Result<Self> {
+impl<'a> Roles<'a> {
+    async fn new(server: &'a Server, options: &ImportOptions) -> Result<Self> {
         if options.missing_roles == MissingRoles::Refuse {
-            return Ok(Self { session: None, there: BTreeSet::new() });
+            return Ok(Self { server, there: None });
         }
-        let session = server.connect("template1").await?;
-        let there = session.column("listing roles", ROLES).await?.into_iter().collect();
-        Ok(Self { session: Some(session), there })
+        let there = server.connect("template1").await?.column("listing roles", ROLES).await?;
+        Ok(Self { server, there: Some(there.into_iter().collect()) })
     }
 
     /// Makes the roles that a dump has named so far, and that neither it nor anybody else has made.
     async fn make(&mut self, needs: &Needs) -> Result<()> {
-        let Some(session) = &self.session else { return Ok(()) };
-        for role in needs.roles.difference(&needs.made_roles) {
-            if self.there.insert(role.clone()) {
-                make(session, "role", role, &format!("CREATE ROLE {}", quote_name(role))).await?;
-            }
+        let Some(there) = &mut self.there else { return Ok(()) };
+        let missing: Vec<&String> =
+            needs.roles.difference(&needs.made_roles).filter(|role| !there.contains(*role)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        // No session stays: the dump may make databases, which are copies of this one.
+        let session = self.server.connect("template1").await?;
+        for role in missing {
+            make(&session, "role", role, &format!("CREATE ROLE {}", quote_name(role))).await?;
+            there.insert(role.clone());
         }
         Ok(())
     }
@@ -222,7 +227,7 @@ struct Feed<'a> {
     ending: Ending,
     faults: &'a Faults,
     made: Option<&'a str>,
-    roles: Roles,
+    roles: Roles<'a>,
 }
 
 impl Feed<'_> {
@@ -298,9 +303,12 @@ async fn check_needs(server: &Server, needs: &Needs, log: Vec<String>) -> Result
     for locale in &needs.locales {
         let text = quote_text(locale);
         let attempt = format!("BEGIN; CREATE COLLATION pg_temp.attempt (locale = {text}); ROLLBACK");
-        if session.attempt(&attempt).await.is_err() {
+        if let Err(error) = session.attempt(&attempt).await {
             session.run("looking for a locale", "ROLLBACK").await?;
-            locales.push(locale.clone());
+            // It may also be one of another encoding than this database's, which is no fault.
+            if error.as_db_error().is_some_and(|error| error.message().contains("could not create locale")) {
+                locales.push(locale.clone());
+            }
         }
     }
     missing_error(&roles, &extensions, &locales, server.cluster().install.major, log).map_or(Ok(()), Err)

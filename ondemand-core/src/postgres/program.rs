@@ -376,7 +376,7 @@ pub(crate) async fn finish(mut child: Child, listening: JoinHandle<()>) -> io::R
         strays::end_group_after(pid).await?;
     }
     let status = child.wait().await?;
-    // Its last words are in the pipe by now. A grandchild may hold the pipe open for longer: it is not waited for.
+    // Its last words are in the pipe by now, and are read as soon as this waits. A grandchild may hold the pipe open for longer: it is not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(2), listening).await;
     Ok(status)
 }

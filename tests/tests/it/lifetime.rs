@@ -116,7 +116,10 @@ async fn reap_works_without_a_server_and_leaves_a_running_one_alone() -> Result<
     let refused = reap(&home.data(), &options)?;
     let said = String::from_utf8(refused.stderr)?;
     ensure!(refused.status.code() == Some(5), "conflict is 5, not {}: {said}", refused.status);
-    ensure!(said.contains(home.data().to_str().context("a path")?) && said.contains("hint: "), "{said}");
+    let problem: serde_json::Value = serde_json::from_str(&said)?;
+    let detail = problem["detail"].as_str().context("a detail")?;
+    ensure!(problem["code"] == "conflict" && detail.contains(home.data().to_str().context("a path")?), "{said}");
+    ensure!(problem["hint"].is_string(), "{said}");
     ensure!(refused.stdout.is_empty(), "{}", String::from_utf8_lossy(&refused.stdout));
 
     server.stop().await?;

@@ -93,6 +93,8 @@ async fn all_that_is_missing_is_named_at_once() {
     let sql = sql.replace("CREATE EXTENSION no_such_thing;", "");
     let query =
         "SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_roles WHERE rolname !~ '^pg_' AND NOT rolsuper";
+    // A database that is made is a copy of one that nobody may be connected to.
+    let sql = format!("{sql}CREATE DATABASE more;\n");
     let (_, found) = find(&setup, "created", &sql, create.clone(), query).await;
     assert_eq!(found, "Weird Role, app_owner, made, reporting");
 
