@@ -194,6 +194,24 @@ impl Target {
     }
 }
 
+/// A place among the requests that are held for a route.
+#[derive(Debug)]
+pub(super) struct Held(Arc<Entry>);
+
+impl Held {
+    /// Takes one, if there are no more than `most`.
+    pub(super) fn take(entry: &Arc<Entry>, most: usize) -> Option<Self> {
+        let taken = entry.held.fetch_update(Relaxed, Relaxed, |held| (held < most).then_some(held + 1));
+        taken.is_ok().then(|| Self(Arc::clone(entry)))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

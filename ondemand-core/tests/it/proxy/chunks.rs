@@ -109,7 +109,7 @@ async fn a_chunk_extension_that_may_hide_something_is_refused() {
     refused(&lab, &server, &[400, 431], named(long)).await;
 }
 
-/// What is well-formed is skipped.
+/// A well-formed extension is skipped.
 #[tokio::test]
 async fn a_chunk_extension_is_dropped() {
     let (lab, server) = lab().await;

@@ -1,4 +1,4 @@
-//! What is not quite as it should be, and means one thing only: it is passed on as it should have been.
+//! Messages that break a rule and can be read in one way only. The proxy corrects them and passes them on.
 
 use super::lab::{self, get, post, reply};
 

@@ -20,7 +20,7 @@ use crate::router::proxy::buffer::{Inbox, Outbox};
 use crate::router::proxy::client::Client;
 use crate::router::proxy::http2;
 use crate::router::proxy::stats::{InFlight, Stats};
-use crate::router::proxy::table::Entry;
+use crate::router::proxy::table::{Entry, Held};
 use crate::router::proxy::timer::Timer;
 use crate::router::proxy::tunnel::{Direction, Tunnel};
 use crate::router::proxy::upstream::{Reuse, Unreachable, Upstream};
@@ -580,22 +580,4 @@ enum Stopped {
 /// Copies what is needed to refuse a request that no upstream sees.
 fn answering_of(answering: &Answering) -> Answering {
     Answering { logged: answering.logged.clone(), ..*answering }
-}
-
-/// A place among the requests that are held for a route.
-#[derive(Debug)]
-struct Held(Arc<Entry>);
-
-impl Held {
-    fn take(entry: &Arc<Entry>, most: usize) -> Option<Self> {
-        use std::sync::atomic::Ordering::Relaxed;
-        let taken = entry.held.fetch_update(Relaxed, Relaxed, |held| (held < most).then_some(held + 1));
-        taken.is_ok().then(|| Self(Arc::clone(entry)))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.held.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-    }
 }
