@@ -71,12 +71,18 @@ fn fake_saying(more: serde_json::Value) -> (Fake, Arc<Mutex<Sent>>) {
     (Fake::start(Router::new().route("/datasets/shop", post(import))), sent)
 }
 
+/// Imports a file with these options.
+fn import_file(server: &Fake, options: &[&str]) -> std::process::Output {
+    let directory = empty_directory();
+    fs::write(directory.path().join("shop.sql"), "select 1;\n").expect("a dump");
+    let words = ["dataset", "import", "shop", "--dump", "shop.sql"];
+    run(ondemand(&directory).env("ONDEMAND_URL", server.url()).args(words).args(options))
+}
+
 #[test]
 fn a_file_is_sent_with_its_length_and_phases_are_lines() {
-    let ((server, sent), directory) = (fake(), empty_directory());
-    fs::write(directory.path().join("shop.sql"), "select 1;\n").expect("a dump");
-    let words = ["dataset", "import", "shop", "--dump", "shop.sql", "--role", "a", "--role", "b c", "--no-owner"];
-    let output = run(ondemand(&directory).env("ONDEMAND_URL", server.url()).args(words).args(["--postgres", "15"]));
+    let (server, sent) = fake();
+    let output = import_file(&server, &["--role", "a", "--role", "b c", "--no-owner", "--postgres", "15"]);
     insta::assert_snapshot!(outcome(&output), @r"
     status 0
     --- stdout
@@ -93,17 +99,12 @@ fn a_file_is_sent_with_its_length_and_phases_are_lines() {
 
 #[test]
 fn what_failed_and_where_urls_lead_is_said() {
-    let ((server, sent), directory) = (
-        fake_saying(json!({
-            "Failures": 2,
-            "Failed": ["role \"a\" does not exist (line 2)", "function f() does not exist (line 9)"],
-            "Warning": "URLs lead to database postgres, which has no tables",
-        })),
-        empty_directory(),
-    );
-    fs::write(directory.path().join("shop.sql"), "select 1;\n").expect("a dump");
-    let words = ["dataset", "import", "shop", "--dump", "shop.sql", "--create-roles", "--on-error=continue"];
-    let output = run(ondemand(&directory).env("ONDEMAND_URL", server.url()).args(words));
+    let (server, sent) = fake_saying(json!({
+        "Failures": 2,
+        "Failed": ["role \"a\" does not exist (line 2)", "function f() does not exist (line 9)"],
+        "Warning": "URLs lead to database postgres, which has no tables",
+    }));
+    let output = import_file(&server, &["--create-roles", "--on-error=continue"]);
     insta::assert_snapshot!(outcome(&output), @r#"
     status 0
     --- stdout
