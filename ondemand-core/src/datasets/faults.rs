@@ -1,31 +1,26 @@
-//! What psql and pg_restore complain of: which of it is harmless, which ends the restore, and which is kept in a list.
+//! What psql and pg_restore complain of, and what that leads to: it ends the restore, or is kept in a list.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
 use super::OnError;
 use super::diagnose::readable;
-use super::needs::{Harmless, Needs};
-use super::statements::{Statement, Statements};
-use crate::postgres::program::{Said, mask_passwords};
+use crate::postgres::program::mask_passwords;
 
 /// How many failures are kept with a version; of the others there is the number.
 const KEPT: usize = 20;
 /// How much of each, in characters.
 const KEPT_OF_EACH: usize = 300;
 
-/// What pg_restore writes before each error of a statement, and before the statement.
-const NOT_EXECUTED: &str = "pg_restore: error: could not execute query: ";
-const STATEMENT: &str = "Command was: ";
+/// How many lines with a `COPY` are kept. They are more bytes than are on their way to psql.
+const KEPT_COPIES: usize = 1 << 16;
 
 /// What went wrong with the statements of a dump, as the program that restores it says so.
 #[derive(Debug, Clone)]
 pub(super) struct Faults {
     on_error: OnError,
-    /// What the program says, for the error of a restore that ends.
-    said: Said,
     /// Set by the first failure that ends the restore.
     stop: CancellationToken,
     list: Arc<Mutex<List>>,
@@ -33,13 +28,12 @@ pub(super) struct Faults {
 
 #[derive(Debug, Default)]
 struct List {
-    /// What may be wrong with the statements that end in a line of SQL text.
-    harmless: HashMap<u64, Vec<Harmless>>,
-    /// An error of pg_restore's whose statement has not been told yet.
-    pending: Option<String>,
-    /// How many errors of pg_restore's were judged, and how many it counted itself.
-    judged: u64,
-    counted: u64,
+    /// The lines in which a `COPY` ends whose rows follow: the last ones, as psql is never far behind.
+    copies: VecDeque<u64>,
+    /// The error of one that the server refused.
+    refused_copy: Option<String>,
+    /// Whether pg_restore has gone on to the end of the archive after errors.
+    went_on: bool,
     failures: Failures,
 }
 
@@ -53,8 +47,8 @@ pub(super) struct Failures {
 }
 
 impl Faults {
-    pub(super) fn new(on_error: OnError, said: Said) -> Self {
-        Self { on_error, said, stop: CancellationToken::new(), list: Arc::default() }
+    pub(super) fn new(on_error: OnError) -> Self {
+        Self { on_error, stop: CancellationToken::new(), list: Arc::default() }
     }
 
     /// Returns what is set once the restore is to end.
@@ -62,79 +56,47 @@ impl Faults {
         &self.stop
     }
 
-    /// Says what may be wrong with the statements that end in a line, before psql gets them.
-    pub(super) fn allow(&self, line: u64, harmless: Harmless) {
-        self.lock().harmless.entry(line).or_default().push(harmless);
+    /// Says that rows follow the statement that ends in a line: where the server refuses it, psql takes them for statements.
+    pub(super) fn rows_follow(&self, line: u64) {
+        let copies = &mut self.lock().copies;
+        if copies.len() == KEPT_COPIES {
+            copies.pop_front();
+        }
+        copies.push_back(line);
     }
 
     /// Takes a line of psql's, and tells whether it is of no interest.
     pub(super) fn hear_psql(&self, line: &str) -> bool {
-        let Some((number, error)) = psql_error(line) else {
+        let Some(at) = psql_error(line) else {
             // Notices are not what went wrong, and there may be one for every table.
             return line.contains("NOTICE:");
         };
-        let list = self.lock();
-        let allowed = number.and_then(|number| list.harmless.get(&number));
-        let harmless = allowed.is_some_and(|all| all.iter().any(|one| one.explains(error)));
-        drop(list);
-        if !harmless {
-            self.fail(line);
+        let mut list = self.lock();
+        if let At::Line(number) = at
+            && list.copies.contains(&number)
+        {
+            list.refused_copy.get_or_insert_with(|| line.to_owned());
+            self.stop.cancel();
+            return false;
         }
-        harmless
+        drop(list);
+        self.fail(line);
+        false
     }
 
     /// Takes a line of pg_restore's, and tells whether it is of no interest.
     pub(super) fn hear_pg_restore(&self, line: &str) -> bool {
-        let pending = self.lock().pending.take();
-        if let Some(error) = pending {
-            if let Some(statement) = line.strip_prefix(STATEMENT) {
-                return self.judge(&error, statement);
-            }
-            // Details come between the two.
-            if !line.starts_with("pg_restore: ") {
-                self.lock().pending = Some(error);
-                return false;
-            }
-            self.lock().judged += 1;
-            self.fail_late(&error);
-        }
-        if let Some(count) = line.strip_prefix("pg_restore: warning: errors ignored on restore: ") {
-            self.lock().counted = count.trim().parse().unwrap_or_default();
-        }
-        if line.starts_with(NOT_EXECUTED) {
-            // It is kept once it is known to be a failure.
-            self.lock().pending = Some(line.to_owned());
-            return true;
+        if line.starts_with("pg_restore: warning: errors ignored on restore: ") {
+            self.lock().went_on = true;
         }
         if line.starts_with("pg_restore: error: ") {
-            // Not about a statement: an archive that cannot be read is not restored in part.
-            self.stop.cancel();
+            self.fail(line);
         }
         false
     }
 
-    /// Takes an error of pg_restore's with the first line of its statement.
-    fn judge(&self, error: &str, statement: &str) -> bool {
-        self.lock().judged += 1;
-        let mut harmless = None;
-        let mut take = |statement: Statement<'_>| harmless = harmless.or(Needs::default().take(statement, None));
-        let mut statements = Statements::default();
-        statements.push(statement.as_bytes(), &mut take);
-        statements.finish(&mut take);
-        let harmless = harmless.is_some_and(|harmless| harmless.explains(error));
-        if !harmless {
-            self.fail_late(error);
-        }
-        harmless
-    }
-
-    /// Takes a failure whose line was of no interest until now.
-    fn fail_late(&self, error: &str) {
-        self.said.push(error);
-        self.fail(error);
-    }
-
-    fn fail(&self, line: &str) {
+    /// Takes a failure.
+    pub(super) fn fail(&self, line: &str) {
         match self.on_error {
             OnError::Stop => self.stop.cancel(),
             OnError::Continue => {
@@ -148,20 +110,19 @@ impl Faults {
         }
     }
 
+    /// Returns the error that has ended a restore which was to go on.
+    pub(super) fn refused_copy(&self) -> Option<String> {
+        self.lock().refused_copy.clone().filter(|_| self.on_error == OnError::Continue)
+    }
+
     /// Returns what failed, once the program has ended.
     pub(super) fn failures(&self) -> Failures {
-        let pending = self.lock().pending.take();
-        if let Some(error) = pending {
-            self.lock().judged += 1;
-            self.fail_late(&error);
-        }
         self.lock().failures.clone()
     }
 
-    /// Tells whether pg_restore has gone on after errors, be they harmless ones, and each of them was heard of.
+    /// Tells whether pg_restore has gone on to the end of the archive after errors.
     pub(super) fn went_on(&self) -> bool {
-        let list = self.lock();
-        list.judged > 0 && list.judged == list.counted
+        self.lock().went_on
     }
 
     fn lock(&self) -> MutexGuard<'_, List> {
@@ -169,20 +130,44 @@ impl Faults {
     }
 }
 
-/// Returns an error of psql's, and the number of the line that it is about, unless that is one of another file.
-fn psql_error(line: &str) -> Option<(Option<u64>, &str)> {
+/// Where in the dump something is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// At a statement that ends in this line.
+    Line(u64),
+    /// In another file, or nobody knows where.
+    Elsewhere,
+}
+
+/// Returns where the error is that a line of psql's tells of, if it does. What is not known to be none is one, as a dump may have the server speak another
+/// language.
+fn psql_error(line: &str) -> Option<At> {
     const ERRORS: [&str; 4] = ["ERROR: ", "FATAL: ", "PANIC: ", "error: "];
-    const OTHERS: [&str; 8] =
-        ["NOTICE: ", "WARNING: ", "INFO: ", "LOG: ", "DEBUG: ", "warning: ", "hint: ", "detail: "];
+    const OTHERS: [&str; 10] = [
+        "NOTICE: ",
+        "WARNING: ",
+        "INFO: ",
+        "LOG: ",
+        "DEBUG: ",
+        "DETAIL: ",
+        "HINT: ",
+        "warning: ",
+        "hint: ",
+        "detail: ",
+    ];
     let rest = line.strip_prefix("psql:")?;
-    let first = |words: &[&str]| words.iter().filter_map(|word| rest.find(word)).min();
-    let at = first(&ERRORS)?;
-    if first(&OTHERS).is_some_and(|other| other < at) {
-        return None;
+    let numbered = rest.strip_prefix("<stdin>:").and_then(|rest| rest.split_once(": "));
+    if let Some((number, message)) = numbered
+        && let Ok(number) = number.parse()
+    {
+        return (!OTHERS.iter().any(|word| message.starts_with(word))).then_some(At::Line(number));
     }
-    let number =
-        rest[..at].trim_end().strip_prefix("<stdin>:").and_then(|number| number.strip_suffix(':')?.parse().ok());
-    Some((number, &rest[at..]))
+    let first = |words: &[&str]| words.iter().filter_map(|word| rest.find(word)).min();
+    match (first(&ERRORS), first(&OTHERS)) {
+        (Some(at), Some(other)) => (at < other).then_some(At::Elsewhere),
+        (None, Some(_)) => None,
+        (_, None) => Some(At::Elsewhere),
+    }
 }
 
 #[cfg(test)]
@@ -192,10 +177,13 @@ mod tests {
     #[test]
     fn an_error_is_one_wherever_it_comes_from() {
         for (line, expected) in [
-            ("psql:<stdin>:12: ERROR:  x", Some((Some(12), "ERROR:  x"))),
-            ("psql:<stdin>:3: error: \\connect: FATAL:  x", Some((Some(3), "error: \\connect: FATAL:  x"))),
-            ("psql:/tmp/other.sql:12: ERROR:  x", Some((None, "ERROR:  x"))),
-            ("psql: error: x", Some((None, "error: x"))),
+            ("psql:<stdin>:12: ERROR:  x", Some(At::Line(12))),
+            ("psql:<stdin>:12: FEHLER:  x", Some(At::Line(12))),
+            ("psql:<stdin>:3: error: \\connect: FATAL:  x", Some(At::Line(3))),
+            ("psql:/tmp/other.sql:12: ERROR:  x", Some(At::Elsewhere)),
+            ("psql:/tmp/other.sql:12: FEHLER:  x", Some(At::Elsewhere)),
+            ("psql:/tmp/other.sql:12: NOTICE:  an ERROR: x", None),
+            ("psql: error: x", Some(At::Elsewhere)),
             ("psql:<stdin>:1: NOTICE:  an ERROR: x", None),
             ("psql:<stdin>:1: WARNING:  x", None),
             ("LINE 1: SELECT 'psql:<stdin>:1: ERROR:  x'", None),
@@ -205,20 +193,14 @@ mod tests {
         }
     }
 
-    /// Several programs write at once, and their lines may get mixed up.
     #[test]
-    fn an_error_that_was_not_understood_is_counted() {
-        let faults = Faults::new(OnError::Stop, Said::default());
-        for line in [
-            "pg_restore: error: could not execute query: ERROR:  schema \"public\" already exists",
-            "Command was: CREATE SCHEMA public;",
-            "pg_restore: pg_restore: error: could not execute query: ERROR:  x",
-            "pg_restore: warning: errors ignored on restore: 2",
-        ] {
-            faults.hear_pg_restore(line);
-        }
-        assert!(!faults.stop().is_cancelled() && !faults.went_on());
-        faults.lock().judged += 1;
-        assert!(faults.went_on());
+    fn what_a_refused_copy_would_have_read_ends_the_restore() {
+        let faults = Faults::new(OnError::Continue);
+        faults.rows_follow(2);
+        faults.hear_psql("psql:<stdin>:1: ERROR:  type \"x\" does not exist");
+        assert!(!faults.stop().is_cancelled());
+        faults.hear_psql("psql:<stdin>:2: ERROR:  relation \"t\" does not exist");
+        assert!(faults.stop().is_cancelled());
+        assert_eq!(faults.failures().count, 1);
     }
 }

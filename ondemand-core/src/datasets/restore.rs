@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
+use tokio_postgres::error::SqlState;
 
-use super::diagnose::{failed_restore, missing_error};
+use super::diagnose::{failed_restore, missing_error, readable};
 use super::faults::{Failures, Faults};
 use super::input::{Bytes, truncated};
 use super::meter::Meter;
-use super::needs::Needs;
+use super::needs::{Change, Needs, Property};
 use super::statements::Statements;
 use super::{ImportOptions, MissingRoles, OnError};
 use crate::error::{Error, Result};
@@ -23,6 +24,8 @@ use crate::postgres::program::{self, Said};
 
 /// How many bytes go to psql at a time.
 const CHUNK: usize = 256 * 1024;
+/// How long a statement may be that is held back until it is known what it is.
+const HELD_BACK: u64 = 64 << 10;
 /// How much of the end of a dump is searched for the line that ends it.
 const TAIL: usize = 8 * 1024;
 /// How much of the beginning is searched for the end of the roles.
@@ -37,7 +40,7 @@ const CLUSTER_DUMP_END: &str = "-- PostgreSQL database cluster dump complete";
 const SEARCH_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a client brings along, so that nothing that a dump sets for a database or a role has an effect on the rest of its restore.
-const CLIENT: &str = "-c role=none -c session_preload_libraries= -c local_preload_libraries= -c default_transaction_read_only=off \
+const CLIENT: &str = "-c role=none -c lc_messages=C -c session_preload_libraries= -c local_preload_libraries= -c default_transaction_read_only=off \
      -c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0";
 
 /// Where a restore begins.
@@ -91,8 +94,8 @@ async fn make(session: &Session, what: &str, name: &str, sql: &str) -> Result<()
         return Err(Error::invalid(what, format!("{:?} is not 1 to 63 bytes long", crate::error::shorten(name))));
     }
     match session.attempt(sql).await {
-        // Asking for a role that is there already is no mistake.
-        Err(e) if e.code() == Some(&tokio_postgres::error::SqlState::DUPLICATE_OBJECT) => Ok(()),
+        // Asking for a role that is there already, or is being made, is no mistake.
+        Err(e) if matches!(e.code(), Some(&SqlState::DUPLICATE_OBJECT | &SqlState::LOCK_NOT_AVAILABLE)) => Ok(()),
         Err(e) => match e.as_db_error() {
             Some(db) if !db.code().code().starts_with('5') => Err(Error::invalid(what, db.message())),
             _ => Err(session.error(sql, e)),
@@ -129,11 +132,11 @@ fn connection_name(dbname: &str) -> String {
 /// [`Error::InvalidDump`] with psql's first error, or if the dump ends too early.
 pub(super) async fn sql(server: &Server, start: &Start, mut bytes: Bytes, options: &ImportOptions) -> Result<Failures> {
     let (path, mut command) = client(server, "psql", Some(&start.dbname), None);
-    // That it goes on after an error is decided here, by what the error is.
-    command.args(["-X", "-q", "-w", "-v", "ON_ERROR_STOP=0", "-f", "-"]).stdin(Stdio::piped());
+    let stops = if options.on_error == OnError::Stop { "ON_ERROR_STOP=on" } else { "ON_ERROR_STOP=off" };
+    command.args(["-X", "-q", "-w", "-v", stops, "-f", "-"]).stdin(Stdio::piped());
     let mut child = server.cluster().processes.spawn(&path, &mut command)?;
     let said = Said::default();
-    let faults = Faults::new(options.on_error, said.clone());
+    let faults = Faults::new(options.on_error);
     let hearing = faults.clone();
     let listening = child.stderr.take().map(|stderr| said.listen(stderr, move |line| hearing.hear_psql(line)));
     let listening = listening.unwrap_or_else(|| tokio::spawn(async {}));
@@ -141,9 +144,11 @@ pub(super) async fn sql(server: &Server, start: &Start, mut bytes: Bytes, option
 
     let mut on_its_way = Feed {
         statements: Statements::default(),
-        needs: Needs::default(),
+        needs: Needs { known_roles: roles(server).await?, ..Needs::default() },
         ending: Ending::default(),
         faults: &faults,
+        held: Vec::new(),
+        held_at: 0,
         made: start.made.as_deref(),
         roles: Roles::new(server, options).await?,
     };
@@ -163,14 +168,19 @@ pub(super) async fn sql(server: &Server, start: &Start, mut bytes: Bytes, option
     if said.disk_full() || server.said().disk_full() {
         return Err(failed());
     }
-    if faults.stop().is_cancelled() {
+    if let Some(refused) = faults.refused_copy() {
+        return Err(Error::InvalidDump {
+            message: readable(&refused),
+            log: said.tail(),
+            hint: "rows whose table is missing cannot be left out of SQL text: dump with pg_dump -Fc, and import that"
+                .into(),
+        });
+    }
+    if faults.stop().is_cancelled() || !status.success() {
         if said.first_error().is_some_and(|error| error.contains("role \"") || error.contains("extension \"")) {
             on_its_way.search(&mut bytes).await;
-            check_needs(server, &on_its_way.needs, said.tail()).await?;
+            check_needs(server, &on_its_way.needs, &on_its_way.needs.all_roles(), said.tail()).await?;
         }
-        return Err(failed());
-    }
-    if !status.success() {
         return Err(failed());
     }
     if let Some(line) = on_its_way.needs.left_open.or(on_its_way.needs.open_since) {
@@ -196,29 +206,37 @@ impl<'a> Roles<'a> {
         if options.missing_roles == MissingRoles::Refuse {
             return Ok(Self { server, there: None });
         }
-        let there = server.connect("template1").await?.column("listing roles", ROLES).await?;
-        Ok(Self { server, there: Some(there.into_iter().collect()) })
+        Ok(Self { server, there: Some(roles(server).await?) })
     }
 
-    /// Makes the roles that a dump has named so far, and that neither it nor anybody else has made.
-    async fn make(&mut self, needs: &Needs) -> Result<()> {
-        let Some(there) = &mut self.there else { return Ok(()) };
-        let missing: Vec<&String> =
-            needs.roles.difference(&needs.made_roles).filter(|role| !there.contains(*role)).collect();
+    /// Makes the roles that a dump has named so far, and that neither it nor anybody else has made. Returns them.
+    async fn make(&mut self, needs: &Needs) -> Result<Vec<String>> {
+        self.make_each(needs.all_roles().difference(&needs.made_roles)).await
+    }
+
+    async fn make_each(&mut self, roles: impl Iterator<Item = &String>) -> Result<Vec<String>> {
+        let Some(there) = &mut self.there else { return Ok(Vec::new()) };
+        let missing: Vec<String> = roles.filter(|role| !there.contains(*role)).cloned().collect();
         if missing.is_empty() {
-            return Ok(());
+            return Ok(missing);
         }
         // No session stays: the dump may make databases, which are copies of this one.
         let session = self.server.connect("template1").await?;
-        for role in missing {
+        // A transaction of the dump may just be making the same role, and psql waits for more of the dump.
+        session.run("making roles", "SET lock_timeout = '2s'").await?;
+        for role in &missing {
             make(&session, "role", role, &format!("CREATE ROLE {}", quote_name(role))).await?;
             there.insert(role.clone());
         }
-        Ok(())
+        Ok(missing)
     }
 }
 
-const ROLES: &str = "SELECT rolname FROM pg_roles";
+/// Returns the roles that there are.
+async fn roles(server: &Server) -> Result<BTreeSet<String>> {
+    let session = server.connect("template1").await?;
+    Ok(session.column("listing roles", "SELECT rolname FROM pg_roles").await?.into_iter().collect())
+}
 
 /// A dump on its way into psql.
 struct Feed<'a> {
@@ -226,6 +244,9 @@ struct Feed<'a> {
     needs: Needs,
     ending: Ending,
     faults: &'a Faults,
+    /// The beginning of a statement that is held back until it is known what it is, and where that is in the dump.
+    held: Vec<u8>,
+    held_at: u64,
     made: Option<&'a str>,
     roles: Roles<'a>,
 }
@@ -236,10 +257,6 @@ impl Feed<'_> {
         let mut buffer = vec![0; CHUNK];
         loop {
             let read = bytes.reader.read(&mut buffer).await.map_err(|e| bytes.outcome.explain(&e))?;
-            if read == 0 {
-                self.read_to_end();
-                return Ok(());
-            }
             let chunk = &buffer[..read];
             if chunk.contains(&0) {
                 return Err(Error::InvalidDump {
@@ -249,31 +266,76 @@ impl Feed<'_> {
                 });
             }
             self.ending.see(chunk);
-            self.read(chunk);
+            let text = if read == 0 { self.rest() } else { self.pass_on(chunk) };
             // Before psql comes to the statement that names them.
-            self.roles.make(&self.needs).await?;
+            let made = self.roles.make(&self.needs).await?;
+            self.needs.known_roles.extend(made);
             let written = tokio::select! {
                 () = self.faults.stop().cancelled() => return Ok(()),
-                written = stdin.write_all(chunk) => written,
+                written = stdin.write_all(&text) => written,
             };
-            if written.is_err() {
+            if read == 0 || written.is_err() {
                 return Ok(());
             }
         }
     }
 
-    fn read(&mut self, chunk: &[u8]) {
-        let Self { statements, needs, faults, made, .. } = self;
-        statements.push(chunk, &mut |statement| {
-            if let Some(harmless) = needs.take(statement, *made) {
-                faults.allow(statement.line, harmless);
+    /// Takes the next bytes of the dump, and returns what psql gets next.
+    fn pass_on(&mut self, chunk: &[u8]) -> Vec<u8> {
+        let found = self.read(chunk);
+        let mut all = std::mem::take(&mut self.held);
+        let from = self.held_at;
+        all.extend_from_slice(chunk);
+        let end = from + all.len() as u64;
+        let begun = self.statements.begun().filter(|begin| *begin >= from && end - begin <= HELD_BACK);
+        let at = |place: u64| usize::try_from(place.saturating_sub(from)).unwrap_or(usize::MAX).min(all.len());
+        let cut = begun.map_or(all.len(), at);
+        let mut text = Vec::with_capacity(all.len());
+        let mut done = 0;
+        for ((begin, end), change) in found {
+            let statement = &all[at(begin)..at(end)];
+            text.extend_from_slice(&all[done..at(begin)]);
+            done = at(end);
+            let lines = memchr::memchr_iter(b'\n', statement).count();
+            match change {
+                // What is so long has been passed on in part.
+                _ if begin < from => text.extend_from_slice(statement),
+                Change::Text(changed) => {
+                    text.extend_from_slice(changed.as_bytes());
+                    // Its comments are left out, and what follows stays in its line.
+                    let kept = memchr::memchr_iter(b'\n', changed.as_bytes()).count();
+                    text.extend(std::iter::repeat_n(b'\n', lines.saturating_sub(kept)));
+                    text.push(b';');
+                }
+                Change::Blank => text.extend(std::iter::repeat_n(b'\n', lines)),
             }
-        });
+        }
+        text.extend_from_slice(&all[done..cut]);
+        self.held = all.split_off(cut);
+        self.held_at = from + cut as u64;
+        text
     }
 
-    fn read_to_end(&mut self) {
+    /// Takes the end of the dump, and returns what is left for psql.
+    fn rest(&mut self) -> Vec<u8> {
         let Self { statements, needs, .. } = self;
         statements.finish(&mut |statement| needs.read(statement));
+        std::mem::take(&mut self.held)
+    }
+
+    /// Reads statements, and returns what is changed: where they are, and what they become.
+    fn read(&mut self, chunk: &[u8]) -> Vec<((u64, u64), Change)> {
+        let Self { statements, needs, faults, made, .. } = self;
+        let mut changes = Vec::new();
+        statements.push(chunk, &mut |statement| {
+            if statement.is_copy_from_stdin {
+                faults.rows_follow(statement.line);
+            }
+            if let Some(change) = needs.take(statement, *made).filter(|_| statement.is_whole) {
+                changes.push((statement.place, change));
+            }
+        });
+        changes
     }
 
     /// Reads what is left of the dump, for what else it needs.
@@ -285,20 +347,19 @@ impl Feed<'_> {
         {
             self.read(&buffer[..read]);
         }
-        self.read_to_end();
+        self.rest();
     }
 }
 
 /// Fails if roles, extensions or locales are missing, and names them all. `log` is what was said about the first of them.
-async fn check_needs(server: &Server, needs: &Needs, log: Vec<String>) -> Result<()> {
+async fn check_needs(server: &Server, needs: &Needs, wanted: &BTreeSet<String>, log: Vec<String>) -> Result<()> {
+    let there = roles(server).await?;
+    let is_missing = |role: &&String| !there.contains(*role) && !needs.made_roles.contains(*role);
+    let roles: Vec<String> = wanted.iter().filter(is_missing).cloned().collect();
     let session = server.connect("template1").await?;
-    let lacking = |wanted: &BTreeSet<String>, there: Vec<String>| -> Vec<String> {
-        wanted.iter().filter(|name| !there.contains(name)).cloned().collect()
-    };
-    let mut roles = lacking(&needs.roles, session.column("listing roles", ROLES).await?);
-    roles.retain(|role| !needs.made_roles.contains(role));
     let available = session.column("listing extensions", "SELECT name FROM pg_available_extensions").await?;
-    let extensions = lacking(&needs.extensions, available);
+    let extensions: Vec<String> =
+        needs.extensions.iter().filter(|extension| !available.contains(extension)).cloned().collect();
     let mut locales = Vec::new();
     for locale in &needs.locales {
         let text = quote_text(locale);
@@ -357,9 +418,13 @@ fn contains(bytes: &[u8], text: &str) -> bool {
 }
 
 /// Reads the definitions of an archive: what it needs, and the database that it is of.
-async fn definitions(server: &Server, archive: &Path) -> Result<Needs> {
+async fn definitions(server: &Server, archive: &Path, options: &ImportOptions) -> Result<Needs> {
     let (path, mut command) = client(server, "pg_restore", None, Some(archive));
-    command.args(["--schema-only", "--create", "--file=-", "--"]).arg(archive).stdout(Stdio::piped());
+    command.args(["--schema-only", "--create", "--no-tablespaces", "--file=-"]);
+    if options.no_owner {
+        command.args(["--no-owner", "--no-privileges"]);
+    }
+    command.arg("--").arg(archive).stdout(Stdio::piped());
     let mut child = server.cluster().processes.spawn(&path, &mut command)?;
     let said = Said::default();
     let listening = child.stderr.take().map(|stderr| said.listen(stderr, |_| false));
@@ -388,51 +453,40 @@ pub(super) async fn archive(
     jobs: usize,
     meter: &Meter,
 ) -> Result<Failures> {
-    let mut needs = definitions(server, archive).await?;
-    if options.no_owner {
-        needs.roles.clear();
-    }
-    let own = needs.databases.first().cloned().filter(|_| options.dbname.is_none());
+    let mut needs = definitions(server, archive, options).await?;
+    let is_template = |name: &str| ["template0", "template1"].contains(&name);
+    let own = needs.databases.first().filter(|name| options.dbname.is_none() && !is_template(name)).cloned();
     if own.is_none() {
         needs.locales.clear();
     }
-    Roles::new(server, options).await?.make(&needs).await?;
+    // Who may use the database is restored with it, unless owners are left out.
+    let with_access = own.is_some() && !options.no_owner;
+    let roles = if with_access { needs.all_roles() } else { needs.roles.clone() };
+    Roles::new(server, options).await?.make_each(roles.difference(&needs.made_roles)).await?;
     if options.on_error == OnError::Stop {
-        check_needs(server, &needs, Vec::new()).await?;
+        check_needs(server, &needs, &roles, Vec::new()).await?;
     }
-    let session = server.connect("template1").await?;
-    let dbname = match (&own, &options.dbname) {
-        // Made with its encoding, its locale and its settings.
-        (Some(own), _) if own == "postgres" => {
-            session.run("making way for database postgres", "DROP DATABASE postgres").await?;
-            "template1"
-        }
-        (_, Some(dbname)) => {
-            make_database(&session, dbname).await?;
-            for (_, setting) in &needs.settings {
-                // What cannot be set here is a setting of what is not here.
-                let _ = session.attempt(&format!("ALTER DATABASE {} SET {setting}", quote_name(dbname))).await;
-            }
-            dbname
-        }
-        _ => "postgres",
-    };
-    // Nobody may be in it when a database is made from it.
-    drop(session);
+    let said = Said::default();
+    let faults = Faults::new(options.on_error);
+    let failed = || failed_restore(&said, server.said(), server.cluster().install.major);
+    // pg_restore would make it, too, but not without what is there: then no error could be told from a harmless one.
+    let dbname = own.as_ref().or(options.dbname.as_ref()).map_or("postgres", String::as_str);
+    make_for_archive(server, &needs, own.as_deref(), dbname).await?.map_or(Ok(()), |error| {
+        said.push(&error);
+        Err(failed())
+    })?;
 
     let (path, mut command) = client(server, "pg_restore", Some(dbname), Some(archive));
     command.args(["--no-tablespaces", "--verbose", "-w", "-j", &jobs.max(1).to_string()]);
-    if own.is_some() {
-        command.arg("--create");
+    if options.on_error == OnError::Stop {
+        command.arg("--exit-on-error");
     }
     if options.no_owner {
         command.args(["--no-owner", "--no-privileges"]);
     }
     command.arg("--").arg(archive);
     let mut child = server.cluster().processes.spawn(&path, &mut command)?;
-    let said = Said::default();
     let meter = meter.clone();
-    let faults = Faults::new(options.on_error, said.clone());
     let hearing = faults.clone();
     let listening = child.stderr.take().map(|stderr| {
         // What it does is progress; what goes wrong is kept.
@@ -452,14 +506,78 @@ pub(super) async fn archive(
     let listening = listening.unwrap_or_else(|| tokio::spawn(async {}));
     let status = program::finish_or_kill(child, listening, faults.stop()).await;
     let status = status.map_err(|e| Error::io("postgres", "waiting for pg_restore", e))?;
-    let failures = faults.failures();
-    // It ends with 1 where it went on after an error.
-    let went_on = status.code() == Some(1) && faults.went_on();
     let full = said.disk_full() || server.said().disk_full();
-    if faults.stop().is_cancelled() || full || !status.success() && !went_on {
-        return Err(failed_restore(&said, server.said(), server.cluster().install.major));
+    let went_on = options.on_error == OnError::Continue && faults.went_on();
+    if full || !status.success() && !went_on {
+        return Err(failed());
     }
-    Ok(failures)
+    for error in set_properties(server, &needs, own.is_some(), with_access, dbname).await? {
+        said.push(&error);
+        faults.fail(&error);
+        if options.on_error == OnError::Stop {
+            return Err(failed());
+        }
+    }
+    Ok(faults.failures())
+}
+
+/// Makes the database that an archive is restored into: its own, as it says, or the one that the user has named. Returns the error of PostgreSQL's where
+/// the archive is to blame.
+async fn make_for_archive(server: &Server, needs: &Needs, own: Option<&str>, dbname: &str) -> Result<Option<String>> {
+    let session = server.connect("template1").await?;
+    if own == Some("postgres") {
+        session.run("making way for database postgres", "DROP DATABASE postgres").await?;
+    }
+    let create = needs.properties.iter().find_map(|property| match property {
+        Property::Create(text) => Some(text),
+        _ => None,
+    });
+    match create.filter(|_| own.is_some()) {
+        Some(create) => {
+            if let Err(error) = session.attempt(create).await {
+                return refusal(&session, "making the archive's database", error).map(Some);
+            }
+        }
+        None => make_database(&session, dbname).await?,
+    }
+    drop(session);
+    if needs.makes_public {
+        let session = server.connect(dbname).await?;
+        session.run("making way for schema public", "DROP SCHEMA IF EXISTS public").await?;
+    }
+    Ok(None)
+}
+
+/// Sets for a database what an archive says of its own. Returns the errors of PostgreSQL's.
+async fn set_properties(
+    server: &Server,
+    needs: &Needs,
+    is_own: bool,
+    with_access: bool,
+    dbname: &str,
+) -> Result<Vec<String>> {
+    let session = server.connect("template1").await?;
+    let mut errors = Vec::new();
+    for property in &needs.properties {
+        let statement = match property {
+            Property::Setting(setting) => format!("ALTER DATABASE {} SET {setting}", quote_name(dbname)),
+            Property::Access(text) if with_access => text.clone(),
+            Property::Other(text) if is_own => text.clone(),
+            _ => continue,
+        };
+        if let Err(error) = session.attempt(&statement).await {
+            errors.push(refusal(&session, "setting a property of a database", error)?);
+        }
+    }
+    Ok(errors)
+}
+
+/// Returns an error of PostgreSQL's as its programs write it.
+fn refusal(session: &Session, what: &str, error: tokio_postgres::Error) -> Result<String> {
+    match error.as_db_error() {
+        Some(db) => Ok(format!("ERROR:  {}", db.message())),
+        None => Err(session.error(what, error)),
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,12 @@ pub(super) struct Statement<'a> {
     pub(super) text: &'a str,
     /// The number of the line that it ends in, from 1: psql's errors name that one.
     pub(super) line: u64,
+    /// Where its first byte is in the text, and the byte after its semicolon.
+    pub(super) place: (u64, u64),
+    /// Whether the text is all of it, comments left out.
+    pub(super) is_whole: bool,
+    /// Whether rows follow it, which are no statements.
+    pub(super) is_copy_from_stdin: bool,
 }
 
 /// Splits text that comes in pieces.
@@ -28,6 +34,11 @@ pub(super) struct Statement<'a> {
 pub(super) struct Statements {
     state: State,
     line: u64,
+    /// Where the byte is that is looked at, and the first one of the statement.
+    at: u64,
+    start: u64,
+    /// How many bytes have come of it, without comments.
+    length: u64,
     /// The beginning and the end of what has come of the statement.
     text: Vec<u8>,
     end: Vec<u8>,
@@ -80,6 +91,9 @@ impl Default for Statements {
         Self {
             state: State::Plain,
             line: 1,
+            at: 0,
+            start: 0,
+            length: 0,
             text: Vec::new(),
             end: Vec::new(),
             word: Vec::new(),
@@ -96,8 +110,11 @@ impl Statements {
     pub(super) fn push(&mut self, bytes: &[u8], each: &mut impl FnMut(Statement<'_>)) {
         let mut rest = bytes;
         // psql skips a mark of UTF-8, too.
-        if self.line == 1 && self.text.is_empty() && self.state == State::Plain {
-            rest = rest.strip_prefix(b"\xef\xbb\xbf").unwrap_or(rest);
+        if self.at == 0
+            && let Some(text) = rest.strip_prefix(b"\xef\xbb\xbf")
+        {
+            self.at += (rest.len() - text.len()) as u64;
+            rest = text;
         }
         while !rest.is_empty() {
             // Texts and rows are most of a dump.
@@ -105,13 +122,21 @@ impl Statements {
             let (meaningless, after) = rest.split_at(length);
             self.keep(meaningless);
             self.line += memchr::memchr_iter(b'\n', meaningless).count() as u64;
+            self.at += length as u64;
             rest = after;
             if let [byte, after @ ..] = rest {
                 self.take(*byte, each);
                 self.line += u64::from(*byte == b'\n');
+                self.at += 1;
                 rest = after;
             }
         }
+    }
+
+    /// Returns where the statement begins that has not ended.
+    pub(super) fn begun(&self) -> Option<u64> {
+        let is_text = matches!(self.state, State::Rows(_));
+        (!self.text.is_empty() && !is_text).then_some(self.start)
     }
 
     /// Tells of what has no semicolon at the end of the text: psql sends it all the same.
@@ -139,6 +164,10 @@ impl Statements {
         if matches!(self.state, State::LineComment | State::Comment(..) | State::Rows(_)) {
             return;
         }
+        if self.text.is_empty() {
+            (self.start, self.length) = (self.at, 0);
+        }
+        self.length += bytes.len() as u64;
         let room = KEPT.saturating_sub(self.text.len());
         self.text.extend_from_slice(&bytes[..bytes.len().min(room)]);
         self.end.extend_from_slice(&bytes[bytes.len().saturating_sub(KEPT_OF_END)..]);
@@ -196,8 +225,14 @@ impl Statements {
                 if matching == tag.len() { State::Plain } else { State::Tagged(tag, matching) }
             }
             State::Command if byte == b'\n' => {
+                let text = String::from_utf8_lossy(&self.text).to_ascii_lowercase();
+                let mut words = text.split_whitespace();
+                // Its rows follow as those of COPY do.
+                let rows = words.next() == Some("\\copy")
+                    && words.any(|word| word == "from")
+                    && matches!(words.next(), Some("stdin" | "pstdin"));
                 self.tell(each);
-                State::Plain
+                if rows { State::Rows(Row::Begins) } else { State::Plain }
             }
             State::Command => {
                 self.keep(&[byte]);
@@ -278,7 +313,7 @@ impl Statements {
         if let Some(value) = set.strip_prefix("set standard_conforming_strings") {
             self.backslashes = value.contains("off");
         }
-        self.tell(each);
+        self.tell_of(rows, each);
         if rows {
             // The rows begin with the next line.
             self.state = State::Rows(Row::IsData);
@@ -286,10 +321,16 @@ impl Statements {
     }
 
     fn tell(&mut self, each: &mut impl FnMut(Statement<'_>)) {
+        self.tell_of(false, each);
+    }
+
+    fn tell_of(&mut self, is_copy_from_stdin: bool, each: &mut impl FnMut(Statement<'_>)) {
         let text = String::from_utf8_lossy(&self.text);
         let text = text.trim();
         if !text.is_empty() {
-            each(Statement { text, line: self.line });
+            let place = (self.start, self.at + 1);
+            let is_whole = self.length == self.text.len() as u64;
+            each(Statement { text, line: self.line, place, is_whole, is_copy_from_stdin });
         }
         self.text.clear();
         self.end.clear();
@@ -373,6 +414,37 @@ mod tests {
             "SET standard_conforming_strings = off;\nSELECT 'a\\';';SELECT 1;",
             &[("SET standard_conforming_strings = off", 1), ("SELECT 'a\\';'", 2), ("SELECT 1", 2)],
         );
+    }
+
+    #[test]
+    fn the_rows_of_psqls_own_copy_are_no_statements() {
+        assert_split(
+            "BEGIN;\n\\copy t (a) FROM stdin\n1\tO'Brien;\n\\.\nCOMMIT;",
+            &[("BEGIN", 1), ("\\copy t (a) FROM stdin", 2), ("COMMIT", 5)],
+        );
+        assert_split("\\copy t to stdout\nSELECT 1;", &[("\\copy t to stdout", 1), ("SELECT 1", 2)]);
+    }
+
+    #[test]
+    fn a_statement_has_a_place() {
+        let text = "\u{feff}-- a\n DROP TABLE t ;SELECT 1; \n";
+        for size in [1, 5, 4096] {
+            let (mut statements, mut found) = (Statements::default(), Vec::new());
+            for piece in text.as_bytes().chunks(size) {
+                statements.push(piece, &mut |statement| {
+                    let (from, to) = statement.place;
+                    found.push(text[usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0)].to_owned());
+                });
+            }
+            // A mark of UTF-8 is skipped where it comes whole.
+            if size > 1 {
+                assert_eq!(found, ["DROP TABLE t ;", "SELECT 1;"]);
+            }
+            assert_eq!(statements.begun(), None);
+        }
+        let mut statements = Statements::default();
+        statements.push(b"SELECT 1; DROP", &mut |_| {});
+        assert_eq!(statements.begun(), Some(10));
     }
 
     #[test]
